@@ -1,0 +1,16 @@
+"""One accuracy for every runtime, so that figures compare."""
+
+import numpy as np
+
+
+def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Share of right predictions, in percent; both arrays (N,) of class indices."""
+    return 100.0 * float(np.mean(predictions == labels))
+
+
+def class_accuracy(predictions: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> dict:
+    """Share of right predictions among the images of each class, in percent, by class name."""
+    return {
+        name: accuracy(predictions[labels == index], labels[labels == index])
+        for index, name in enumerate(classes)
+    }

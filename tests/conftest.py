@@ -1,0 +1,36 @@
+"""Small data that the tests make themselves: images whose class can be seen in their colour."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.common.data import CLASSES, TEST_FILE, TRAIN_FILES, Images
+
+
+def make_images(count: int, seed: int = 0) -> Images:
+    """Noise around a mean colour that differs by class; classes in turn, so all are present."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count, dtype=np.int64) % len(CLASSES)
+    colours = np.random.default_rng(1234).integers(40, 215, size=(len(CLASSES), 3))
+    noise = rng.normal(scale=30, size=(count, 3, 32, 32))
+    pixels = np.clip(colours[labels][:, :, None, None] + noise, 0, 255).astype(np.uint8)
+    return Images(pixels=pixels, labels=labels)
+
+
+def write_images(path: Path, images: Images) -> None:
+    """Write the official binary layout: one label byte, then 3072 bytes a record."""
+    records = np.concatenate(
+        [images.labels.astype(np.uint8)[:, None], images.pixels.reshape(len(images), -1)], axis=1
+    )
+    path.write_bytes(records.tobytes())
+
+
+@pytest.fixture(scope="session")
+def data_directory(tmp_path_factory) -> Path:
+    """A folder like data/cifar10 with 5 x 100 training images and 100 test images."""
+    directory = tmp_path_factory.mktemp("cifar10")
+    for seed, name in enumerate([*TRAIN_FILES, TEST_FILE]):
+        write_images(directory / name, make_images(100, seed=seed))
+    (directory / "batches.meta.txt").write_text("\n".join(CLASSES) + "\n")
+    return directory
