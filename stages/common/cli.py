@@ -9,10 +9,12 @@ class InputError(ValueError):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a stage's ``main``; exit 2 on an ``InputError`` (one line on stderr), 130 on Ctrl-C."""
+    """Call a stage's ``main``; exit 2 with one line on stderr on an ``InputError`` or when the
+    system refuses a file (a full disk, missing rights), 130 on Ctrl-C.
+    """
     try:
         main()
-    except InputError as error:
+    except (InputError, OSError) as error:
         sys.exit(_fail(f"error: {error}", code=2))
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted: run the same command again to go on", code=130))

@@ -39,11 +39,10 @@ def write_json(path: str | Path, content: dict) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def write_csv(path: str | Path, rows: list[dict]) -> None:
-    """Write rows of one shape; the first row's keys are the header."""
-    assert rows, f"no rows for {path}"
+def write_csv(path: str | Path, rows: list[dict], header: list[str]) -> None:
+    """Write rows whose keys are those of the header, which is written even without rows."""
     with replacing(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, fieldnames=header, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

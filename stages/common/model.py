@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from stages.common.cli import InputError
 from stages.common.files import write_bytes
@@ -152,13 +151,6 @@ def output_positions(model: Network) -> dict[nn.Module, int]:
     for hook in hooks:
         hook.remove()
     return positions
-
-
-def count_flops(step) -> int:
-    """Floating-point operations of the convolutions and products that calling ``step`` runs."""
-    with FlopCounterMode(display=False) as counter:
-        step()
-    return counter.get_total_flops()
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def number(at_least: float = -math.inf, at_most: float = math.inf, below: float 
             and at_least <= value <= at_most
             and value < below
         ),
-        f"a number {_interval(at_least, at_most, below)}",
+        f"a number {_interval(at_least, at_most, below)}".strip(),
     )
 
 
@@ -57,7 +57,7 @@ def whole(at_least: int, at_most: float = math.inf) -> Any:
     """A whole number in ``[at_least, at_most]``."""
     return rule(
         lambda value: _is_whole(value) and at_least <= value <= at_most,
-        f"a whole number {_interval(at_least, at_most, math.inf)}",
+        f"a whole number {_interval(at_least, at_most, math.inf)}".strip(),
     )
 
 
@@ -157,7 +157,10 @@ def _is_number(value: Any) -> bool:
 
 
 def _interval(at_least: float, at_most: float, below: float) -> str:
-    low = "" if at_least == -math.inf else f"from {at_least}"
-    high = f"up to {at_most}" if at_most < math.inf else ""
-    high = f"below {below}" if below < math.inf else high
-    return " ".join(part for part in (low, high) if part) or "(any)"
+    """'in [0, 1)'; empty where everything is allowed."""
+    low = "(-inf" if at_least == -math.inf else f"[{at_least}"
+    if below < math.inf:
+        return f"in {low}, {below})"
+    if at_most < math.inf:
+        return f"in {low}, {at_most}]"
+    return "" if at_least == -math.inf else f"of at least {at_least}"

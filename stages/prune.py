@@ -1,0 +1,386 @@
+"""Prune the base network and fine-tune what is left, with the base network as teacher.
+
+Reads   the base checkpoint, the training images (validation images included, never the test ones)
+Writes  a checkpoint of the pruned network, the fine-tuning curve as CSV (one row an epoch: epoch,
+        step, loss, learning_rate, validation_accuracy in percent), a JSON of what was removed
+Params  data.*, recipe.*, prune.*
+Raises  InputError for wrong params, a missing base, an amount that cannot be reached
+
+'structured' removes whole channels, so that the network is smaller in bytes and milliseconds;
+'unstructured' writes zeros in place, the classic baseline: every file and every dense runtime
+carries them along. A killed run goes on from its last whole epoch, kept in the folder --resume.
+"""
+
+import argparse
+import copy
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+import torch_pruning
+from torch import nn
+from torch.nn.utils import prune as torch_prune
+
+from stages.common.cli import InputError, run
+from stages.common.data import DataParams, Images, load_training_images
+from stages.common.files import write_csv, write_json
+from stages.common.model import (
+    Network,
+    Size,
+    load_checkpoint,
+    rebuild,
+    save_checkpoint,
+    size_of,
+    widths_of,
+)
+from stages.common.params import load_params, number, one_of, whole
+from stages.common.training import (
+    EpochStore,
+    Loss,
+    Progress,
+    RecipeParams,
+    Schedule,
+    evaluate,
+    fit,
+    model_digest,
+    pick_device,
+    smoothed_cross_entropy,
+)
+
+TAYLOR_IMAGES = 1000  # whose gradients rank the channels
+WEIGHTS = [nn.Conv2d, nn.Linear]  # what importance reads; BatchNorm's scale is fixed at 1
+CURVE_COLUMNS = ["epoch", "step", "loss", "learning_rate", "validation_accuracy"]
+
+
+@dataclass(frozen=True)
+class PruneParams:
+    """What is removed, in how many steps, and how the rest is fine-tuned."""
+
+    seed: int = whole(at_least=0)
+    method: str = one_of("structured", "unstructured")
+    target: str = one_of("macs", "params")
+    amount: float = number(at_least=0, below=1)
+    importance: str = one_of("taylor", "magnitude", "random")
+    round_to: int = whole(at_least=1, at_most=256)
+    steps: int = whole(at_least=1)
+    epochs_between: int = whole(at_least=0)
+    epochs: int = whole(at_least=0)
+    batch_size: int = whole(at_least=2)
+    learning_rate: float = number(at_least=0)
+    warmup: float = number(at_least=0, below=1)
+    distillation: float = number(at_least=0, at_most=1)
+    temperature: float = number(at_least=0.1)
+    device: str = one_of("auto", "cpu", "cuda", "mps")
+
+
+# ------------------------------------------------------------------------------- how much to take
+
+
+def share_removed(before: Size, after: Size, params: PruneParams) -> float:
+    """The share of the target that is gone; where zeros are the method, a zero counts as gone."""
+    prefix = "nonzero_" if params.method == "unstructured" else ""
+    now = getattr(after, prefix + params.target)
+    return 1 - now / getattr(before, params.target)
+
+
+def search_ratio(share_at: Callable[[float], float], amount: float) -> float:
+    """The pruning ratio in [0, 1] whose share removed comes nearest to ``amount`` (bisection).
+
+    ``share_at`` must not fall as the ratio grows. Widths are rounded, so it moves in jumps.
+    """
+    low, high = 0.0, 1.0
+    best, best_error = 0.0, abs(share_at(0.0) - amount)
+    for _ in range(12):
+        ratio = (low + high) / 2
+        share = share_at(ratio)
+        if abs(share - amount) < best_error:
+            best, best_error = ratio, abs(share - amount)
+        low, high = (ratio, high) if share < amount else (low, ratio)
+    return best
+
+
+# --------------------------------------------------------------------------- structured: channels
+
+
+def channel_scores(
+    model: Network, images: Images, importance: str, seed: int
+) -> list[torch.Tensor]:
+    """The importance of every channel, one tensor (channels,) a convolution, comparable over all.
+
+    torch-pruning sums up what depends on a channel (its filter, and what reads it in the next
+    layer) and divides by the layer's mean. Taylor: |gradient x weight|, Molchanov et al. 2019;
+    magnitude: the L2 norm.
+    """
+    measures = {
+        "taylor": lambda: torch_pruning.importance.GroupTaylorImportance(target_types=WEIGHTS),
+        "magnitude": lambda: torch_pruning.importance.GroupMagnitudeImportance(
+            target_types=WEIGHTS
+        ),
+        "random": torch_pruning.importance.RandomImportance,
+    }
+    measure = measures[importance]()
+    torch.manual_seed(seed)  # for 'random'
+    add_gradients(model, images)
+    graph = dependency_graph(model)
+    return [
+        measure(channel_group(graph, layer, range(layer.out_channels))).detach().cpu()
+        for layer in convolutions(model)
+    ]
+
+
+def add_gradients(model: Network, images: Images) -> None:
+    """Put the gradients of the loss on the given images into the parameters."""
+    pixels = torch.from_numpy(images.pixels).float()
+    model.eval().zero_grad()
+    F.cross_entropy(model(pixels), torch.from_numpy(images.labels)).backward()
+
+
+def widths_at(ratio: float, scores: list[torch.Tensor], round_to: int) -> list[int]:
+    """The widths that remain when the lowest ``ratio`` of all channels go.
+
+    Each is the nearest multiple of ``round_to``, but at least one multiple and no more than the
+    layer has.
+    """
+    everything = torch.cat(scores).sort().values
+    gone = round(ratio * len(everything))
+    threshold = everything[gone - 1] if gone else -torch.inf
+    return [
+        min(len(score), max(1, round(int((score > threshold).sum()) / round_to)) * round_to)
+        for score in scores
+    ]
+
+
+def without_channels(model: Network, scores: list[torch.Tensor], widths: list[int]) -> Network:
+    """A smaller network: each convolution keeps its ``width`` best channels, in their order."""
+    smaller = copy.deepcopy(model)
+    for layer, score, width in zip(convolutions(smaller), scores, widths, strict=True):
+        worst = score.argsort(stable=True)[: len(score) - width].tolist()
+        if worst:
+            channel_group(dependency_graph(smaller), layer, sorted(worst)).prune()
+    return rebuild(smaller)
+
+
+def remove_channels(
+    model: Network, before: Size, amount: float, images: Images, params: PruneParams
+) -> Network:
+    """A network without as many channels as bring the share removed next to ``amount``.
+
+    Raises ``InputError`` when even the narrowest widths keep too much.
+    """
+    scores = channel_scores(model, images[:TAYLOR_IMAGES], params.importance, params.seed)
+
+    def share_at(ratio: float) -> float:
+        widths = iter(widths_at(ratio, scores, params.round_to))
+        shape = [[next(widths) for _ in block] for block in model.config["widths"]]
+        return share_removed(before, size_of(Network({**model.config, "widths": shape})), params)
+
+    most = share_at(1.0)
+    if amount > most:
+        raise InputError(
+            f"prune.amount is {params.amount}; with prune.round_to {params.round_to} at most "
+            f"{most:.3f} of the {params.target} can be removed"
+        )
+    return without_channels(
+        model, scores, widths_at(search_ratio(share_at, amount), scores, params.round_to)
+    )
+
+
+def convolutions(model: Network) -> list[nn.Conv2d]:
+    """The 3x3 convolutions in order; the whitening layer and the classes stay whole."""
+    return [layer for block in model.blocks for layer in block.convolutions]
+
+
+def dependency_graph(model: Network) -> torch_pruning.DependencyGraph:
+    graph = torch_pruning.DependencyGraph()
+    return graph.build_dependency(model, example_inputs=torch.zeros(1, 3, 32, 32))
+
+
+def channel_group(
+    graph: torch_pruning.DependencyGraph, layer: nn.Conv2d, channels: list[int] | range
+) -> torch_pruning.Group:
+    """All that must go when these output channels go."""
+    return graph.get_pruning_group(
+        layer, torch_pruning.prune_conv_out_channels, idxs=list(channels)
+    )
+
+
+# ---------------------------------------------------------------------------- unstructured: zeros
+
+
+def mask_weights(model: Network, before: Size, amount: float, params: PruneParams) -> None:
+    """Hold the smallest weights of all 3x3 convolutions at 0 (``torch.nn.utils.prune``), in place.
+
+    Their number brings the share removed next to ``amount``.
+    """
+
+    def mask(network: Network, ratio: float) -> None:
+        torch_prune.global_unstructured(
+            [(layer, "weight") for layer in convolutions(network)],
+            pruning_method=torch_prune.L1Unstructured,
+            amount=ratio,
+        )
+
+    def share_at(ratio: float) -> float:
+        trial = copy.deepcopy(model)
+        mask(trial, ratio)
+        unmask(trial)
+        return share_removed(before, size_of(trial), params)
+
+    mask(model, search_ratio(share_at, amount))
+
+
+def unmask(model: Network) -> None:
+    """Make the zeros of ``mask_weights`` part of the weights."""
+    for layer in convolutions(model):
+        torch_prune.remove(layer, "weight")
+
+
+# ------------------------------------------------------------------------------------ fine-tuning
+
+
+def distillation(teacher: Network, params: PruneParams, label_smoothing: float) -> Loss:
+    """Cross-entropy with the labels, and with the teacher's softened outputs.
+
+    loss = (1 - d) CE(student, labels) + d T^2 KL(teacher / T, student / T); Hinton et al. 2015.
+    """
+    hard = smoothed_cross_entropy(label_smoothing)
+    temperature, weight = params.temperature, params.distillation
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            targets = F.log_softmax(teacher(pixels) / temperature, dim=1)
+        soft = F.kl_div(
+            F.log_softmax(logits / temperature, dim=1),
+            targets,
+            reduction="batchmean",
+            log_target=True,
+        )
+        return (1 - weight) * hard(logits, labels, pixels) + weight * temperature**2 * soft
+
+    return loss
+
+
+def prune_and_fine_tune(
+    base: Network,
+    images: Images,
+    validation: Images,
+    recipe: RecipeParams,
+    params: PruneParams,
+    store: EpochStore,
+) -> tuple[Network, list[Progress], list[float]]:
+    """Remove in equal steps, fine-tuning after each.
+
+    Returns the network, the progress of each step's fine-tuning, and the validation accuracy in
+    percent after each removal, before its fine-tuning.
+    """
+    device = pick_device(params.device)
+    before = size_of(base)
+    teacher = copy.deepcopy(base).to(device, memory_format=torch.channels_last).eval()
+    loss = distillation(teacher, params, recipe.label_smoothing)
+    loss_key = f"{model_digest(base)} {params.distillation} {params.temperature}"
+    model, stages, raw_accuracy = copy.deepcopy(base), [], []
+    for step in range(1, params.steps + 1):
+        amount = params.amount * step / params.steps
+        if params.method == "structured":
+            model = remove_channels(model.cpu(), before, amount, images, params)
+        else:
+            model = model.to("cpu", memory_format=torch.contiguous_format)
+            mask_weights(model, before, amount, params)
+        raw_accuracy.append(evaluate(model.to(device), validation, device))
+        epochs = params.epochs if step == params.steps else params.epochs_between
+        schedule = Schedule(
+            epochs=epochs,
+            batch_size=params.batch_size,
+            learning_rate=params.learning_rate,
+            warmup=params.warmup,
+        )
+        stages.append(
+            fit(
+                model,
+                images,
+                validation,
+                recipe=recipe,
+                schedule=schedule,
+                seed=params.seed + step,
+                device=device,
+                store=store,
+                title=f"prune step {step}/{params.steps}, epoch",
+                loss=loss,
+                loss_key=loss_key,
+            )
+        )
+        if params.method == "unstructured":
+            unmask(model)
+    return model.cpu(), stages, raw_accuracy
+
+
+# ---------------------------------------------------------------------------------------- results
+
+
+def curve(stages: list[Progress]) -> list[dict]:
+    """One row for each epoch of fine-tuning, numbered through, with its pruning step."""
+    rows = [{"step": step, **row} for step, stage in enumerate(stages, 1) for row in stage.history]
+    return [{**row, "epoch": epoch} for epoch, row in enumerate(rows, 1)]
+
+
+def summary(base: Network, pruned: Network, params: PruneParams, accuracies: dict) -> dict:
+    """What metrics/prune.json holds: sizes before and after, the amount asked for and reached."""
+    before, after = size_of(base), size_of(pruned)
+    return {
+        "method": params.method,
+        "target": params.target,
+        "amount_asked": params.amount,
+        "amount_reached": round(share_removed(before, after, params), 4),
+        "before": {**dataclasses.asdict(before), "widths": in_words(widths_of(base))},
+        "after": {**dataclasses.asdict(after), "widths": in_words(widths_of(pruned))},
+        "validation_accuracy": accuracies,
+    }
+
+
+def in_words(widths: list[list[int]]) -> str:
+    """[[64, 64], [256, 256]] -> '64 64 / 256 256', which `dvc metrics diff` can show."""
+    return " / ".join(" ".join(str(width) for width in block) for block in widths)
+
+
+def main() -> None:
+    args = parse_args()
+    params = load_params(PruneParams, args.params, section="prune")
+    recipe = load_params(RecipeParams, args.params, section="recipe")
+    data = load_params(DataParams, args.params, section="data")
+    images, validation = load_training_images(args.data, data)
+    base = load_checkpoint(args.base)
+    store = EpochStore(args.resume)
+    pruned, stages, raw_accuracy = prune_and_fine_tune(
+        base.model, images, validation, recipe, params, store
+    )
+    cpu = torch.device("cpu")
+    accuracies = {
+        "base": evaluate(base.model, validation, cpu),
+        "before_fine_tuning": raw_accuracy[-1],
+        "fine_tuned": evaluate(pruned, validation, cpu),
+    }
+    metrics = summary(base.model, pruned, params, accuracies)
+    metrics["fine_tuning_flops"] = sum(stage.flops for stage in stages)
+    provenance = {**base.provenance, "prune": dataclasses.asdict(params)}
+    save_checkpoint(args.pruned, pruned, provenance)
+    write_csv(args.curve, curve(stages), header=CURVE_COLUMNS)
+    write_json(args.metrics, metrics)
+    store.clear()
+    print(
+        f"{args.pruned}: {metrics['amount_reached']:.3f} of {params.target} removed "
+        f"({params.amount} asked), widths {metrics['after']['widths']}; validation "
+        f"{accuracies['base']:.2f} % -> {accuracies['fine_tuned']:.2f} %"
+    )
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("params", "data", "resume", "base", "pruned", "curve", "metrics"):
+        parser.add_argument(f"--{name}", required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run(main)
