@@ -32,5 +32,5 @@ def data_directory(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("cifar10")
     for seed, name in enumerate([*TRAIN_FILES, TEST_FILE]):
         write_images(directory / name, make_images(100, seed=seed))
-    (directory / "batches.meta.txt").write_text("\n".join(CLASSES) + "\n")
+    (directory / "batches.meta.txt").write_text("\n".join(CLASSES) + "\n\n")
     return directory

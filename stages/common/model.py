@@ -187,7 +187,14 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         return Checkpoint(model=model.eval(), provenance=content["provenance"])
     except FileNotFoundError:
         raise InputError(f"{path} is missing; run 'dvc repro' (or 'dvc pull')") from None
-    except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        LookupError,
+        TypeError,
+        pickle.UnpicklingError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{path} is no checkpoint of this pipeline ({reason}); delete it and run 'dvc repro'"

@@ -1,0 +1,41 @@
+# make quick   set up, then run the whole pipeline on a little of the real data, in build/quick
+# make test    set up, then check style and pass the tests
+# make full    set up, then the committed pipeline on all of CIFAR-10 (dvc repro)
+# make readme  put the committed results into README.md
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+# A narrower network, few images, few epochs: a minute or two of training on two small cores.
+QUICK = -S data.train_images=10000 -S train.widths=[[32,32],[64,64],[64,64]] -S train.epochs=3 \
+	-S prune.steps=1 -S prune.epochs=1 -S quantize.max_accuracy_drop=5 -S benchmark.rounds=100
+
+.PHONY: install test quick full readme
+install: .venv/installed
+
+.venv/installed: requirements.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+		echo "error: $(PYTHON) is not Python 3.11; run: make PYTHON=/path/to/python3.11 ..." >&2; \
+		exit 1; }
+	"$(PYTHON)" -m venv .venv
+	python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+test: install
+	ruff check .
+	ruff format --check .
+	python -m pytest
+
+quick: install
+	rm -rf build/quick
+	git clone --quiet . build/quick
+	cd build/quick && dvc cache dir --local "$(CURDIR)/.dvc/cache" && dvc exp run --name quick $(QUICK)
+	@cat build/quick/metrics/summary.md
+	@echo "Pictures: build/quick/plots/*.png. All plots as one page: (cd build/quick && dvc plots show)"
+	@echo "A quick run of a small network on few images: it shows the way, not the result."
+
+full: install
+	dvc repro
+
+readme: install
+	python -m stages.readme --table metrics/summary.md --readme README.md

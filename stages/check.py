@@ -1,0 +1,103 @@
+"""Refuse wrong params before any work starts: the first stage of every run.
+
+Reads   params.yaml, all of it
+Writes  a JSON of the accepted keys and what each may be: the same for all accepted params, so no
+        stage after this one runs again because of it
+Params  all
+Raises  InputError naming the first key that is unknown, missing or out of range, or the first two
+        that contradict each other
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from stages.benchmark import BenchmarkParams
+from stages.common.cli import InputError, run
+from stages.common.data import DataParams
+from stages.common.files import write_json
+from stages.common.params import parse_section, read_params, reject_unknown_keys
+from stages.common.training import RecipeParams
+from stages.evaluate import EvaluateParams
+from stages.export import ExportParams
+from stages.prepare import PrepareParams
+from stages.prune import PruneParams
+from stages.quantize import QuantizeParams
+from stages.train import TrainParams
+
+SECTIONS = {
+    "data": DataParams,
+    "prepare": PrepareParams,
+    "recipe": RecipeParams,
+    "train": TrainParams,
+    "prune": PruneParams,
+    "export": ExportParams,
+    "quantize": QuantizeParams,
+    "evaluate": EvaluateParams,
+    "benchmark": BenchmarkParams,
+}
+OFFICIAL_TRAINING_IMAGES = 50_000
+
+
+def check(content: dict, path: str | Path) -> None:
+    """Raise ``InputError`` for the first thing in a read params file that is not allowed."""
+    reject_unknown_keys(content, known=list(SECTIONS), prefix="", path=path)
+    params = {
+        section: parse_section(cls, content, section=section, path=path)
+        for section, cls in SECTIONS.items()
+    }
+    check_counts(params["data"], params["export"], params["quantize"], path)
+
+
+def check_counts(
+    data: DataParams, export: ExportParams, quantize: QuantizeParams, path: str | Path
+) -> None:
+    """No stage may want more images than there are for it."""
+    for key, wanted, limit, why in (
+        (
+            "data.train_images",
+            data.train_images,
+            OFFICIAL_TRAINING_IMAGES - data.validation_images,
+            "50,000 less data.validation_images",
+        ),
+        (
+            "export.check_images",
+            export.check_images,
+            data.validation_images,
+            "data.validation_images",
+        ),
+        (
+            "quantize.calibration_images",
+            quantize.calibration_images,
+            data.train_images,
+            "data.train_images",
+        ),
+    ):
+        if wanted > limit:
+            raise InputError(f"{path}: {key} is {wanted}; allowed: at most {limit}, which is {why}")
+
+
+def accepted() -> dict:
+    """What every key may be, in words."""
+    return {
+        section: {field.name: field.metadata["rule"].allowed for field in dataclasses.fields(cls)}
+        for section, cls in SECTIONS.items()
+    }
+
+
+def main() -> None:
+    args = parse_args()
+    check(read_params(args.params), path=args.params)
+    write_json(args.accepted, accepted())
+    print(f"{args.params}: all values are allowed")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("params", "accepted"):
+        parser.add_argument(f"--{name}", required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,230 @@
+"""Put accuracy, bytes and milliseconds side by side.
+
+Reads   a folder with the evaluation of every variant (JSON), the benchmark of all (JSON)
+Writes  plots/: tradeoff.csv, size_chart.csv, accuracy_plot.png, latency_comparison.png,
+        pareto.png; a JSON with a block for each variant; a Markdown table for people
+Raises  InputError when the two do not speak of the same variants, or a file lacks something
+"""
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.common.charts import accuracy_chart, latency_chart, pareto_chart, save_png
+from stages.common.cli import InputError, run
+from stages.common.files import write_csv, write_json, write_text
+
+ENVIRONMENT = "environment"  # the block of the benchmark that is no variant
+RUNTIMES = {"opencv": "OpenCV DNN", "onnxruntime": "ONNX Runtime"}
+COST_KEYS = ("size_bytes", "params", "nonzero_params", "macs", "peak_activation_bytes")
+EVALUATION_KEYS = ("accuracy", "class_accuracy", "images", *COST_KEYS)
+RATIO_KEYS = ("ratio_to_base", "ratio_to_base_low", "ratio_to_base_high")
+LATENCY_KEYS = ("latency_ms_median", *RATIO_KEYS)
+BENCHMARK_KEYS = ("engine", "latency_ms_p5", "latency_ms_p95", *LATENCY_KEYS)
+ENVIRONMENT_KEYS = ("cpu", "threads", "rounds", "opencv", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Result:
+    """All that is known of one variant: what it scored and costs, and its two latencies."""
+
+    variant: str
+    evaluation: dict
+    latency: dict[str, dict]  # by runtime
+
+
+def read_results(evaluate: str | Path, benchmark: str | Path) -> tuple[list[Result], dict]:
+    """All variants in the benchmark's order, base first, and the machine they were timed on."""
+    files = {path.stem: path for path in sorted(Path(evaluate).glob("*.json"))}
+    blocks = read_json(benchmark)
+    environment = blocks.pop(ENVIRONMENT, {})
+    require_keys(environment, ENVIRONMENT_KEYS, f"{benchmark}: {ENVIRONMENT}")
+    require_same_variants(files, blocks, evaluate, benchmark)
+    results = []
+    for name, block in blocks.items():
+        evaluation = read_json(files[name])
+        require_keys(evaluation, EVALUATION_KEYS, files[name])
+        for runtime in RUNTIMES:
+            require_keys(block.get(runtime, {}), BENCHMARK_KEYS, f"{benchmark}: {name}.{runtime}")
+        results.append(Result(variant=name, evaluation=evaluation, latency=block))
+    require_same_images(results, evaluate)
+    return results, environment
+
+
+def read_json(path: str | Path) -> dict:
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; run 'dvc repro'") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is no JSON ({error}); delete it, run 'dvc repro'") from None
+
+
+def require_keys(block: dict, keys: tuple[str, ...], where: str | Path) -> None:
+    for key in keys:
+        if key not in block:
+            raise InputError(f"{where} lacks '{key}'; delete the file and run 'dvc repro'")
+
+
+def require_same_variants(
+    files: dict, blocks: dict, evaluate: str | Path, benchmark: str | Path
+) -> None:
+    for name in [*blocks, *files]:
+        if name not in files:
+            raise InputError(
+                f"the variant '{name}' is in {benchmark} but {Path(evaluate) / name}.json is "
+                "missing; run 'dvc repro evaluate'"
+            )
+        if name not in blocks:
+            raise InputError(
+                f"the variant '{name}' has {files[name]} but no block in {benchmark}; run 'dvc "
+                "repro benchmark', or delete the file if that variant is gone"
+            )
+    if not blocks:
+        raise InputError(f"{benchmark} holds no variant; run 'dvc repro benchmark'")
+
+
+def require_same_images(results: list[Result], evaluate: str | Path) -> None:
+    counts = {result.variant: result.evaluation["images"] for result in results}
+    if len(set(counts.values())) > 1:
+        raise InputError(
+            f"{evaluate}: the variants were evaluated on different numbers of images ({counts}); "
+            "run 'dvc repro evaluate'"
+        )
+
+
+def tradeoff_row(result: Result) -> dict:
+    """One flat row; latency without a prefix is OpenCV's."""
+    onnxruntime = result.latency["onnxruntime"]
+    return {
+        "variant": result.variant,
+        "accuracy": result.evaluation["accuracy"],
+        **{key: result.evaluation[key] for key in COST_KEYS},
+        **{key: result.latency["opencv"][key] for key in LATENCY_KEYS},
+        **{f"onnxruntime_{key}": onnxruntime[key] for key in LATENCY_KEYS},
+    }
+
+
+def size_row(result: Result) -> dict:
+    """KB are 1000 bytes."""
+    size = result.evaluation["size_bytes"]
+    return {"variant": result.variant, "size_bytes": size, "size_kb": size / 1000}
+
+
+def summary_of(result: Result) -> dict:
+    keys = ("accuracy", "size_bytes", "params", "nonzero_params", "macs")
+    ratios = {runtime: result.latency[runtime]["ratio_to_base"] for runtime in RUNTIMES}
+    return {
+        **{key: result.evaluation[key] for key in keys},
+        "latency_ratio_to_base": ratios,
+    }
+
+
+def markdown_table(results: list[Result], environment: dict) -> str:
+    """The table, the conditions it holds for, and what must not be done with it."""
+    heads = ["variant", "accuracy", "size", "params", "MACs"]
+    for title in RUNTIMES.values():
+        heads += [f"{title} (median)", "× base [95 % interval]"]
+    rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    rows += [markdown_row(result) for result in results]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([*lines, "", conditions(results, environment), ""])
+
+
+def markdown_row(result: Result) -> list[str]:
+    evaluation = result.evaluation
+    params = f"{evaluation['params']:,}"
+    if evaluation["nonzero_params"] != evaluation["params"]:
+        params += f" ({evaluation['nonzero_params']:,} non-zero)"
+    cells = [
+        result.variant,
+        f"{evaluation['accuracy']:.2f} %",
+        f"{evaluation['size_bytes']:,} bytes",
+        params,
+        f"{evaluation['macs']:,}",
+    ]
+    for runtime in RUNTIMES:
+        ratio, low, high = (result.latency[runtime][key] for key in RATIO_KEYS)
+        cells.append(f"{result.latency[runtime]['latency_ms_median']:.2f} ms")
+        cells.append(f"{ratio:.2f} [{low:.2f}, {high:.2f}]")
+    return cells
+
+
+def conditions(results: list[Result], environment: dict) -> str:
+    engines = ", ".join(f"{r.variant} {r.latency['opencv']['engine']}" for r in results)
+    return (
+        f"{machine_note(environment)}; batch 1, input copy included, {environment['rounds']} "
+        f"interleaved rounds; OpenCV engine: {engines}; accuracy on "
+        f"{results[0].evaluation['images']:,} test images through OpenCV DNN.\n\n"
+        "Latencies of different machines must not be subtracted from or divided by each other: "
+        "compare only what one run of this benchmark timed side by side."
+    )
+
+
+def machine_note(environment: dict) -> str:
+    threads = environment["threads"]
+    return (
+        f"{environment['cpu']}, {threads} thread{'s' if threads > 1 else ''}, "
+        f"OpenCV {environment['opencv']}, ONNX Runtime {environment['onnxruntime']}"
+    )
+
+
+def save_pictures(plots: Path, results: list[Result], environment: dict) -> None:
+    machine = machine_note(environment)
+    images = results[0].evaluation["images"]
+    accuracy = {result.variant: result.evaluation["accuracy"] for result in results}
+    figure = accuracy_chart(
+        accuracy,
+        class_accuracy={result.variant: result.evaluation["class_accuracy"] for result in results},
+        images=images,
+        note=f"CIFAR-10, {images:,} test images through OpenCV DNN {environment['opencv']}",
+    )
+    save_png(plots / "accuracy_plot.png", figure)
+    latency = {
+        title: {result.variant: result.latency[runtime] for result in results}
+        for runtime, title in RUNTIMES.items()
+    }
+    rounds = f"{environment['rounds']} interleaved rounds"
+    figure = latency_chart(
+        latency, note=f"{machine}; median of {rounds}, whiskers: 5th to 95th percentile"
+    )
+    save_png(plots / "latency_comparison.png", figure)
+    points = {
+        result.variant: (
+            result.latency["opencv"]["latency_ms_median"],
+            result.evaluation["accuracy"],
+            result.evaluation["size_bytes"],
+        )
+        for result in results
+    }
+    note = f"{machine}; median of {rounds}; {images:,} test images"
+    save_png(plots / "pareto.png", pareto_chart(points, note=note))
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--evaluate", required=True)
+    parser.add_argument("--benchmark", required=True)
+    parser.add_argument("--plots", required=True)
+    parser.add_argument("--summary", required=True)
+    parser.add_argument("--table", required=True)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    plots = Path(args.plots)
+    results, environment = read_results(args.evaluate, args.benchmark)
+    table = markdown_table(results, environment)
+    tradeoff, sizes = [tradeoff_row(r) for r in results], [size_row(r) for r in results]
+    write_csv(plots / "tradeoff.csv", tradeoff, header=list(tradeoff[0]))
+    write_csv(plots / "size_chart.csv", sizes, header=list(sizes[0]))
+    save_pictures(plots, results, environment)
+    write_json(args.summary, {result.variant: summary_of(result) for result in results})
+    write_text(args.table, table)
+    print(table)
+
+
+if __name__ == "__main__":
+    run(main)

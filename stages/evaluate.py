@@ -1,0 +1,84 @@
+"""Measure a model's accuracy on the test images, as it runs when deployed, and count its cost.
+
+The only stage that reads the test images. Predictions come from OpenCV DNN; the JSON has the same
+keys for every model, FP32 or INT8.
+
+Reads   an ONNX file, the test images
+Writes  a JSON of accuracy and cost, a CSV of actual and predicted class names in test order
+Params  evaluate.*  (see EvaluateParams)
+Raises  InputError when evaluate.engine refuses the model
+"""
+
+import argparse
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from stages.common.accuracy import accuracy, class_accuracy
+from stages.common.cli import run
+from stages.common.data import CLASSES, load_test_images
+from stages.common.files import write_csv, write_json
+from stages.common.graph import cost_of, load_model
+from stages.common.params import load_params, one_of, whole
+from stages.common.runtime import ENGINES, OpenCVSession, predict
+
+
+@dataclass(frozen=True)
+class EvaluateParams:
+    """How the test images are run."""
+
+    engine: str = one_of(*ENGINES)
+    batch_size: int = whole(at_least=1)
+
+
+def accuracy_metrics(predictions: np.ndarray, labels: np.ndarray) -> dict:
+    """Accuracy in percent, over all images and over those of each class."""
+    by_class = class_accuracy(predictions, labels, CLASSES)
+    return {
+        "accuracy": round(accuracy(predictions, labels), 2),
+        "class_accuracy": {name: round(value, 2) for name, value in by_class.items()},
+        "images": len(labels),
+    }
+
+
+def cost_metrics(path: Path) -> dict:
+    """Bytes on disk, and the counts of ``Cost``."""
+    cost = cost_of(load_model(path))
+    return {"size_bytes": path.stat().st_size, **dataclasses.asdict(cost)}
+
+
+def confusion_rows(predictions: np.ndarray, labels: np.ndarray) -> list[dict]:
+    return [
+        {"actual": CLASSES[label], "predicted": CLASSES[prediction]}
+        for label, prediction in zip(labels, predictions, strict=True)
+    ]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--params", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10")
+    parser.add_argument("--onnx", type=Path, required=True, help="model to evaluate")
+    parser.add_argument("--metrics", type=Path, required=True, help="JSON to write")
+    parser.add_argument("--predictions", type=Path, required=True, help="CSV to write")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    params = load_params(EvaluateParams, args.params, section="evaluate")
+    session = OpenCVSession(args.onnx, engine=params.engine, threads=cv2.getNumberOfCPUs())
+    images = load_test_images(args.data)
+    predictions = predict(session, images, params.batch_size).argmax(axis=1)
+    metrics = {**accuracy_metrics(predictions, images.labels), **cost_metrics(args.onnx)}
+    rows = confusion_rows(predictions, images.labels)
+    write_csv(args.predictions, rows, header=["actual", "predicted"])
+    write_json(args.metrics, metrics)
+    print(f"{args.onnx}: {metrics['accuracy']:.2f} % of {len(images)} test images right")
+
+
+if __name__ == "__main__":
+    run(main)

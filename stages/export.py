@@ -1,0 +1,235 @@
+"""Write a network as an FP32 ONNX file for deployment, and prove that it is the same network.
+
+Normalization is folded into the whitening convolution and BatchNorm into the other convolutions,
+so that the file is a chain of Conv, Relu and MaxPool, then Flatten and Gemm: operators that every
+runtime, quantizer and NPU compiler knows. It takes raw pixels, in batches of any size.
+
+Reads   a checkpoint, the validation images
+Writes  an ONNX file (input "pixels": RGB float32 in 0-255 (N, 3, 32, 32); output "logits"
+        (N, 10)), a JSON of how far each runtime is from PyTorch
+Params  data.*, export.*  (see DataParams, ExportParams)
+Raises  InputError when a runtime differs from PyTorch by more than export.logit_tolerance;
+        the ONNX file is then not written
+"""
+
+import argparse
+import copy
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from stages.common.cli import InputError, run
+from stages.common.data import CLASSES, IMAGE_SHAPE, DataParams, Images, load_training_images
+from stages.common.files import replacing, write_json
+from stages.common.graph import strip
+from stages.common.model import Checkpoint, Network, load_checkpoint
+from stages.common.params import load_params, number, whole
+from stages.common.runtime import BATCH_SIZE, OnnxRuntimeSession, OpenCVSession, predict
+
+INPUT = "pixels"
+OUTPUT = "logits"
+INPUT_DESCRIPTION = {
+    "name": INPUT,
+    "layout": "NCHW",
+    "channels": "RGB",
+    "size": IMAGE_SHAPE[1:],
+    "type": "float32",
+    "range": [0, 255],
+}
+
+
+@dataclass(frozen=True)
+class ExportParams:
+    """How the ONNX file is written, and how far the runtimes may be from PyTorch."""
+
+    opset: int = whole(at_least=18, at_most=21)
+    check_images: int = whole(at_least=1)
+    logit_tolerance: float = number(at_least=0)
+
+
+def folded(model: Network) -> nn.Sequential:
+    """The same function as ``model`` in eval mode, as Conv, Relu, MaxPool, Flatten and Linear.
+
+    BatchNorm moves in front of the pool: its scale is positive, so it commutes with a maximum.
+    """
+    model = copy.deepcopy(model).double().eval()  # round to float32 once, at the end
+    layers = OrderedDict(whitening=folded_whitening(model), whitening_relu=nn.ReLU())
+    size = IMAGE_SHAPE[1] - model.whitening.kernel_size[0] + 1
+    for number_of_block, block in enumerate(model.blocks, start=1):
+        for index, (layer, norm) in enumerate(zip(block.convolutions, block.norms, strict=True)):
+            name = f"block{number_of_block}_conv{index + 1}"
+            layers[name] = folded_convolution(layer, norm)
+            layers[f"{name}_relu"] = nn.ReLU()
+            if index == 0:
+                layers[f"{name}_pool"] = nn.MaxPool2d(2)
+                size //= 2
+    layers["global_pool"] = nn.MaxPool2d(size)
+    layers["flatten"] = nn.Flatten()
+    layers["head"] = model.head
+    return nn.Sequential(layers).float().requires_grad_(False).eval()
+
+
+def folded_whitening(model: Network) -> nn.Conv2d:
+    """w * (x - mean) / std + b  =  (w / std) * x + (b - sum(w * mean / std))."""
+    weight = model.whitening.weight / model.std
+    bias = model.whitening.bias - (weight * model.mean).sum(dim=(1, 2, 3))
+    return convolution_from(model.whitening, weight, bias)
+
+
+def folded_convolution(layer: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    assert (norm.weight > 0).all(), "a scale that is not positive does not commute with max-pool"
+    weight, bias = fuse_conv_bn_weights(
+        layer.weight,
+        layer.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
+    return convolution_from(layer, weight, bias)
+
+
+def convolution_from(layer: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """A convolution like ``layer`` with other weights, and with a bias."""
+    new = nn.Conv2d(
+        layer.in_channels, layer.out_channels, layer.kernel_size, padding=layer.padding
+    ).double()
+    new.weight.data, new.bias.data = weight.detach(), bias.detach()
+    return new
+
+
+def to_onnx(model: nn.Sequential, opset: int, metadata: dict[str, str]) -> ModelProto:
+    """Equal weights and metadata give equal bytes."""
+    program = torch.onnx.export(
+        model,
+        (torch.zeros(2, *IMAGE_SHAPE),),
+        dynamo=True,
+        opset_version=opset,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        external_data=False,
+        verbose=False,
+    )
+    proto = program.model_proto
+    strip(proto)
+    use_flatten(proto)
+    onnx.helper.set_model_props(proto, metadata)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def use_flatten(model: ModelProto) -> None:
+    """Flatten in place of the exporter's Reshape, whose shape tensor not every compiler takes."""
+    reshapes = [node for node in model.graph.node if node.op_type == "Reshape"]
+    assert len(reshapes) == 1
+    for node in reshapes:
+        shape = node.input.pop()
+        node.CopyFrom(onnx.helper.make_node("Flatten", node.input, node.output, "flatten", axis=1))
+        kept = [tensor for tensor in model.graph.initializer if tensor.name != shape]
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(kept)
+
+
+def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
+    """What the file says of itself, each value JSON."""
+    assert "data_digest" in checkpoint.provenance, "a checkpoint names the data that made it"
+    content = {
+        "classes": CLASSES,
+        "input": INPUT_DESCRIPTION,
+        "widths": checkpoint.model.config["widths"],
+        "provenance": checkpoint.provenance,
+    }
+    return {key: json.dumps(value, sort_keys=True) for key, value in content.items()}
+
+
+def compare_runtimes(path: Path, model: Network, images: Images) -> dict[str, dict]:
+    """How far each runtime's logits are from those of PyTorch (before any folding)."""
+    threads = cv2.getNumberOfCPUs()
+    expected = pytorch_logits(model, images)
+    sessions = {
+        "onnxruntime": OnnxRuntimeSession(path, threads=threads),
+        "opencv_classic": OpenCVSession(path, engine="classic", threads=threads),
+        "opencv_new": OpenCVSession(path, engine="new", threads=threads),
+    }
+    return {
+        name: differences(predict(session, images, BATCH_SIZE), expected)
+        for name, session in sessions.items()
+    }
+
+
+def pytorch_logits(model: Network, images: Images) -> np.ndarray:
+    """(N, classes) float32."""
+    with torch.inference_mode():
+        batches = torch.from_numpy(images.pixels).split(BATCH_SIZE)
+        return torch.cat([model(batch.float()) for batch in batches]).numpy()
+
+
+def differences(found: np.ndarray, expected: np.ndarray) -> dict:
+    """Largest absolute difference of a logit (two digits), and how many predictions differ."""
+    return {
+        "max_logit_difference": float(f"{np.abs(found - expected).max():.1e}"),
+        "flipped_predictions": int((found.argmax(1) != expected.argmax(1)).sum()),
+    }
+
+
+def refuse_differences(results: dict[str, dict], tolerance: float) -> None:
+    for name, result in results.items():
+        difference = result["max_logit_difference"]
+        if not difference <= tolerance:  # also when it is no number
+            raise InputError(
+                f"{name} differs from PyTorch by {difference:g} in a logit; allowed by "
+                f"export.logit_tolerance: {tolerance:g}; raise it if predictions still agree "
+                f"({result['flipped_predictions']} differ)"
+            )
+
+
+def check_images(validation: Images, count: int) -> Images:
+    if count > len(validation):
+        raise InputError(
+            f"export.check_images is {count}; allowed: at most {len(validation)}, which is "
+            "data.validation_images"
+        )
+    return validation[:count]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--params", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="network to export")
+    parser.add_argument("--onnx", type=Path, required=True, help="ONNX file to write")
+    parser.add_argument("--metrics", type=Path, required=True, help="JSON to write")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    params = load_params(ExportParams, args.params, section="export")
+    data_params = load_params(DataParams, args.params, section="data")
+    checkpoint = load_checkpoint(args.checkpoint)
+    _, validation = load_training_images(args.data, data_params)
+    images = check_images(validation, params.check_images)
+    model = to_onnx(folded(checkpoint.model), params.opset, metadata_of(checkpoint))
+    with replacing(args.onnx) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+        results = compare_runtimes(temporary, checkpoint.model, images)
+        refuse_differences(results, params.logit_tolerance)
+    size = args.onnx.stat().st_size
+    write_json(args.metrics, {**results, "images": len(images), "size_bytes": size})
+    worst = max(result["max_logit_difference"] for result in results.values())
+    print(f"{args.onnx}: {size:,} bytes; runtimes within {worst:g} of PyTorch's logits")
+
+
+if __name__ == "__main__":
+    run(main)

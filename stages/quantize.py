@@ -1,0 +1,208 @@
+"""Quantize an FP32 ONNX file to INT8 after training, and check it in both runtimes.
+
+Weights become INT8, symmetric, one scale for each output channel; activations become 8 bits with
+one scale for each tensor, from their ranges over training images. The file is a QDQ graph: each
+operator stands between DequantizeLinear and QuantizeLinear, and a runtime fuses them. The logits
+stay FP32, so that two classes do not tie by rounding.
+
+Reads   an FP32 ONNX file, the training images (calibration), the validation images (check)
+Writes  an INT8 ONNX file, a JSON of what INT8 costs in accuracy and saves in bytes
+Params  data.*, quantize.*  (see DataParams, QuantizeParams)
+Raises  InputError when INT8 loses more than quantize.max_accuracy_drop in a runtime; the INT8 file
+        is then not written
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+from onnx import ModelProto
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
+from stages.common.accuracy import accuracy
+from stages.common.cli import InputError, run
+from stages.common.data import DataParams, Images, load_training_images
+from stages.common.files import replacing, write_json
+from stages.common.graph import load_model, read_metadata, strip
+from stages.common.params import flag, load_params, number, one_of, whole
+from stages.common.runtime import (
+    BATCH_SIZE,
+    OnnxRuntimeSession,
+    OpenCVSession,
+    predict,
+    to_blob,
+)
+
+METHODS = {
+    "minmax": CalibrationMethod.MinMax,
+    "entropy": CalibrationMethod.Entropy,
+    "percentile": CalibrationMethod.Percentile,
+}
+ACTIVATION_TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
+
+
+@dataclass(frozen=True)
+class QuantizeParams:
+    """How ranges are found, and how much accuracy INT8 may cost.
+
+    ``reduce_range`` keeps weights to 7 bits: without VNNI an x86 CPU adds two products in 16 bits,
+    which overflow with 8-bit weights, and accuracy collapses on that CPU only.
+    """
+
+    calibration_images: int = whole(at_least=1)
+    calibration_method: str = one_of(*METHODS)
+    activation_type: str = one_of(*ACTIVATION_TYPES)
+    reduce_range: bool = flag()
+    max_accuracy_drop: float = number(at_least=0, at_most=100)
+
+
+class CalibrationReader(CalibrationDataReader):
+    """Hands images to the quantizer, a batch at a time."""
+
+    def __init__(self, images: Images, input_name: str):
+        self._batches = (
+            {input_name: to_blob(images.pixels[start : start + BATCH_SIZE])}
+            for start in range(0, len(images), BATCH_SIZE)
+        )
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._batches, None)
+
+
+def calibration_images(training: Images, count: int) -> Images:
+    """The first ``count`` training images, in official order: it mixes the classes."""
+    if count > len(training):
+        raise InputError(
+            f"quantize.calibration_images is {count}; allowed: at most {len(training)}, which is "
+            "data.train_images"
+        )
+    return training[:count]
+
+
+def quantized(model: ModelProto, images: Images, params: QuantizeParams) -> ModelProto:
+    """The INT8 model; equal inputs give equal bytes."""
+    prepared = ModelProto()
+    prepared.CopyFrom(model)
+    add_pre_process_metadata(prepared)  # BatchNorm is folded already: nothing to pre-process
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        quantize_static(
+            prepared,
+            Path(folder) / "int8.onnx",
+            CalibrationReader(images, model.graph.input[0].name),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=params.reduce_range,
+            activation_type=ACTIVATION_TYPES[params.activation_type],
+            weight_type=QuantType.QInt8,
+            calibrate_method=METHODS[params.calibration_method],
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
+        )
+        result = onnx.load(Path(folder) / "int8.onnx")
+    strip(result)
+    shorten_names(result)
+    how = json.dumps(dataclasses.asdict(params), sort_keys=True)
+    onnx.helper.set_model_props(result, {**read_metadata(model), "quantize": how})
+    onnx.checker.check_model(result, full_check=True)
+    return result
+
+
+def shorten_names(model: ModelProto) -> None:
+    """Number the tensors and drop the nodes' names, in place: they are 8 KB that nobody reads."""
+    graph = model.graph
+    names = {value.name: value.name for value in [*graph.input, *graph.output]} | {"": ""}
+    for node in graph.node:
+        node.ClearField("name")
+        node.input[:] = [names.setdefault(name, f"{len(names):x}") for name in node.input]
+        node.output[:] = [names.setdefault(name, f"{len(names):x}") for name in node.output]
+    for tensor in graph.initializer:
+        tensor.name = names[tensor.name]
+
+
+def logits_by_runtime(path: Path, images: Images) -> dict[str, np.ndarray]:
+    """(N, classes) float32 from each runtime."""
+    threads = cv2.getNumberOfCPUs()
+    sessions = {
+        "onnxruntime": OnnxRuntimeSession(path, threads=threads),
+        "opencv_classic": OpenCVSession(path, engine="classic", threads=threads),
+    }
+    return {name: predict(session, images, BATCH_SIZE) for name, session in sessions.items()}
+
+
+def compare_precisions(fp32: Path, int8: Path, images: Images) -> dict:
+    """For each runtime what INT8 loses, and how far the runtimes agree on INT8."""
+    before = {name: logits.argmax(1) for name, logits in logits_by_runtime(fp32, images).items()}
+    after = {name: logits.argmax(1) for name, logits in logits_by_runtime(int8, images).items()}
+    losses = {name: loss(before[name], after[name], images.labels) for name in before}
+    agreement = accuracy(after["onnxruntime"], after["opencv_classic"])
+    return {**losses, "runtime_agreement": round(agreement, 2)}
+
+
+def loss(fp32: np.ndarray, int8: np.ndarray, labels: np.ndarray) -> dict:
+    """Accuracies in percent, their difference in points, and how many predictions differ."""
+    before, after = accuracy(fp32, labels), accuracy(int8, labels)
+    return {
+        "fp32_accuracy": round(before, 2),
+        "int8_accuracy": round(after, 2),
+        "accuracy_drop": round(before - after, 2),
+        "flipped_predictions": int((fp32 != int8).sum()),
+    }
+
+
+def refuse_accuracy_drop(results: dict, allowed: float) -> None:
+    for name in ("onnxruntime", "opencv_classic"):
+        drop = results[name]["accuracy_drop"]
+        if drop > allowed:
+            raise InputError(
+                f"INT8 loses {drop:g} points of accuracy in {name}; allowed by "
+                f"quantize.max_accuracy_drop: {allowed:g}; try quantize.reduce_range: true, "
+                "another quantize.calibration_method or more quantize.calibration_images"
+            )
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--params", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10")
+    parser.add_argument("--onnx", type=Path, required=True, help="FP32 model to quantize")
+    parser.add_argument("--int8", type=Path, required=True, help="INT8 model to write")
+    parser.add_argument("--metrics", type=Path, required=True, help="JSON to write")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    params = load_params(QuantizeParams, args.params, section="quantize")
+    data_params = load_params(DataParams, args.params, section="data")
+    fp32 = load_model(args.onnx)
+    training, validation = load_training_images(args.data, data_params)
+    images = calibration_images(training, params.calibration_images)
+    int8 = quantized(fp32, images, params)
+    with replacing(args.int8) as temporary:
+        temporary.write_bytes(int8.SerializeToString(deterministic=True))
+        results = compare_precisions(args.onnx, temporary, validation)
+        refuse_accuracy_drop(results, params.max_accuracy_drop)
+    size = args.int8.stat().st_size
+    ratio = size / args.onnx.stat().st_size
+    sizes = {"size_bytes": size, "size_ratio_to_fp32": round(ratio, 4)}
+    write_json(args.metrics, {**results, "calibration_images": len(images), **sizes})
+    worst = max(results[name]["accuracy_drop"] for name in ("onnxruntime", "opencv_classic"))
+    print(f"{args.int8}: {size:,} bytes, {ratio:.1%} of FP32; accuracy {-worst:+g} points")
+
+
+if __name__ == "__main__":
+    run(main)

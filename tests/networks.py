@@ -1,0 +1,116 @@
+"""A small network that the tests make themselves: random filters and a fitted last layer."""
+
+import copy
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from onnx import ModelProto
+from torch import nn
+
+from stages import export, quantize
+from stages.common.model import BatchNorm, Checkpoint, Network, save_checkpoint
+from stages.quantize import QuantizeParams
+from tests.conftest import make_images
+
+CONFIG = {"widths": [[8, 8], [16, 16], [16, 32]], "classes": 10}
+PROVENANCE = {"data_digest": "ab" * 32, "train": {"seed": 0, "epochs": 1}}
+PARAMS = {
+    "data": {"train_images": 400, "validation_images": 100},
+    "export": {"opset": 18, "check_images": 50, "logit_tolerance": 0.001},
+    "quantize": {
+        "calibration_images": 100,
+        "calibration_method": "minmax",
+        "activation_type": "uint8",
+        "reduce_range": True,
+        "max_accuracy_drop": 10.0,
+    },
+    "evaluate": {"engine": "classic", "batch_size": 64},
+}
+
+
+def random_network() -> Network:
+    return copy.deepcopy(cached_network())
+
+
+@cache
+def cached_network() -> Network:
+    """Every weight and statistic that export folds is far from its default."""
+    torch.manual_seed(0)
+    model = Network(CONFIG)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+        if isinstance(layer, BatchNorm):
+            nn.init.normal_(layer.bias, std=0.3)
+    nn.init.normal_(model.whitening.bias)
+    images = make_images(500, seed=100)
+    pixels = torch.from_numpy(images.pixels).float()
+    with torch.no_grad():
+        for _ in range(3):
+            model.train()(pixels)
+        fit_head(model.eval(), pixels, torch.from_numpy(images.labels))
+    return model
+
+
+def fit_head(model: Network, pixels: torch.Tensor, labels: torch.Tensor) -> None:
+    """Least squares from the features to logits of 5 for the right class and -5 for the others."""
+    inputs = []
+    hook = model.head.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    model(pixels)
+    hook.remove()
+    targets = 10.0 * nn.functional.one_hot(labels, 10) - 5.0
+    model.head.weight.copy_(torch.linalg.lstsq(inputs[0], targets).solution.T)
+
+
+@cache
+def fp32_bytes() -> bytes:
+    checkpoint = Checkpoint(model=random_network(), provenance=PROVENANCE)
+    metadata = export.metadata_of(checkpoint)
+    model = export.to_onnx(export.folded(checkpoint.model), opset=18, metadata=metadata)
+    return model.SerializeToString(deterministic=True)
+
+
+@cache
+def int8_bytes() -> bytes:
+    params = QuantizeParams(**PARAMS["quantize"])
+    model = quantize.quantized(fp32_model(), make_images(100), params)
+    return model.SerializeToString(deterministic=True)
+
+
+def fp32_model() -> ModelProto:
+    return ModelProto.FromString(fp32_bytes())
+
+
+def int8_model() -> ModelProto:
+    return ModelProto.FromString(int8_bytes())
+
+
+def write_models(folder: Path) -> tuple[Path, Path]:
+    """The network as fp32.onnx and int8.onnx."""
+    fp32, int8 = folder / "fp32.onnx", folder / "int8.onnx"
+    fp32.write_bytes(fp32_bytes())
+    int8.write_bytes(int8_bytes())
+    return fp32, int8
+
+
+def write_checkpoint(path: Path) -> Path:
+    save_checkpoint(path, random_network(), PROVENANCE)
+    return path
+
+
+def write_params(path: Path, **changes: dict) -> Path:
+    """PARAMS with the changed keys of some sections."""
+    sections = {name: {**keys, **changes.get(name, {})} for name, keys in PARAMS.items()}
+    path.write_text(yaml.safe_dump(sections))
+    return path
+
+
+def call(stage, monkeypatch: pytest.MonkeyPatch, **arguments: Path) -> None:
+    """Run a stage's main with ``--name value`` for every argument."""
+    words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
+    monkeypatch.setattr(sys, "argv", [stage.__name__, *words])
+    stage.main()

@@ -1,0 +1,278 @@
+import csv
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+
+from stages import benchmark
+from stages.benchmark import Contestant, Variant
+from stages.common.cli import InputError
+from stages.common.machine import available_cores, describe_machine
+
+PARAMS = {
+    "threads": 1,
+    "rounds": 10,
+    "warmup": 2,
+    "engines_fp32": ["classic", "new"],
+    "engines_int8": ["classic"],
+    "bootstrap_samples": 100,
+    "seed": 0,
+}
+SLOW_WIDTH = 96  # about a hundred times the work of width 4
+
+
+def write_model(path: Path, width: int, int8: bool = False) -> str:
+    """Two 3x3 convolutions of this width, a global pool and a linear layer; INT8 as QDQ."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "first": rng.normal(size=(width, 3, 3, 3), scale=0.1),
+        "second": rng.normal(size=(width, width, 3, 3), scale=0.1),
+        "head": rng.normal(size=(width, 10), scale=0.1),
+        "bias": np.zeros(width),
+        "head_bias": np.zeros(10),
+    }
+    constants = [
+        numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()
+    ]
+    nodes = []
+    if int8:
+        constants.append(numpy_helper.from_array(np.float32(1), "scale"))
+        constants.append(numpy_helper.from_array(np.uint8(0), "zero"))
+        nodes.append(helper.make_node("QuantizeLinear", ["image", "scale", "zero"], ["q"]))
+        nodes.append(helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["dq"]))
+    nodes += [
+        helper.make_node(
+            "Conv", ["dq" if int8 else "image", "first", "bias"], ["a"], pads=[1, 1, 1, 1]
+        ),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "second", "bias"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("GlobalMaxPool", ["c"], ["d"]),
+        helper.make_node("Flatten", ["d"], ["e"]),
+        helper.make_node("Gemm", ["e", "head", "head_bias"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        inputs=[helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 32, 32])],
+        outputs=[helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 10])],
+        initializer=constants,
+    )
+    opset = helper.make_opsetid("", 18)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
+    return str(path)
+
+
+def run_benchmark(
+    directory: Path, monkeypatch, variants: dict[str, str], **changes
+) -> tuple[dict, list[dict]]:
+    """Run the stage as DVC does; its JSON and the rows of its CSV."""
+    params, metrics, latency = (directory / name for name in ("p.yaml", "m.json", "l.csv"))
+    params.write_text(yaml.safe_dump({"benchmark": PARAMS | changes}))
+    command = ["benchmark", "--params", str(params)]
+    command += ["--metrics", str(metrics), "--latency", str(latency)]
+    for name, path in variants.items():
+        command += ["--variant", f"{name}={path}"]
+    monkeypatch.setattr(sys, "argv", command)
+    benchmark.main()
+    with open(latency, newline="") as file:
+        return json.loads(metrics.read_text()), list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory) -> tuple[dict, list[dict]]:
+    """A fast base, a variant with a hundred times the work, and an INT8 file.
+
+    The clock is this process's CPU time, so that other processes cannot make the test fail.
+    """
+    directory = tmp_path_factory.mktemp("benchmark")
+    variants = {
+        "base": write_model(directory / "base.onnx", width=4),
+        "slow": write_model(directory / "slow.onnx", width=SLOW_WIDTH),
+        "small_int8": write_model(directory / "small_int8.onnx", width=4, int8=True),
+    }
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(benchmark.time, "perf_counter_ns", time.process_time_ns)
+        return run_benchmark(directory, monkeypatch, variants)
+
+
+@pytest.fixture
+def model(tmp_path) -> str:
+    return write_model(tmp_path / "model.onnx", width=4)
+
+
+def blocks(metrics: dict) -> dict:
+    return {name: block for name, block in metrics.items() if name != "environment"}
+
+
+def test_a_slower_model_has_a_ratio_above_1_in_both_runtimes(result):
+    metrics, _ = result
+    for runtime in ("opencv", "onnxruntime"):
+        assert metrics["slow"][runtime]["ratio_to_base"] > 1
+        assert metrics["slow"][runtime]["ratio_to_base_low"] > 1
+        assert metrics["base"][runtime]["ratio_to_base"] == 1
+
+
+def test_all_variants_have_identical_keys(result):
+    metrics, _ = result
+    keys = [
+        {runtime: list(values) for runtime, values in b.items()} for b in blocks(metrics).values()
+    ]
+    assert list(blocks(metrics)) == ["base", "slow", "small_int8"]
+    assert all(key == keys[0] for key in keys)
+    assert keys[0]["opencv"] == keys[0]["onnxruntime"]
+
+
+def test_percentiles_are_in_order_and_intervals_hold_the_ratio(result):
+    _, rows = result
+    for row in rows:
+        low, median, high = (float(row[f"latency_ms_{name}"]) for name in ("p5", "median", "p95"))
+        assert 0 < low <= median <= high
+        ratio_low, ratio, ratio_high = (
+            float(row[f"ratio_to_base{name}"]) for name in ("_low", "", "_high")
+        )
+        assert ratio_low <= ratio <= ratio_high
+
+
+def test_every_engine_has_a_row_and_one_of_each_runtime_is_the_fastest(result):
+    metrics, rows = result
+    timed = [(row["variant"], row["runtime"], row["engine"]) for row in rows]
+    assert timed == [
+        ("base", "opencv", "classic"),
+        ("base", "opencv", "new"),
+        ("base", "onnxruntime", "cpu"),
+        ("slow", "opencv", "classic"),
+        ("slow", "opencv", "new"),
+        ("slow", "onnxruntime", "cpu"),
+        ("small_int8", "opencv", "classic"),
+        ("small_int8", "onnxruntime", "cpu"),
+    ]
+    for name, block in blocks(metrics).items():
+        for runtime in block:
+            candidates = [r for r in rows if (r["variant"], r["runtime"]) == (name, runtime)]
+            [fastest] = [row for row in candidates if row["fastest"] == "true"]
+            medians = [float(row["latency_ms_median"]) for row in candidates]
+            assert float(fastest["latency_ms_median"]) == min(medians)
+            assert block[runtime]["engine"] == fastest["engine"]
+            assert block[runtime]["latency_ms_median"] == min(medians)
+
+
+def test_gflops_are_two_operations_a_mac_over_the_median(result):
+    metrics, _ = result
+    macs = 1024 * (3 * 9 * 4 + 4 * 9 * 4) + 4 * 10
+    block = metrics["base"]["onnxruntime"]
+    expected = 2 * macs / (block["latency_ms_median"] / 1e3) / 1e9
+    assert block["gflops"] == pytest.approx(expected, abs=0.01)
+
+
+def test_environment_says_what_the_latencies_belong_to(result):
+    environment = result[0]["environment"]
+    assert environment["threads"] == 1
+    assert environment["rounds"] == 10
+    assert environment["matmul_gflops"] > 0
+    assert environment.items() >= describe_machine().items()
+    assert all(environment[key] for key in ("cpu", "system", "opencv", "onnxruntime"))
+
+
+def test_every_contestant_gets_a_session_of_its_own(model, monkeypatch):
+    made = []
+
+    class FakeSession:
+        def __init__(self, path, threads, engine="cpu"):
+            made.append((path, engine, threads))
+
+    monkeypatch.setattr(benchmark, "OpenCVSession", FakeSession)
+    monkeypatch.setattr(benchmark, "OnnxRuntimeSession", FakeSession)
+    params = benchmark.BenchmarkParams(**PARAMS)
+    variants = [benchmark.read_variant(name, model) for name in ("base", "twin")]
+    contestants = [each for v in variants for each in benchmark.contestants_of(v, params)]
+    assert made == [(model, engine, 1) for engine in ("classic", "new", "cpu")] * 2
+    assert len({id(contestant.session) for contestant in contestants}) == 6
+
+
+def test_int8_files_are_told_by_their_operators(tmp_path, model):
+    quantized = write_model(tmp_path / "q.onnx", width=4, int8=True)
+    assert benchmark.read_variant("q", quantized).is_int8
+    assert not benchmark.read_variant("f", model).is_int8
+
+
+def test_a_refusing_engine_is_an_error_that_names_the_params_key(model, monkeypatch):
+    def refuse(path, engine, threads):
+        raise InputError(f"{path}: refused")
+
+    monkeypatch.setattr(benchmark, "OpenCVSession", refuse)
+    params = benchmark.BenchmarkParams(**PARAMS | {"engines_fp32": ["new"]})
+    with pytest.raises(InputError, match=r"benchmark\.engines_fp32, engine 'new'.*refused"):
+        benchmark.contestants_of(benchmark.read_variant("base", model), params)
+
+
+def test_more_threads_than_cores_are_refused(tmp_path, model, monkeypatch):
+    cores = available_cores()
+    with pytest.raises(
+        InputError, match=f"benchmark.threads is {cores + 1}; allowed: 1 to {cores}"
+    ):
+        run_benchmark(tmp_path, monkeypatch, {"base": model}, threads=cores + 1)
+
+
+def test_a_missing_model_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=re.escape("absent.onnx is missing")):
+        run_benchmark(tmp_path, monkeypatch, {"base": str(tmp_path / "absent.onnx")})
+
+
+@pytest.mark.parametrize("text", ["model.onnx", "=model.onnx", "base=", "environment=model.onnx"])
+def test_a_variant_without_a_usable_name_is_refused(tmp_path, monkeypatch, capsys, text):
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["benchmark", "--params", "p", "--metrics", "m", "--latency", "l", "--variant", text],
+    )
+    with pytest.raises(SystemExit):
+        benchmark.main()
+    assert "expected NAME=PATH" in capsys.readouterr().err
+
+
+def test_every_round_times_all_and_nobody_always_follows_the_same_one():
+    orders = benchmark.measurement_orders(contestants=4, rounds=200, seed=0)
+    assert (np.sort(orders, axis=1) == np.arange(4)).all()
+    followers = {(a, b) for order in orders for a, b in zip(order, order[1:], strict=False)}
+    assert len(followers) == 4 * 3
+    counts = np.bincount(orders[:, 0], minlength=4)
+    assert counts.min() > 200 / 4 / 2
+
+
+def test_calls_are_interleaved_after_the_warm_up():
+    calls = []
+    rounds, warmup = 10, 3
+    benchmark.time_interleaved(
+        [lambda name=name: calls.append(name) for name in "ab"], rounds, warmup, seed=0
+    )
+    assert calls[: 2 * warmup] == ["a"] * warmup + ["b"] * warmup
+    timed = np.array(calls[2 * warmup :]).reshape(rounds, 2, 2)
+    for turn in timed:  # each once untimed, then timed
+        assert turn[0, 0] == turn[0, 1] != turn[1, 0] == turn[1, 1]
+
+
+def test_ratios_refer_to_the_fastest_engine_of_the_base():
+    params = benchmark.BenchmarkParams(**PARAMS)
+    base, other = (Variant(name, "", macs=1000, is_int8=False) for name in ("base", "other"))
+    contestants = [
+        Contestant(base, "opencv", "classic", None),
+        Contestant(base, "opencv", "new", None),
+        Contestant(other, "opencv", "classic", None),
+    ]
+    samples_ms = np.tile([8.0, 4.0, 2.0], (10, 1))
+    rows = benchmark.latency_rows(contestants, samples_ms, params)
+    assert [row["ratio_to_base"] for row in rows] == [2.0, 1.0, 0.5]
+    assert [row["fastest"] for row in rows] == ["false", "true", "true"]
+
+
+@pytest.mark.parametrize(("load", "warns"), [(None, False), (0.0, False), (999.0, True)])
+def test_a_busy_machine_is_a_warning(capsys, load, warns):
+    benchmark.warn_if_busy(load, threads=1)
+    assert ("warning: load average" in capsys.readouterr().out) == warns

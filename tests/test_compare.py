@@ -1,0 +1,254 @@
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import image as png
+from matplotlib.figure import Figure
+
+from stages import compare
+from stages.common import charts
+from stages.common.cli import InputError
+from stages.common.data import CLASSES
+
+ENVIRONMENT = {
+    "cpu": "AMD EPYC 7763",
+    "int8_instructions": "none",
+    "cores": 2,
+    "system": "Linux x86_64",
+    "python": "3.11.7",
+    "opencv": "5.0.0",
+    "onnxruntime": "1.32.0",
+    "threads": 1,
+    "rounds": 300,
+    "load_average_at_start": 0.1,
+    "matmul_gflops": 85.5,
+}
+# accuracy, bytes, params, non-zero params, MACs, milliseconds in OpenCV and in ONNX Runtime
+VARIANTS = {
+    "base": (92.5, 7_901_234, 1_974_306, 1_974_306, 143_000_000, 4.4, 4.1),
+    "pruned": (92.1, 2_401_234, 598_000, 299_000, 70_000_000, 2.1, 1.9),
+    "base_int8": (92.4, 2_001_234, 1_974_306, 1_974_306, 143_000_000, 5.4, 3.2),
+    "pruned_int8": (92.0, 621_234, 598_000, 598_000, 70_000_000, 2.6, 1.6),
+}
+PICTURES = ("accuracy_plot.png", "latency_comparison.png", "pareto.png")
+
+
+def evaluation_of(name: str) -> dict:
+    accuracy, size, params, nonzero, macs, _, _ = VARIANTS[name]
+    offsets = np.random.default_rng(len(name)).normal(scale=3, size=10)
+    return {
+        "accuracy": accuracy,
+        "class_accuracy": {
+            label: round(min(accuracy + offset, 99.0), 1)
+            for label, offset in zip(CLASSES, offsets - offsets.mean(), strict=True)
+        },
+        "images": 10_000,
+        "size_bytes": size,
+        "params": params,
+        "nonzero_params": nonzero,
+        "macs": macs,
+        "peak_activation_bytes": 200_000,
+    }
+
+
+def latency_of(milliseconds: float, base: float, engine: str) -> dict:
+    ratio = milliseconds / base
+    return {
+        "engine": engine,
+        "latency_ms_median": milliseconds,
+        "latency_ms_p5": milliseconds * 0.97,
+        "latency_ms_p95": milliseconds * 1.1,
+        "ratio_to_base": ratio,
+        "ratio_to_base_low": ratio * 0.99,
+        "ratio_to_base_high": ratio * 1.01,
+        "gflops": 50.0,
+    }
+
+
+def write_inputs(directory: Path) -> None:
+    """The evaluation and benchmark files, named as in dvc.yaml."""
+    evaluate = directory / "metrics" / "evaluate"
+    evaluate.mkdir(parents=True)
+    *_, base_opencv, base_onnxruntime = VARIANTS["base"]
+    benchmark = {"environment": ENVIRONMENT}
+    for name, (*_, opencv, onnxruntime) in VARIANTS.items():
+        (evaluate / f"{name}.json").write_text(json.dumps(evaluation_of(name)))
+        engine = "classic" if "int8" in name else "new"
+        benchmark[name] = {
+            "opencv": latency_of(opencv, base_opencv, engine),
+            "onnxruntime": latency_of(onnxruntime, base_onnxruntime, "cpu"),
+        }
+    (directory / "metrics" / "benchmark.json").write_text(json.dumps(benchmark))
+
+
+def run_compare(directory: Path, monkeypatch, plots: str = "plots") -> Path:
+    """Run the stage as DVC does; the folder of its plots."""
+    metrics = directory / "metrics"
+    command = ["compare", "--evaluate", metrics / "evaluate"]
+    command += ["--benchmark", metrics / "benchmark.json", "--plots", directory / plots]
+    command += ["--summary", metrics / "summary.json", "--table", metrics / "summary.md"]
+    monkeypatch.setattr(sys, "argv", [str(part) for part in command])
+    compare.main()
+    return directory / plots
+
+
+@pytest.fixture
+def inputs(tmp_path) -> Path:
+    write_inputs(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("compare")
+    write_inputs(directory)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run_compare(directory, monkeypatch)
+    return directory
+
+
+def read_rows(path: Path) -> list[dict]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_tradeoff_rows_hold_what_the_inputs_say_in_the_benchmarks_order(outputs):
+    rows = read_rows(outputs / "plots" / "tradeoff.csv")
+    assert [row["variant"] for row in rows] == list(VARIANTS)
+    for row in rows:
+        accuracy, size, params, nonzero, macs, opencv, onnxruntime = VARIANTS[row["variant"]]
+        assert float(row["accuracy"]) == accuracy
+        assert float(row["latency_ms_median"]) == opencv
+        assert float(row["ratio_to_base"]) == opencv / 4.4
+        assert float(row["ratio_to_base_low"]) < opencv / 4.4 < float(row["ratio_to_base_high"])
+        assert float(row["onnxruntime_latency_ms_median"]) == onnxruntime
+        assert float(row["onnxruntime_ratio_to_base"]) == onnxruntime / 4.1
+        counts = [int(row[key]) for key in ("size_bytes", "params", "nonzero_params", "macs")]
+        assert counts == [size, params, nonzero, macs]
+
+
+def test_a_kilobyte_is_1000_bytes(outputs):
+    rows = read_rows(outputs / "plots" / "size_chart.csv")
+    assert rows[0] == {"variant": "base", "size_bytes": "7901234", "size_kb": "7901.234"}
+    assert charts.kilobytes(7_901_234) == "7,901 KB"
+
+
+def test_summary_has_the_same_keys_for_every_variant_and_the_inputs_values(outputs):
+    summary = json.loads((outputs / "metrics" / "summary.json").read_text())
+    assert list(summary) == list(VARIANTS)
+    for name, block in summary.items():
+        accuracy, size, params, nonzero, macs, opencv, onnxruntime = VARIANTS[name]
+        assert block == {
+            "accuracy": accuracy,
+            "size_bytes": size,
+            "params": params,
+            "nonzero_params": nonzero,
+            "macs": macs,
+            "latency_ratio_to_base": {"opencv": opencv / 4.4, "onnxruntime": onnxruntime / 4.1},
+        }
+
+
+def test_markdown_table_has_a_row_a_variant_with_its_figures(outputs):
+    lines = (outputs / "metrics" / "summary.md").read_text().splitlines()
+    assert len({line.count("|") for line in lines[:6]}) == 1
+    assert lines[2] == (
+        "| base | 92.50 % | 7,901,234 bytes | 1,974,306 | 143,000,000 | 4.40 ms | "
+        "1.00 [0.99, 1.01] | 4.10 ms | 1.00 [0.99, 1.01] |"
+    )
+    assert lines[3] == (
+        "| pruned | 92.10 % | 2,401,234 bytes | 598,000 (299,000 non-zero) | 70,000,000 | "
+        "2.10 ms | 0.48 [0.47, 0.48] | 1.90 ms | 0.46 [0.46, 0.47] |"
+    )
+    assert [line.split(" | ")[0] for line in lines[4:6]] == ["| base_int8", "| pruned_int8"]
+
+
+def test_markdown_says_under_which_conditions_it_holds(outputs):
+    text = (outputs / "metrics" / "summary.md").read_text()
+    for condition in (
+        "AMD EPYC 7763, 1 thread, OpenCV 5.0.0, ONNX Runtime 1.32.0",
+        "300 interleaved rounds",
+        "base new, pruned new, base_int8 classic, pruned_int8 classic",
+        "10,000 test images",
+        "different machines must not be subtracted",
+    ):
+        assert condition in text
+
+
+def test_pictures_are_whole_and_byte_identical_on_a_second_run(outputs, monkeypatch):
+    again = run_compare(outputs, monkeypatch, plots="again")
+    for name in PICTURES:
+        content = (outputs / "plots" / name).read_bytes()
+        assert content == (again / name).read_bytes()
+        pixels = png.imread(again / name)
+        assert pixels.shape[1] == 9 * 150
+        assert pixels[..., :3].std() > 0.05  # not an empty sheet
+
+
+def test_a_benchmarked_variant_that_was_not_evaluated_is_named(inputs, monkeypatch):
+    (inputs / "metrics" / "evaluate" / "pruned.json").unlink()
+    with pytest.raises(InputError, match=r"variant 'pruned'.*pruned\.json is missing"):
+        run_compare(inputs, monkeypatch)
+    assert not (inputs / "plots").exists()
+
+
+def test_an_evaluated_variant_that_was_not_benchmarked_is_named(inputs, monkeypatch):
+    (inputs / "metrics" / "evaluate" / "old.json").write_text(json.dumps(evaluation_of("base")))
+    with pytest.raises(InputError, match=r"variant 'old' .* no block in"):
+        run_compare(inputs, monkeypatch)
+
+
+def test_a_missing_key_is_named_with_its_file(inputs, monkeypatch):
+    path = inputs / "metrics" / "evaluate" / "pruned.json"
+    evaluation = evaluation_of("pruned")
+    del evaluation["macs"]
+    path.write_text(json.dumps(evaluation))
+    with pytest.raises(InputError, match=r"pruned\.json lacks 'macs'"):
+        run_compare(inputs, monkeypatch)
+
+
+def test_variants_evaluated_on_different_images_are_refused(inputs, monkeypatch):
+    path = inputs / "metrics" / "evaluate" / "pruned.json"
+    path.write_text(json.dumps(evaluation_of("pruned") | {"images": 500}))
+    with pytest.raises(InputError, match="different numbers of images"):
+        run_compare(inputs, monkeypatch)
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "is missing"), ("{", "is no JSON")])
+def test_an_unreadable_benchmark_is_refused(inputs, monkeypatch, content, message):
+    path = inputs / "metrics" / "benchmark.json"
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=rf"benchmark\.json {message}"):
+        run_compare(inputs, monkeypatch)
+
+
+def test_the_front_holds_what_no_other_beats_in_both():
+    points = {"a": (4.0, 92.5, 1), "b": (2.0, 92.1, 1), "c": (5.0, 92.4, 1), "d": (2.5, 92.0, 1)}
+    assert charts.pareto_front(points) == [(2.0, 92.1), (4.0, 92.5)]
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        {name: (values[5], values[0], values[1]) for name, values in VARIANTS.items()},
+        {name: (4.0, 92.0, size) for name, size in zip("abcd", (8e6, 4e6, 2e6, 1e5), strict=True)},
+        {name: (4.0 + i / 100, 92.0 + i / 100, 1e6) for i, name in enumerate("abcd")},
+    ],
+    ids=["typical", "all in one place", "close together"],
+)
+def test_labels_neither_cover_each_other_nor_leave_the_frame(points):
+    figure = charts.pareto_chart(points, note="")
+    figure.draw_without_rendering()
+    boxes = label_boxes(figure)
+    assert len(boxes) == len(points)
+    for index, box in enumerate(boxes):
+        assert charts.covered(box, boxes[:index], frame=figure.axes[0].bbox) < 1
+
+
+def label_boxes(figure: Figure) -> list:
+    """The frames of the labels, without the lines to their bubbles."""
+    return [label.get_bbox_patch().get_window_extent() for label in figure.axes[0].texts]

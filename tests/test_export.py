@@ -1,0 +1,162 @@
+"""stages.export: the ONNX file is the network, on every runtime and in every clone."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stages import export
+from stages.common.cli import InputError
+from stages.common.data import CLASSES
+from stages.common.graph import load_model, read_metadata
+from tests.conftest import make_images
+from tests.networks import (
+    CONFIG,
+    PROVENANCE,
+    call,
+    fp32_bytes,
+    fp32_model,
+    random_network,
+    write_checkpoint,
+    write_params,
+)
+
+
+@pytest.fixture
+def arguments(tmp_path, data_directory) -> dict[str, Path]:
+    return {
+        "params": write_params(tmp_path / "params.yaml"),
+        "data": data_directory,
+        "checkpoint": write_checkpoint(tmp_path / "base.pt"),
+        "onnx": tmp_path / "models" / "model.onnx",
+        "metrics": tmp_path / "metrics.json",
+    }
+
+
+@pytest.mark.parametrize("widths", [CONFIG["widths"], [[4], [4, 8], [8], [8, 8, 8]], [[8]]])
+def test_folding_changes_nothing(widths):
+    torch.manual_seed(1)
+    network = export.Network({"widths": widths, "classes": 10})
+    torch.nn.init.normal_(network.whitening.weight, std=0.3)
+    torch.nn.init.normal_(network.whitening.bias)
+    torch.nn.init.normal_(network.head.weight)
+    pixels = torch.from_numpy(make_images(20).pixels).float()
+    with torch.inference_mode():
+        for block in network.blocks:
+            for norm in block.norms:
+                torch.nn.init.normal_(norm.bias)
+        for _ in range(3):
+            network.train()(pixels)
+        expected = network.eval()(pixels)
+
+        torch.testing.assert_close(export.folded(network)(pixels), expected, atol=1e-4, rtol=0)
+
+
+def test_folding_leaves_the_network_as_it_was():
+    network = random_network()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+
+    export.folded(network)
+
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert next(network.parameters()).dtype == torch.float32
+
+
+def test_the_graph_is_a_chain_of_operators_that_every_compiler_knows():
+    operators = [node.op_type for node in fp32_model().graph.node]
+
+    convolutions = ["Conv", "Relu", "MaxPool", "Conv", "Relu"]
+    assert operators == ["Conv", "Relu", *3 * convolutions, "MaxPool", "Flatten", "Gemm"]
+
+
+def test_the_batch_is_dynamic_and_input_and_output_are_named():
+    graph = fp32_model().graph
+    (pixels,), (logits,) = graph.input, graph.output
+
+    assert (pixels.name, logits.name) == ("pixels", "logits")
+    assert [dim.dim_value for dim in pixels.type.tensor_type.shape.dim] == [0, 3, 32, 32]
+    assert [dim.dim_value for dim in logits.type.tensor_type.shape.dim] == [0, 10]
+
+
+def test_main_writes_the_file_and_how_far_each_runtime_is(arguments, monkeypatch, capsys):
+    call(export, monkeypatch, **arguments)
+
+    metrics = json.loads(arguments["metrics"].read_text())
+    for runtime in ("onnxruntime", "opencv_classic", "opencv_new"):
+        assert metrics[runtime]["max_logit_difference"] < 1e-3
+        assert metrics[runtime]["flipped_predictions"] == 0
+    assert metrics["images"] == 50
+    assert metrics["size_bytes"] == arguments["onnx"].stat().st_size
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_the_file_says_what_it_is(arguments, monkeypatch):
+    call(export, monkeypatch, **arguments)
+
+    metadata = {
+        key: json.loads(value)
+        for key, value in read_metadata(load_model(arguments["onnx"])).items()
+    }
+    assert metadata["classes"] == list(CLASSES)
+    assert metadata["widths"] == CONFIG["widths"]
+    assert metadata["provenance"] == PROVENANCE
+    assert metadata["input"] == {
+        "name": "pixels",
+        "layout": "NCHW",
+        "channels": "RGB",
+        "size": [32, 32],
+        "type": "float32",
+        "range": [0, 255],
+    }
+
+
+def test_equal_checkpoints_give_equal_bytes_without_paths_or_source(arguments, monkeypatch):
+    call(export, monkeypatch, **arguments)
+
+    assert arguments["onnx"].read_bytes() == fp32_bytes()
+    for text in (b"/", b".py", b"forward", b"pkg.torch", b"+cu", b"+cpu"):
+        assert text not in strings_of(arguments["onnx"]), text
+
+
+def strings_of(path: Path) -> bytes:
+    """The file without its weights, whose bytes may be any."""
+    model = load_model(path)
+    for tensor in model.graph.initializer:
+        tensor.ClearField("raw_data")
+    return model.SerializeToString()
+
+
+def test_a_runtime_beyond_the_tolerance_is_named_and_no_file_stays(arguments, monkeypatch):
+    write_params(arguments["params"], export={"logit_tolerance": 0})
+
+    with pytest.raises(
+        InputError, match=r"differs from PyTorch by \S+ in a logit; allowed .*logit_tolerance: 0;"
+    ):
+        call(export, monkeypatch, **arguments)
+
+    assert list(arguments["onnx"].parent.iterdir()) == []
+    assert not arguments["metrics"].exists()
+
+
+def test_a_logit_that_is_no_number_is_refused():
+    found = {"opencv_new": {"max_logit_difference": float("nan"), "flipped_predictions": 1}}
+
+    with pytest.raises(InputError, match="opencv_new differs from PyTorch by nan"):
+        export.refuse_differences(found, tolerance=1.0)
+
+
+def test_differences_are_the_largest_logit_and_the_changed_predictions():
+    expected = np.array([[1.0, 2.0], [3.0, 0.0]])
+
+    found = export.differences(np.array([[1.0, 2.5], [3.0, 3.1]]), expected)
+
+    assert found == {"max_logit_difference": 3.1, "flipped_predictions": 1}
+
+
+def test_more_check_images_than_validation_images_are_refused(arguments, monkeypatch):
+    write_params(arguments["params"], export={"check_images": 101})
+
+    with pytest.raises(InputError, match=r"export\.check_images is 101; allowed: at most 100"):
+        call(export, monkeypatch, **arguments)

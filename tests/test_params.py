@@ -1,0 +1,103 @@
+"""params.yaml: what is accepted, and what each refusal says."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages.check import SECTIONS, accepted, check
+from stages.common.cli import InputError
+from stages.common.params import read_params
+
+COMMITTED = Path(__file__).parent.parent / "params.yaml"
+
+
+@pytest.fixture
+def content() -> dict:
+    return copy.deepcopy(read_params(COMMITTED))
+
+
+def test_the_committed_params_are_accepted(content):
+    check(content, path="params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("prune.amount", 1.5, "prune.amount is 1.5; allowed: a number in [0, 1)"),
+        ("prune.amount", 1, "prune.amount is 1; allowed: a number in [0, 1)"),
+        ("prune.amount", True, "prune.amount is True; allowed: a number in [0, 1)"),
+        ("prune.amount", float("nan"), "prune.amount is nan; allowed: a number in [0, 1)"),
+        ("prune.amout", 0.5, "prune.amout is unknown; did you mean prune.amount?"),
+        ("prune.method", "magic", "'magic'; allowed: structured or unstructured"),
+        ("train.epochs", "abc", "train.epochs is 'abc'; allowed: a whole number of at least 1"),
+        ("train.epochs", 2.5, "train.epochs is 2.5; allowed: a whole number of at least 1"),
+        ("train.widths", [[64], []], "allowed: 1 to 4 blocks"),
+        ("quantize.calibration_images", 0, "quantize.calibration_images is 0; allowed: "),
+        ("quantize.calibration_images", 49_000, "allowed: at most 47500"),
+        ("data.train_images", 49_999, "data.train_images is 49999; allowed: at most 47500"),
+        ("export.check_images", 2_501, "export.check_images is 2501; allowed: at most 2500"),
+        ("prepare.sources", ["ftp"], "allowed: a list of one or more of local, official, npm"),
+    ],
+)
+def test_a_wrong_value_is_refused_naming_key_value_and_what_is_allowed(content, key, value, said):
+    section, name = key.split(".")
+    content[section][name] = value
+    with pytest.raises(InputError) as refusal:
+        check(content, path="params.yaml")
+    assert said in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_missing_key_is_named(content):
+    del content["train"]["epochs"]
+    with pytest.raises(InputError, match=r"train\.epochs is missing; allowed: a whole number"):
+        check(content, path="params.yaml")
+
+
+def test_a_missing_section_is_named(content):
+    del content["prune"]
+    with pytest.raises(InputError, match="section 'prune' is missing"):
+        check(content, path="params.yaml")
+
+
+def test_an_unknown_section_is_named_with_the_nearest_known_one(content):
+    content["purne"] = {}
+    with pytest.raises(InputError, match=r"purne is unknown; did you mean prune\?"):
+        check(content, path="params.yaml")
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1\n", ""])
+def test_a_file_that_is_not_sections_is_refused(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"params\.yaml"):
+        read_params(path)
+
+
+def test_what_check_writes_does_not_depend_on_the_values():
+    """Otherwise every changed value would start the whole pipeline again."""
+    assert set(accepted()) == set(SECTIONS)
+    assert accepted()["prune"]["amount"] == "a number in [0, 1)"
+
+
+def test_every_key_is_explained_in_the_readme():
+    readme = (COMMITTED.parent / "README.md").read_text()
+    keys = [f"{section}.{key}" for section, keys in accepted().items() for key in keys]
+    assert [key for key in keys if f"`{key}`" not in readme] == []
+
+
+def test_params_yaml_holds_plain_numbers():
+    """'1e-3' is a text in YAML 1.1, as DVC reads it."""
+    numbers = [value for section in read_params(COMMITTED).values() for value in section.values()]
+    assert not [value for value in numbers if isinstance(value, str) and _is_float(value)]
+    assert yaml.safe_load("1e-3") == "1e-3"
+
+
+def _is_float(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True

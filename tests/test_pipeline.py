@@ -1,0 +1,224 @@
+"""The pipeline as a user runs it: DVC itself, in a repository of its own, on tiny data."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import make_images, write_images
+
+ROOT = Path(__file__).parent.parent
+TINY = {
+    "data": {"train_images": 400, "validation_images": 100},
+    "train": {
+        "widths": [[16, 16], [32, 32], [32, 32]],
+        "epochs": 2,
+        "batch_size": 50,
+        "device": "cpu",
+    },
+    "prune": {
+        "round_to": 4,
+        "steps": 1,
+        "epochs": 1,
+        "batch_size": 50,
+        "learning_rate": 0.05,
+        "device": "cpu",
+    },
+    "export": {"check_images": 50},
+    "quantize": {"calibration_images": 100, "max_accuracy_drop": 100},
+    "benchmark": {"rounds": 20, "warmup": 2, "bootstrap_samples": 100},
+}
+ALL_STAGES = {
+    "check",
+    "prepare",
+    "train",
+    "prune",
+    "export@base",
+    "export@pruned",
+    "quantize@base",
+    "quantize@pruned",
+    "evaluate@base",
+    "evaluate@pruned",
+    "evaluate@base_int8",
+    "evaluate@pruned_int8",
+    "benchmark",
+    "compare",
+}
+VARIANTS = ["base", "pruned", "base_int8", "pruned_int8"]
+
+
+class Repository:
+    """A clone of the working tree with tiny params, and the commands that a user types in it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def run(self, *command: str, succeed: bool = True) -> str:
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        result = subprocess.run(
+            command, cwd=self.path, env=environment, capture_output=True, text=True, timeout=600
+        )
+        output = result.stdout + result.stderr
+        assert (result.returncode == 0) == succeed, output
+        return output
+
+    def dvc(self, *arguments: str, succeed: bool = True) -> str:
+        return self.run(sys.executable, "-m", "dvc", *arguments, succeed=succeed)
+
+    def json(self, name: str) -> dict:
+        return json.loads((self.path / name).read_text())
+
+
+def stages_run(output: str) -> set[str]:
+    lines = [line for line in output.splitlines() if line.startswith("Running stage '")]
+    return {line.split("'")[1] for line in lines}
+
+
+def copy_working_tree(target: Path) -> None:
+    files = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split("\0")
+    for name in filter(None, files):
+        # What the committed run made is left out: here everything is made anew.
+        if (ROOT / name).is_file() and name != "dvc.lock":
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target / name)
+
+
+def set_params(path: Path, changes: dict) -> None:
+    params = yaml.safe_load(path.read_text())
+    for section, values in changes.items():
+        params[section].update(values)
+    path.write_text(yaml.safe_dump(params))
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory) -> Repository:
+    """A repository whose first `dvc repro` has run.
+
+    Tiny images stand in for CIFAR-10: `dvc commit` takes them as what prepare made.
+    """
+    path = tmp_path_factory.mktemp("clone")
+    copy_working_tree(path)
+    set_params(path / "params.yaml", TINY)
+    repository = Repository(path)
+    repository.run("git", "init", "--quiet")
+    repository.run("git", "config", "user.name", "Test")
+    repository.run("git", "config", "user.email", "test@example.com")
+    repository.dvc("repro", "check")
+    data = path / "data" / "cifar10"
+    data.mkdir()
+    for seed, name in enumerate([f"data_batch_{n}.bin" for n in range(1, 6)] + ["test_batch.bin"]):
+        write_images(data / name, make_images(100, seed=seed))
+    repository.dvc("commit", "--force", "prepare")
+    repository.first_output = repository.dvc("repro")
+    repository.run("git", "add", "--all")
+    repository.run("git", "commit", "--quiet", "--message", "base")
+    return repository
+
+
+def test_one_command_makes_every_model_metric_and_plot(repository):
+    assert stages_run(repository.first_output) == ALL_STAGES - {"check", "prepare"}
+    for name in ("model", "model_int8", "model_pruned", "model_pruned_int8"):
+        assert (repository.path / "models" / f"{name}.onnx").stat().st_size > 0
+    for variant in VARIANTS:
+        assert repository.json(f"metrics/evaluate/{variant}.json")["images"] == 100
+    blocks = [repository.json("metrics/summary.json")[variant] for variant in VARIANTS]
+    assert all(block.keys() == blocks[0].keys() for block in blocks)
+    sizes = [block["size_bytes"] for block in blocks]
+    assert sizes == sorted(sizes, reverse=True)  # base > pruned > base INT8 > pruned INT8
+    assert blocks[1]["macs"] < 0.65 * blocks[0]["macs"]
+    for picture in ("accuracy_plot", "latency_comparison", "pareto"):
+        assert (repository.path / "plots" / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_second_run_does_nothing_and_the_status_is_clean(repository):
+    assert stages_run(repository.dvc("repro")) == set()
+    assert "up to date" in repository.dvc("status")
+
+
+def test_everything_renders_as_one_page(repository):
+    output = repository.dvc("plots", "show")
+    page = (repository.path / "dvc_plots" / "index.html").read_text()
+    assert "index.html" in output
+    for title in ("Training - loss", "Fine-tuning", "Latency", "Size", "Confusion of pruned, INT8"):
+        assert title in page, title
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("prune.amount=1.5", "prune.amount is 1.5; allowed: a number in [0, 1)"),
+        ("train.epochs=abc", "train.epochs is 'abc'; allowed: a whole number of at least 1"),
+        ("quantize.calibration_images=0", "quantize.calibration_images is 0; allowed:"),
+        ("+prune.amout=0.5", "prune.amout is unknown; did you mean prune.amount?"),
+    ],
+)
+def test_a_wrong_param_is_one_line_before_any_work(repository, override, said):
+    output = repository.dvc("exp", "run", "-S", override, succeed=False)
+    repository.run("git", "checkout", "--quiet", "params.yaml")
+    assert stages_run(output) == {"check"}
+    [line] = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert said in line
+    assert "Traceback" not in output
+
+
+def test_a_misspelt_param_is_named_before_any_work(repository):
+    output = repository.dvc("exp", "run", "-S", "prune.amout=0.5", succeed=False)
+    repository.run("git", "checkout", "--quiet", "params.yaml")
+    assert "prune.amout" in output
+    assert "Traceback" not in output
+    assert stages_run(output) <= {"check"}
+
+
+def test_another_amount_runs_only_what_depends_on_pruning_and_shows_what_changed(repository):
+    output = repository.dvc("exp", "run", "-S", "prune.amount=0.7")
+    ran = stages_run(output)
+    assert ran == {name for name in ALL_STAGES if "pruned" in name} | {
+        "check",
+        "prune",
+        "benchmark",
+        "compare",
+    }
+    table = repository.dvc("metrics", "diff", "--md")
+    for key in ("accuracy", "size_bytes", "macs", "latency_ratio_to_base.opencv"):
+        assert f"| pruned.{key} " in table or f"pruned.{key}" in table, table
+    assert json.loads(repository.dvc("plots", "diff", "--json"))
+    repository.run("git", "checkout", "--quiet", ".")
+    repository.dvc("checkout", "--quiet")
+
+
+def test_zeros_in_place_save_neither_bytes_nor_multiplications(repository):
+    repository.dvc("exp", "run", "-S", "prune.method=unstructured", "-S", "prune.amount=0.8")
+    base, pruned = (repository.json("metrics/summary.json")[name] for name in ("base", "pruned"))
+    assert pruned["size_bytes"] == pytest.approx(base["size_bytes"], rel=0.01)
+    assert pruned["macs"] == base["macs"]
+    assert pruned["nonzero_params"] < 0.5 * base["nonzero_params"]
+    repository.run("git", "checkout", "--quiet", ".")
+    repository.dvc("checkout", "--quiet")
+
+
+def test_the_same_seed_makes_the_same_bits_twice(repository):
+    before = {path: path.read_bytes() for path in (repository.path / "models").iterdir()}
+    metrics = (repository.path / "metrics" / "train.json").read_bytes()
+    stages = [name for name in ALL_STAGES if name.startswith(("train", "prune", "export", "quant"))]
+    repository.dvc(
+        "repro", "--force", "--single-item", "--no-run-cache", *sorted(stages, key=order)
+    )
+    assert len(before) == 6
+    for path, content in before.items():
+        assert path.read_bytes() == content, path.name
+    assert (repository.path / "metrics" / "train.json").read_bytes() == metrics
+
+
+def order(name: str) -> int:
+    return [name.startswith(verb) for verb in ("train", "prune", "export", "quantize")].index(True)

@@ -1,0 +1,221 @@
+"""Pruning: channels that are really gone, zeros that stay, amounts that are met."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from stages.common.cli import InputError
+from stages.common.data import Images
+from stages.common.model import Network, size_of, widths_of
+from stages.common.training import EpochStore, RecipeParams, model_digest
+from stages.prune import (
+    PruneParams,
+    channel_scores,
+    curve,
+    distillation,
+    mask_weights,
+    prune_and_fine_tune,
+    remove_channels,
+    search_ratio,
+    share_removed,
+    summary,
+    unmask,
+    widths_at,
+    without_channels,
+)
+from stages.train import build_network
+from tests.conftest import make_images
+
+RECIPE = RecipeParams(
+    momentum=0.6,
+    sgd_momentum=0.85,
+    bias_rate=220.0,
+    head_rate=0.04,
+    weight_decay=0.008,
+    label_smoothing=0.2,
+    translate=2,
+)
+PARAMS = PruneParams(
+    seed=0,
+    method="structured",
+    target="macs",
+    amount=0.5,
+    importance="taylor",
+    round_to=4,
+    steps=2,
+    epochs_between=1,
+    epochs=1,
+    batch_size=50,
+    learning_rate=0.05,
+    warmup=0.1,
+    distillation=0.9,
+    temperature=4.0,
+    device="cpu",
+)
+
+
+@pytest.fixture(scope="module")
+def images() -> Images:
+    return make_images(100)
+
+
+@pytest.fixture(scope="module")
+def base(images) -> Network:
+    """A network with weights and statistics in which channels differ, as after training."""
+    network = build_network([[32, 32], [64, 64], [64, 64]], images, seed=1)
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv2d) and layer.weight.requires_grad:
+            torch.nn.init.kaiming_normal_(layer.weight)
+            layer.weight.data *= torch.rand(len(layer.weight), 1, 1, 1) + 0.1
+    network.train()(torch.from_numpy(images.pixels).float())
+    return network.eval()
+
+
+@pytest.mark.parametrize("target", ["macs", "params"])
+@pytest.mark.parametrize("amount", [0.3, 0.6, 0.9])
+def test_structured_pruning_removes_about_the_amount_asked(base, images, target, amount):
+    params = dataclasses.replace(PARAMS, target=target, amount=amount)
+    pruned = remove_channels(base, size_of(base), amount, images, params)
+    reached = 1 - getattr(size_of(pruned), target) / getattr(size_of(base), target)
+    assert reached == pytest.approx(amount, abs=0.06)
+    assert all(width % 4 == 0 for block in widths_of(pruned) for width in block)
+    assert size_of(pruned).nonzero_params == size_of(pruned).params
+
+
+def test_what_is_left_computes_what_the_base_computes_without_those_channels(base, images):
+    """Silencing a channel (its ReLU never opens) must equal removing it."""
+    scores = channel_scores(base, images, "taylor", seed=0)
+    widths = [20, 32, 40, 60, 64, 36]
+    silenced = copy.deepcopy(base)
+    norms = [norm for block in silenced.blocks for norm in block.norms]
+    for norm, score, width in zip(norms, scores, widths, strict=True):
+        norm.bias.data[score.argsort(stable=True)[: len(score) - width]] = -1e6
+    pruned = without_channels(base, scores, widths)
+    pixels = torch.from_numpy(images.pixels).float()
+    with torch.no_grad():
+        assert torch.allclose(pruned.eval()(pixels), silenced(pixels), atol=1e-4)
+    assert [width for block in widths_of(pruned) for width in block] == widths
+
+
+def test_a_channel_that_does_nothing_is_the_first_to_go(base, images):
+    dead = copy.deepcopy(base)
+    dead.blocks[1].norms[0].bias.data[5] = -1e6
+    for importance in ("taylor", "magnitude"):
+        if importance == "magnitude":
+            dead.blocks[1].convolutions[0].weight.data[5] = 0
+            dead.blocks[1].convolutions[1].weight.data[:, 5] = 0
+        scores = channel_scores(dead, images, importance, seed=0)
+        assert scores[2].argmin() == 5
+
+
+def test_random_importance_follows_the_seed(base, images):
+    one, same, other = (channel_scores(base, images, "random", seed) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_widths_are_rounded_but_never_to_nothing():
+    scores = [torch.arange(1.0, 33.0), torch.arange(101.0, 133.0)]
+    assert widths_at(0.0, scores, round_to=8) == [32, 32]
+    assert widths_at(0.25, scores, round_to=8) == [16, 32]
+    assert widths_at(0.5, scores, round_to=8) == [8, 32]
+    assert widths_at(1.0, scores, round_to=8) == [8, 8]
+    assert widths_at(1.0, [torch.rand(5)], round_to=8) == [5]
+
+
+def test_nothing_is_removed_when_nothing_is_asked(base, images):
+    pruned = remove_channels(base, size_of(base), 0.0, images, PARAMS)
+    assert model_digest(pruned) == model_digest(base)
+
+
+def test_an_amount_out_of_reach_says_what_can_be_reached(base, images):
+    params = dataclasses.replace(PARAMS, amount=0.999, round_to=16)
+    with pytest.raises(InputError, match=r"prune\.amount is 0\.999; .* at most 0\.\d+ of the macs"):
+        remove_channels(base, size_of(base), 0.999, images, params)
+
+
+def test_the_search_finds_the_nearest_reachable_share():
+    def steps(ratio: float) -> float:
+        return round(ratio * 8) / 8
+
+    assert steps(search_ratio(steps, 0.5)) == 0.5
+    assert steps(search_ratio(steps, 0.3)) == 0.25
+    assert steps(search_ratio(steps, 0.36)) == 0.375
+    assert search_ratio(steps, 0.0) == 0.0
+
+
+@pytest.mark.parametrize("target", ["macs", "params"])
+def test_unstructured_pruning_writes_zeros_and_keeps_every_shape(base, target):
+    params = dataclasses.replace(PARAMS, method="unstructured", target=target, amount=0.8)
+    model = copy.deepcopy(base)
+    mask_weights(model, size_of(base), 0.8, params)
+    unmask(model)
+    assert share_removed(size_of(base), size_of(model), params) == pytest.approx(0.8, abs=0.005)
+    assert widths_of(model) == widths_of(base)
+    assert size_of(model).params == size_of(base).params
+    assert size_of(model).macs == size_of(base).macs
+
+
+def test_unstructured_pruning_takes_the_smallest_weights(base):
+    params = dataclasses.replace(PARAMS, method="unstructured", target="params")
+    model = copy.deepcopy(base)
+    mask_weights(model, size_of(base), 0.5, params)
+    unmask(model)
+    pairs = [
+        (kept.weight.detach(), original.weight.detach())
+        for kept, original in zip(model.modules(), base.modules(), strict=True)
+        if isinstance(original, torch.nn.Conv2d) and original.weight.requires_grad
+    ]
+    zeroed = torch.cat([original[kept == 0].abs() for kept, original in pairs])
+    kept = torch.cat([kept[kept != 0].abs() for kept, _ in pairs])
+    assert zeroed.max() <= kept.min()
+
+
+@pytest.mark.parametrize("method", ["structured", "unstructured"])
+def test_pruning_and_fine_tuning_is_repeatable_and_reports_what_it_did(
+    base, images, tmp_path, method
+):
+    params = dataclasses.replace(PARAMS, method=method)
+    validation = make_images(50, seed=9)
+    results = [
+        prune_and_fine_tune(base, images, validation, RECIPE, params, EpochStore(tmp_path / name))
+        for name in "ab"
+    ]
+    (pruned, stages, raw), (again, _, _) = results
+    assert model_digest(pruned) == model_digest(again)
+    assert len(raw) == 2
+    assert [(row["epoch"], row["step"]) for row in curve(stages)] == [(1, 1), (2, 2)]
+    report = summary(base, pruned, params, accuracies={})
+    assert report["amount_reached"] == pytest.approx(0.5, abs=0.06)
+    assert report["before"]["widths"] == "32 32 / 64 64 / 64 64"
+    shrunk = report["after"]["params"] < report["before"]["params"]
+    assert shrunk == (method == "structured")
+    zeros = report["after"]["nonzero_params"] < report["after"]["params"]
+    assert zeros == (method == "unstructured")
+
+
+def test_fine_tuning_does_not_touch_the_teacher(base, images, tmp_path):
+    before = model_digest(base)
+    prune_and_fine_tune(base, images, images, RECIPE, PARAMS, EpochStore(tmp_path))
+    assert model_digest(base) == before
+
+
+def test_distillation_is_nothing_where_student_and_teacher_agree(base, images):
+    params = dataclasses.replace(PARAMS, distillation=1.0)
+    loss = distillation(base, params, label_smoothing=0.0)
+    pixels, labels = torch.from_numpy(images.pixels).float(), torch.from_numpy(images.labels)
+    with torch.no_grad():
+        logits = base(pixels)
+    assert loss(logits, labels, pixels).item() == pytest.approx(0, abs=1e-5)
+    assert loss(torch.randn(len(labels), 10) * 5, labels, pixels).item() > 0.1
+
+
+def test_without_distillation_the_loss_is_cross_entropy(base, images):
+    params = dataclasses.replace(PARAMS, distillation=0.0)
+    loss = distillation(base, params, label_smoothing=0.1)
+    pixels, labels = torch.from_numpy(images.pixels).float(), torch.from_numpy(images.labels)
+    logits = torch.randn(len(labels), 10)
+    expected = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    assert loss(logits, labels, pixels).item() == pytest.approx(expected.item(), rel=1e-6)

@@ -1,0 +1,223 @@
+"""stages.quantize: INT8 that is right in both runtimes, small, calibrated on training images."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from stages import quantize
+from stages.common.cli import InputError
+from stages.common.data import RECORD_BYTES, TEST_FILE, TRAIN_FILES
+from stages.common.graph import cost_of, load_model, read_metadata
+from stages.common.runtime import OnnxRuntimeSession, OpenCVSession, predict
+from stages.quantize import QuantizeParams
+from tests.conftest import make_images
+from tests.networks import PARAMS, call, fp32_bytes, fp32_model, int8_model, write_params
+
+
+@pytest.fixture
+def arguments(tmp_path, data_directory) -> dict[str, Path]:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(fp32_bytes())
+    return {
+        "params": write_params(tmp_path / "params.yaml"),
+        "data": data_directory,
+        "onnx": path,
+        "int8": tmp_path / "models" / "model_int8.onnx",
+        "metrics": tmp_path / "metrics.json",
+    }
+
+
+def quantized(**changes) -> onnx.ModelProto:
+    params = QuantizeParams(**{**PARAMS["quantize"], **changes})
+    return quantize.quantized(fp32_model(), make_images(100), params)
+
+
+def test_main_writes_the_file_and_what_it_costs(arguments, monkeypatch, capfd):
+    call(quantize, monkeypatch, **arguments)
+
+    metrics = json.loads(arguments["metrics"].read_text())
+    for runtime in ("onnxruntime", "opencv_classic"):
+        result = metrics[runtime]
+        assert result["fp32_accuracy"] > 65
+        assert abs(result["accuracy_drop"]) <= 10
+        drop = result["fp32_accuracy"] - result["int8_accuracy"]
+        assert result["accuracy_drop"] == pytest.approx(drop)
+        assert result["flipped_predictions"] >= abs(result["accuracy_drop"])
+    assert metrics["runtime_agreement"] >= 97
+    assert metrics["calibration_images"] == 100
+    sizes = [arguments[name].stat().st_size for name in ("int8", "onnx")]
+    assert metrics["size_bytes"] == sizes[0]
+    assert metrics["size_ratio_to_fp32"] == pytest.approx(sizes[0] / sizes[1], abs=1e-4)
+    output = capfd.readouterr()
+    assert len(output.out.splitlines()) == 1
+    assert output.err == ""
+
+
+def test_equal_inputs_give_equal_bytes(arguments, monkeypatch):
+    call(quantize, monkeypatch, **arguments)
+    first = arguments["int8"].read_bytes()
+    call(quantize, monkeypatch, **arguments)
+
+    assert arguments["int8"].read_bytes() == first
+
+
+def test_calibration_sees_neither_validation_nor_test_images(arguments, tmp_path, monkeypatch):
+    call(quantize, monkeypatch, **arguments)
+    expected = arguments["int8"].read_bytes()
+    changed = shutil.copytree(arguments["data"], tmp_path / "changed")
+    (changed / TEST_FILE).unlink()
+    records = np.fromfile(changed / TRAIN_FILES[-1], np.uint8).reshape(-1, RECORD_BYTES)
+    records[:, 1:] = 255  # these 100 images are the validation split
+    records.tofile(changed / TRAIN_FILES[-1])
+    write_params(arguments["params"], quantize={"calibration_images": 400})
+    call(quantize, monkeypatch, **arguments)
+    all_training_images = arguments["int8"].read_bytes()
+
+    write_params(arguments["params"], quantize={"max_accuracy_drop": 100.0})
+    call(quantize, monkeypatch, **{**arguments, "data": changed})
+    assert weights_and_ranges(arguments["int8"]) == weights_and_ranges(expected)
+
+    write_params(
+        arguments["params"], quantize={"calibration_images": 400, "max_accuracy_drop": 100.0}
+    )
+    call(quantize, monkeypatch, **{**arguments, "data": changed})
+    assert weights_and_ranges(arguments["int8"]) == weights_and_ranges(all_training_images)
+
+
+def weights_and_ranges(model: Path | bytes) -> bytes:
+    """The model without its metadata, which states the params."""
+    content = model if isinstance(model, bytes) else model.read_bytes()
+    return onnx.ModelProto.FromString(content).graph.SerializeToString(deterministic=True)
+
+
+def test_more_calibration_images_than_training_images_are_refused(arguments, monkeypatch):
+    write_params(arguments["params"], quantize={"calibration_images": 401})
+
+    with pytest.raises(
+        InputError, match=r"quantize\.calibration_images is 401; allowed: at most 400"
+    ):
+        call(quantize, monkeypatch, **arguments)
+
+
+@pytest.mark.parametrize("broken", ["onnxruntime", "opencv_classic"])
+def test_a_runtime_that_loses_too_much_is_named_and_no_file_stays(arguments, monkeypatch, broken):
+    logits_by_runtime = quantize.logits_by_runtime
+
+    def one_runtime_is_wrong(path, images):
+        logits = logits_by_runtime(path, images)
+        if path != arguments["onnx"]:
+            logits[broken] = -logits[broken]
+        return logits
+
+    monkeypatch.setattr(quantize, "logits_by_runtime", one_runtime_is_wrong)
+
+    with pytest.raises(
+        InputError, match=rf"loses \S+ points of accuracy in {broken}; .*max_accuracy_drop: 10; try"
+    ):
+        call(quantize, monkeypatch, **arguments)
+
+    assert list(arguments["int8"].parent.iterdir()) == []
+    assert not arguments["metrics"].exists()
+
+
+@pytest.mark.parametrize("method", quantize.METHODS)
+@pytest.mark.parametrize("activation_type", quantize.ACTIVATION_TYPES)
+def test_every_way_to_quantize_keeps_the_accuracy_in_both_runtimes(
+    tmp_path, method, activation_type, capfd
+):
+    path = tmp_path / "int8.onnx"
+    model = quantized(calibration_method=method, activation_type=activation_type)
+    path.write_bytes(model.SerializeToString())
+    images = make_images(100, seed=5)
+
+    for session in (
+        OnnxRuntimeSession(path, threads=1),
+        OpenCVSession(path, engine="classic", threads=1),
+    ):
+        assert (predict(session, images, 50).argmax(1) == images.labels).mean() > 0.65
+    assert capfd.readouterr() == ("", "")
+
+
+def test_onnx_runtime_fuses_the_graph_into_int8_operators(tmp_path):
+    path, optimized = tmp_path / "int8.onnx", tmp_path / "optimized.onnx"
+    path.write_bytes(int8_model().SerializeToString())
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(optimized)
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    operators = [node.op_type for node in onnx.load(optimized).graph.node]
+
+    assert operators.count("QLinearConv") == 7
+    assert operators.count("QGemm") == 1
+    assert operators.count("QuantizeLinear") == 1  # the pixels
+    assert not {"Conv", "Gemm", "DequantizeLinear"} & set(operators)
+
+
+@pytest.mark.parametrize(("reduce_range", "largest"), [(True, 64), (False, 127)])
+def test_reduce_range_keeps_weights_to_7_bits(reduce_range, largest):
+    model = quantized(reduce_range=reduce_range)
+    weights = [
+        numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+        if tensor.data_type == TensorProto.INT8 and len(tensor.dims) > 1
+    ]
+
+    assert len(weights) == 8
+    assert max(np.abs(weight.astype(int)).max() for weight in weights) == largest
+
+
+def test_weights_have_one_scale_for_each_output_channel():
+    initializers = {tensor.name: tensor for tensor in int8_model().graph.initializer}
+    pairs = [
+        (initializers[node.input[0]].dims[0], list(initializers[node.input[1]].dims))
+        for node in int8_model().graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in initializers
+    ]
+
+    assert len(pairs) == 8 + 7  # weights and biases
+    assert all(scales == [channels] for channels, scales in pairs)
+
+
+def test_the_file_holds_little_but_the_weights():
+    overhead = int8_model().ByteSize() - cost_of(int8_model()).params
+
+    assert overhead < 8_000
+
+
+def test_the_file_keeps_what_the_fp32_file_says_of_itself():
+    metadata = read_metadata(int8_model())
+
+    assert json.loads(metadata.pop("quantize")) == PARAMS["quantize"]
+    assert metadata == read_metadata(fp32_model())
+
+
+def test_channels_of_zeros_quantize_to_zeros(tmp_path):
+    model = fp32_model()
+    for tensor in model.graph.initializer:
+        if tensor.name == "block2_conv1.weight":
+            weight = numpy_helper.to_array(tensor).copy()
+            weight[:5] = 0
+            tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
+    fp32, int8 = tmp_path / "fp32.onnx", tmp_path / "int8.onnx"
+    fp32.write_bytes(model.SerializeToString())
+    params = QuantizeParams(**PARAMS["quantize"])
+    int8.write_bytes(quantize.quantized(model, make_images(100), params).SerializeToString())
+
+    before, after = cost_of(load_model(fp32)), cost_of(load_model(int8))
+    assert after.nonzero_params <= before.nonzero_params == before.params - 5 * 8 * 9
+    logits = [predict(OnnxRuntimeSession(path, 1), make_images(50), 50) for path in (fp32, int8)]
+    assert np.abs(logits[0] - logits[1]).max() < 0.2 * np.abs(logits[0]).max()
+
+
+def test_a_missing_model_is_named(arguments, monkeypatch):
+    arguments["onnx"].unlink()
+
+    with pytest.raises(InputError, match=r"model\.onnx is missing; run 'dvc repro'"):
+        call(quantize, monkeypatch, **arguments)

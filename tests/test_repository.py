@@ -1,0 +1,73 @@
+"""What must hold between the files of the repository."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages.common.cli import InputError
+from stages.readme import BEGIN, END, with_results
+
+ROOT = Path(__file__).parent.parent
+
+
+def imported_files(path: Path) -> set[str]:
+    """The files under stages/ that a module imports, directly or not."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stages."):
+            file = ROOT / (node.module.replace(".", "/") + ".py")
+            found |= {str(file.relative_to(ROOT))} | imported_files(file)
+    return found
+
+
+def stage_definitions() -> dict[str, dict]:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    return {name: stage.get("do", stage) for name, stage in stages.items()}
+
+
+def names(entries: list) -> list[str]:
+    """Paths of deps or outs, with or without options."""
+    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
+
+
+@pytest.mark.parametrize("name", [name for name in stage_definitions() if name != "check"])
+def test_every_module_that_a_stage_imports_is_in_its_deps_and_no_other(name):
+    """DVC follows no imports: a module left out would leave stale results."""
+    module = ROOT / "stages" / f"{name}.py"
+    declared = {
+        dep for dep in names(stage_definitions()[name]["deps"]) if dep.startswith("stages/")
+    }
+    assert declared == {f"stages/{name}.py"} | imported_files(module)
+
+
+def test_no_stage_but_check_imports_another_and_common_imports_none():
+    for path in (ROOT / "stages").rglob("*.py"):
+        imports = {file for file in imported_files(path) if "/common/" not in file}
+        assert not imports or path.name == "check.py", path
+
+
+def test_every_plot_has_a_title_labels_and_a_template():
+    plots = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+    charts = [chart for plot in plots if isinstance(plot, dict) for chart in plot.values()]
+    assert len(charts) >= 10
+    for chart in charts:
+        assert {"template", "title", "x", "y", "x_label", "y_label"} <= set(chart)
+
+
+def test_every_requirement_is_pinned():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    assert all("==" in line for line in lines if line and not line.startswith("#"))
+
+
+def test_the_readme_shows_the_committed_results():
+    readme = (ROOT / "README.md").read_text()
+    assert with_results(readme, (ROOT / "metrics" / "summary.md").read_text()) == readme
+
+
+def test_results_go_between_the_marks_and_nowhere_else():
+    readme = f"a\n{BEGIN}\nold\n{END}\nb\n"
+    assert with_results(readme, "new\n") == f"a\n{BEGIN}\n\nnew\n\n{END}\nb\n"
+    with pytest.raises(InputError, match="lacks the marks"):
+        with_results(f"{END} {BEGIN}", "new")

@@ -1,0 +1,127 @@
+"""stages.common.runtime: every runtime makes the same predictions, and refuses in one line."""
+
+import cv2
+import numpy as np
+import pytest
+
+from stages.common.cli import InputError
+from stages.common.runtime import ENGINES, OnnxRuntimeSession, OpenCVSession, predict, to_blob
+from tests.conftest import make_images
+from tests.networks import fp32_model, write_models
+
+OPENERS = {
+    "onnxruntime": lambda path: OnnxRuntimeSession(path, threads=1),
+    **{
+        engine: lambda path, engine=engine: OpenCVSession(path, engine=engine, threads=1)
+        for engine in ENGINES
+    },
+}
+everywhere = pytest.mark.parametrize("open_session", OPENERS.values(), ids=OPENERS.keys())
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+def test_blob_is_what_opencv_makes_of_bgr_images():
+    images = make_images(5)
+    bgr = [np.ascontiguousarray(image[::-1].transpose(1, 2, 0)) for image in images.pixels]
+
+    expected = cv2.dnn.blobFromImages(bgr, scalefactor=1, swapRB=True)
+
+    np.testing.assert_array_equal(to_blob(images.pixels), expected)
+    assert to_blob(images.pixels).dtype == np.float32
+
+
+@everywhere
+def test_a_session_takes_batches_of_any_size_in_any_order(models, open_session):
+    session = open_session(models[0])
+    blob = to_blob(make_images(7).pixels)
+    one_by_one = np.concatenate([session.logits(blob[i : i + 1]) for i in range(7)])
+
+    for count in (7, 2, 5, 1):
+        logits = session.logits(blob[:count])
+        assert logits.shape == (count, 10)
+        assert logits.dtype == np.float32
+        np.testing.assert_allclose(logits, one_by_one[:count], atol=1e-3)
+
+
+@everywhere
+@pytest.mark.parametrize("index", [0, 1], ids=["fp32", "int8"])
+def test_all_runtimes_predict_the_same(models, open_session, index):
+    images = make_images(200, seed=3)
+    expected = predict(OPENERS["onnxruntime"](models[index]), images, batch_size=64).argmax(1)
+
+    found = predict(open_session(models[index]), images, batch_size=64).argmax(1)
+
+    assert (found == expected).mean() >= (1.0 if index == 0 else 0.97)
+    assert (found == images.labels).mean() > 0.65
+
+
+def test_predict_returns_every_image_in_order_whatever_the_batch_size(models):
+    session = OnnxRuntimeSession(models[0], threads=1)
+    images = make_images(10)
+    whole = predict(session, images, batch_size=10)
+
+    for batch_size in (1, 3, 100):
+        found = predict(session, images.pixels, batch_size=batch_size)
+        np.testing.assert_allclose(found, whole, atol=1e-3)
+
+
+def test_opencv_session_sets_the_number_of_threads(models):
+    OpenCVSession(models[0], engine="classic", threads=1)
+
+    assert cv2.getNumThreads() == 1
+
+
+@everywhere
+def test_a_missing_file_is_named(tmp_path, open_session):
+    with pytest.raises(InputError, match=r"none\.onnx is missing; run 'dvc repro'"):
+        open_session(tmp_path / "none.onnx")
+
+
+@everywhere
+@pytest.mark.parametrize("content", [b"", b"not a model" * 50, "half"], ids=["0", "text", "half"])
+def test_a_damaged_file_is_refused_in_one_line(models, tmp_path, open_session, content, capfd):
+    whole = models[0].read_bytes()
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+
+    with pytest.raises(InputError, match=r"damaged\.onnx: .*refuses this model") as caught:
+        open_session(path)
+
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+@everywhere
+def test_an_operator_that_a_runtime_does_not_know_is_refused_in_one_line(
+    tmp_path, open_session, capfd
+):
+    model = fp32_model()
+    model.graph.node[1].op_type = "Fancy"
+    path = tmp_path / "fancy.onnx"
+    path.write_bytes(model.SerializeToString())
+
+    with pytest.raises(InputError, match=r"fancy\.onnx: .*refuses this model") as caught:
+        open_session(path)
+
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_refusal_names_the_engine_and_the_way_out(tmp_path):
+    path = tmp_path / "text.onnx"
+    path.write_text("not a model")
+
+    with pytest.raises(InputError, match=r"the engine 'new' of OpenCV .* choose another engine"):
+        OpenCVSession(path, engine="new", threads=1)
+
+
+def test_opencv_logs_again_after_a_load(models):
+    level = cv2.utils.logging.getLogLevel()
+
+    OpenCVSession(models[0], engine="new", threads=1)
+
+    assert cv2.utils.logging.getLogLevel() == level

@@ -1,0 +1,282 @@
+"""The training loop: what it learns, how it augments, and how it goes on after a kill."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from stages.common.cli import InputError
+from stages.common.data import Images
+from stages.common.training import (
+    Augmenter,
+    EpochStore,
+    RecipeParams,
+    Schedule,
+    fit,
+    model_digest,
+    orthogonalize,
+    pick_device,
+    smoothed_cross_entropy,
+)
+from stages.train import build_network, whitening_filters
+from tests.conftest import make_images
+
+ROOT = Path(__file__).parent.parent
+RECIPE = RecipeParams(
+    momentum=0.6,
+    sgd_momentum=0.85,
+    bias_rate=220.0,
+    head_rate=0.04,
+    weight_decay=0.008,
+    label_smoothing=0.2,
+    translate=2,
+)
+SCHEDULE = Schedule(epochs=3, batch_size=50, learning_rate=0.1, whitening_bias_epochs=1)
+CPU = torch.device("cpu")
+
+
+def run_fit(store: Path | EpochStore, images: Images, schedule: Schedule = SCHEDULE, **changes):
+    network = build_network([[8, 8], [8, 8]], images, seed=3)
+    progress = fit(
+        network,
+        images,
+        make_images(50, seed=9),
+        **{
+            "recipe": RECIPE,
+            "schedule": schedule,
+            "seed": 3,
+            "device": CPU,
+            "store": store if isinstance(store, EpochStore) else EpochStore(store),
+            "title": "test",
+            **changes,
+        },
+    )
+    return network, progress
+
+
+# ----------------------------------------------------------------------------------- optimization
+
+
+@pytest.mark.parametrize("shape", [(16, 64), (64, 16)])
+def test_orthogonalize_keeps_the_directions_and_evens_out_the_singular_values(shape):
+    torch.manual_seed(0)
+    left, _, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    matrix = left @ torch.diag(torch.linspace(0.2, 1, 16)) @ right
+    result = left.T @ orthogonalize(matrix, steps=5) @ right.T
+    assert torch.allclose(result, torch.diag(result.diagonal()), atol=1e-3)
+    assert result.diagonal().min() > 0.6
+    assert result.diagonal().max() < 1.3
+
+
+def test_the_rate_rises_for_the_warmup_then_falls_to_nothing():
+    schedule = Schedule(epochs=1, batch_size=1, learning_rate=1.0, warmup=0.2)
+    rates = [schedule.rate(step, 100) for step in range(100)]
+    assert np.argmax(rates) == 20
+    assert rates[20] == 1.0
+    assert all(np.diff(rates[:21]) > 0)
+    assert all(np.diff(rates[20:]) < 0)
+    assert 0 < rates[-1] < 0.02
+
+
+def test_whitening_makes_patches_uncorrelated_with_unit_variance():
+    images = make_images(200)
+    network = build_network([[8]], images, seed=0)
+    normalized = (torch.from_numpy(images.pixels).float() - network.mean) / network.std
+    outputs = network.whitening(normalized)[:, :12].transpose(0, 1).flatten(1)
+    covariance = (outputs @ outputs.T / outputs.shape[1]).detach()
+    assert torch.allclose(covariance, torch.eye(12), atol=0.05)
+    assert torch.equal(whitening_filters(images)[12:], -whitening_filters(images)[:12])
+
+
+def test_an_absent_device_is_refused():
+    if torch.backends.mps.is_available():
+        pytest.skip("this machine has MPS")
+    with pytest.raises(InputError, match="'mps' is not available"):
+        pick_device("mps")
+
+
+# ----------------------------------------------------------------------------------- augmentation
+
+
+def test_every_augmented_image_is_its_original_shifted_and_perhaps_flipped():
+    pixels = torch.from_numpy(make_images(30).pixels)
+    augmented, order = Augmenter(pixels, translate=2, seed=0).epoch(0)
+    padded = torch.nn.functional.pad(pixels.float(), (2,) * 4, mode="reflect").byte()
+    for index in range(30):
+        views = {
+            bytes(view.contiguous().numpy().tobytes())
+            for y in range(5)
+            for x in range(5)
+            for crop in [padded[index, :, y : y + 32, x : x + 32]]
+            for view in (crop, crop.flip(-1))
+        }
+        assert augmented[index].contiguous().numpy().tobytes() in views
+    assert sorted(order.tolist()) == list(range(30))
+
+
+def test_every_image_is_flipped_in_exactly_one_of_two_epochs():
+    pixels = torch.from_numpy(make_images(40).pixels)
+    augmenter = Augmenter(pixels, translate=0, seed=0)
+    even, odd = (
+        (augmenter.epoch(epoch)[0] == pixels).flatten(1).all(1).tolist() for epoch in (0, 1)
+    )
+    assert [one != other for one, other in zip(even, odd, strict=True)] == [True] * 40
+    assert 5 < sum(even) < 35
+
+
+# ------------------------------------------------------------------------------------------ fit
+
+
+def test_training_learns_what_the_images_show(tmp_path):
+    schedule = dataclasses.replace(SCHEDULE, epochs=6, batch_size=20, learning_rate=0.2)
+    _, progress = run_fit(tmp_path, make_images(400), schedule)
+    assert progress.history[-1]["validation_accuracy"] > 50
+    assert progress.history[-1]["loss"] < progress.history[0]["loss"]
+    assert [row["epoch"] for row in progress.history] == [1, 2, 3, 4, 5, 6]
+
+
+def test_flops_are_three_forward_passes_less_what_needs_no_gradient(tmp_path):
+    images = make_images(100)
+    schedule = dataclasses.replace(SCHEDULE, epochs=1, whitening_bias_epochs=0)
+    network, progress = run_fit(tmp_path, images, schedule)
+    whitening = 24 * 12 * 31 * 31  # frozen: forward only
+    first = 8 * 24 * 9 * 31 * 31  # its input needs no gradient: forward and weights
+    others = 8 * 8 * 9 * 15 * 15 * 2 + 8 * 8 * 9 * 7 * 7 + 8 * 10
+    assert progress.flops == 2 * 100 * (whitening + 2 * first + 3 * others)
+
+
+def test_interrupted_training_ends_in_the_same_bits(tmp_path):
+    images = make_images(100)
+    whole, uninterrupted = run_fit(tmp_path / "a", images)
+    calls = []
+
+    def interrupting(logits, labels, pixels):
+        calls.append(1)
+        if len(calls) == 4:  # in the second of three epochs of two steps
+            raise KeyboardInterrupt
+        return smoothed_cross_entropy(RECIPE.label_smoothing)(logits, labels, pixels)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_fit(tmp_path / "b", images, loss=interrupting)
+    resumed, progress = run_fit(tmp_path / "b", images)
+    assert model_digest(resumed) == model_digest(whole)
+    assert progress.history == uninterrupted.history
+    assert progress.flops == uninterrupted.flops
+
+
+def test_finished_work_is_not_repeated(tmp_path):
+    images = make_images(100)
+    first, _ = run_fit(tmp_path, images)
+
+    def refusing(*_):
+        raise AssertionError("trained again")
+
+    again, _ = run_fit(tmp_path, images, loss=refusing)
+    assert model_digest(first) == model_digest(again)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 4},
+        {"recipe": dataclasses.replace(RECIPE, label_smoothing=0.1)},
+        {"schedule": dataclasses.replace(SCHEDULE, learning_rate=0.05)},
+        {"loss_key": "another"},
+    ],
+)
+def test_other_work_is_never_resumed(tmp_path, changes):
+    images = make_images(100)
+    run_fit(tmp_path, images)
+    _, fresh = run_fit(tmp_path / "elsewhere", images, **changes)
+    _, beside = run_fit(tmp_path, images, **changes)
+    assert fresh.history == beside.history
+    assert len(list(tmp_path.glob("*.pt"))) == 2
+
+
+def test_a_loss_that_diverges_is_an_error_that_names_the_rate(tmp_path):
+    def diverging(logits, labels, _):
+        return logits.sum() * float("nan")
+
+    with pytest.raises(InputError, match=r"loss became nan in epoch 1; lower the learning_rate"):
+        run_fit(tmp_path, make_images(100), loss=diverging)
+
+
+def test_clearing_removes_only_what_this_run_stored(tmp_path):
+    other = tmp_path / "other.pt"
+    other.write_bytes(b"someone else's unfinished work")
+    store = EpochStore(tmp_path)
+    run_fit(store, make_images(100))
+    store.clear()
+    assert list(tmp_path.iterdir()) == [other]
+
+
+# --------------------------------------------------------------------------------- the real kill
+
+
+PARAMS = {
+    "data": {"train_images": 300, "validation_images": 50},
+    "recipe": dataclasses.asdict(RECIPE),
+    "train": {
+        "seed": 0,
+        "widths": [[8, 8], [8, 8]],
+        "epochs": 6,
+        "batch_size": 20,
+        "learning_rate": 0.1,
+        "warmup": 0.0,
+        "whitening_bias_epochs": 1,
+        "device": "cpu",
+    },
+}
+
+
+def start_training(data: Path, folder: Path) -> subprocess.Popen:
+    folder.mkdir(exist_ok=True)
+    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    arguments = {
+        "params": folder / "params.yaml",
+        "data": data,
+        "resume": folder / "resume",
+        "model": folder / "model.pt",
+        "curve": folder / "curve.csv",
+        "metrics": folder / "train.json",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "stages.train"]
+        + [part for name, value in arguments.items() for part in (f"--{name}", str(value))],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_a_run_killed_with_sigkill_goes_on_and_ends_in_the_same_bytes(data_directory, tmp_path):
+    whole = start_training(data_directory, tmp_path / "whole")
+    assert whole.wait(timeout=300) == 0, whole.stderr.read()
+
+    killed = start_training(data_directory, tmp_path / "killed")
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "killed").glob("resume/*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    assert not (tmp_path / "killed" / "model.pt").exists()
+
+    resumed = start_training(data_directory, tmp_path / "killed")
+    output, errors = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, errors
+    assert "resumed after epoch" in output
+    for name in ("model.pt", "curve.csv", "train.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (
+            tmp_path / "killed" / name
+        ).read_bytes(), name
+    assert not list((tmp_path / "killed" / "resume").iterdir())
