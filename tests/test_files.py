@@ -1,0 +1,65 @@
+"""Files are whole or not there; errors are one line."""
+
+import hashlib
+
+import pytest
+
+from stages.common.cli import InputError, run
+from stages.common.files import digest, replacing, write_csv, write_json
+
+
+def test_a_file_is_replaced_only_when_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "new folder" / "result.json"
+    write_json(path, {"accuracy": 1.0})
+    before = path.read_bytes()
+    with pytest.raises(RuntimeError, match="killed"):
+        write_half(path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def write_half(path) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text("half of")
+        raise RuntimeError("killed")
+
+
+def test_a_csv_has_its_header_even_without_rows(tmp_path):
+    write_csv(tmp_path / "curve.csv", [], header=["epoch", "loss"])
+    assert (tmp_path / "curve.csv").read_text() == "epoch,loss\n"
+    write_csv(tmp_path / "curve.csv", [{"epoch": 1, "loss": 0.5}], header=["epoch", "loss"])
+    assert (tmp_path / "curve.csv").read_text() == "epoch,loss\n1,0.5\n"
+
+
+def test_digest_is_that_of_the_bytes(tmp_path):
+    (tmp_path / "file").write_bytes(b"content")
+    assert digest(tmp_path / "file") == hashlib.md5(b"content").hexdigest()
+
+
+def raising(error: BaseException):
+    def main() -> None:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("prune.amount is 2"), 2, "error: prune.amount is 2\n"),
+        (OSError(28, "No space left on device", "models/a.pt"), 2, "No space left on device"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_no_traceback(capsys, error, code, said):
+    with pytest.raises(SystemExit) as exit_:
+        run(raising(error))
+    assert exit_.value.code == code
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert printed.count("\n") == 1
+
+
+def test_our_own_mistakes_keep_their_traceback():
+    with pytest.raises(AssertionError):
+        run(raising(AssertionError("a bug")))
