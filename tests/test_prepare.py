@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import make_images, write_images
+from tests.conftest import make_images, write_images
 
 from stages import prepare as stage
 from stages.common import cifar_sources
