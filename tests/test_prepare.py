@@ -12,7 +12,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from tests.conftest import make_images, write_images
 
 from stages import prepare as stage
 from stages.common import cifar_sources
@@ -20,6 +19,7 @@ from stages.common.cli import InputError
 from stages.common.data import CLASSES, TEST_FILE, TRAIN_FILES, Images, read_images
 from stages.common.files import digest
 from stages.prepare import PrepareParams, prepare
+from tests.conftest import make_images, write_images
 
 FILES = [*TRAIN_FILES, TEST_FILE]
 CLASSES_TEXT = "\n".join(CLASSES) + "\n\n"
