@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 # A narrower network, few images, few epochs: a minute or two of training on two small cores.
 QUICK = -S data.train_images=10000 -S train.widths=[[32,32],[64,64],[64,64]] -S train.epochs=3 \
-	-S prune.steps=1 -S prune.epochs=1 -S quantize.max_accuracy_drop=5 -S benchmark.rounds=100
+	-S prune.round_to=16 -S prune.steps=1 -S prune.epochs=1 -S quantize.max_accuracy_drop=5 -S benchmark.rounds=100
 
 .PHONY: install test quick full readme
 install: .venv/installed
