@@ -31,7 +31,7 @@ quick: install
 	git clone --quiet . build/quick
 	cd build/quick && dvc cache dir --local "$(CURDIR)/.dvc/cache" && dvc exp run --name quick $(QUICK)
 	@cat build/quick/metrics/summary.md
-	@echo "Pictures: build/quick/plots/*.png. All plots as one page: (cd build/quick && dvc plots show)"
+	@echo "Pictures: build/quick/plots/*.png. All plots as one page: cd build/quick && ../../.venv/bin/dvc plots show"
 	@echo "A quick run of a small network on few images: it shows the way, not the result."
 
 full: install
