@@ -1,4 +1,4 @@
-"""A small network that the tests make themselves: random filters and a fitted last layer."""
+"""A small network that tests make themselves (random filters, fitted last layer), and a recipe."""
 
 import copy
 import sys
@@ -13,9 +13,19 @@ from torch import nn
 
 from stages import export, quantize
 from stages.common.model import BatchNorm, Checkpoint, Network, save_checkpoint
+from stages.common.training import RecipeParams
 from stages.quantize import QuantizeParams
 from tests.conftest import make_images
 
+RECIPE = RecipeParams(
+    momentum=0.6,
+    sgd_momentum=0.85,
+    bias_rate=220.0,
+    head_rate=0.04,
+    weight_decay=0.008,
+    label_smoothing=0.2,
+    translate=2,
+)
 CONFIG = {"widths": [[8, 8], [16, 16], [16, 32]], "classes": 10}
 PROVENANCE = {"data_digest": "ab" * 32, "train": {"seed": 0, "epochs": 1}}
 PARAMS = {

@@ -9,7 +9,7 @@ import torch
 from stages.common.cli import InputError
 from stages.common.data import Images
 from stages.common.model import Network, size_of, widths_of
-from stages.common.training import EpochStore, RecipeParams, model_digest
+from stages.common.training import EpochStore, model_digest
 from stages.prune import (
     PruneParams,
     channel_scores,
@@ -27,16 +27,8 @@ from stages.prune import (
 )
 from stages.train import build_network
 from tests.conftest import make_images
+from tests.networks import RECIPE
 
-RECIPE = RecipeParams(
-    momentum=0.6,
-    sgd_momentum=0.85,
-    bias_rate=220.0,
-    head_rate=0.04,
-    weight_decay=0.008,
-    label_smoothing=0.2,
-    translate=2,
-)
 PARAMS = PruneParams(
     seed=0,
     method="structured",

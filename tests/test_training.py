@@ -18,7 +18,6 @@ from stages.common.data import Images
 from stages.common.training import (
     Augmenter,
     EpochStore,
-    RecipeParams,
     Schedule,
     fit,
     model_digest,
@@ -28,17 +27,9 @@ from stages.common.training import (
 )
 from stages.train import build_network, whitening_filters
 from tests.conftest import make_images
+from tests.networks import RECIPE
 
 ROOT = Path(__file__).parent.parent
-RECIPE = RecipeParams(
-    momentum=0.6,
-    sgd_momentum=0.85,
-    bias_rate=220.0,
-    head_rate=0.04,
-    weight_decay=0.008,
-    label_smoothing=0.2,
-    translate=2,
-)
 SCHEDULE = Schedule(epochs=3, batch_size=50, learning_rate=0.1, whitening_bias_epochs=1)
 CPU = torch.device("cpu")
 
@@ -102,9 +93,8 @@ def test_whitening_makes_patches_uncorrelated_with_unit_variance():
     assert torch.equal(whitening_filters(images)[12:], -whitening_filters(images)[:12])
 
 
-def test_an_absent_device_is_refused():
-    if torch.backends.mps.is_available():
-        pytest.skip("this machine has MPS")
+def test_an_absent_device_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(InputError, match="'mps' is not available"):
         pick_device("mps")
 
