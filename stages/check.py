@@ -23,6 +23,7 @@ from stages.export import ExportParams
 from stages.prepare import PrepareParams
 from stages.prune import PruneParams
 from stages.quantize import QuantizeParams
+from stages.teach import TeachParams
 from stages.train import TrainParams
 
 SECTIONS = {
@@ -30,6 +31,7 @@ SECTIONS = {
     "prepare": PrepareParams,
     "recipe": RecipeParams,
     "train": TrainParams,
+    "teach": TeachParams,
     "prune": PruneParams,
     "export": ExportParams,
     "quantize": QuantizeParams,

@@ -1,6 +1,7 @@
 """Prune the base network and fine-tune what is left, with the base network as teacher.
 
-Reads   the base checkpoint, the training images (validation images included, never the test ones)
+Reads   the base checkpoint and its outputs on the training images (the teacher), the training
+        images (validation images included, never the test ones)
 Writes  a checkpoint of the pruned network, the fine-tuning curve as CSV (one row an epoch: epoch,
         step, loss, learning_rate, validation_accuracy in percent), a JSON of what was removed
 Params  data.*, recipe.*, prune.*
@@ -36,15 +37,14 @@ from stages.common.model import (
     widths_of,
 )
 from stages.common.params import load_params, number, one_of, whole
+from stages.common.resume import EpochStore, Progress
+from stages.common.teacher import Teacher, load_teacher
 from stages.common.training import (
-    EpochStore,
     Loss,
-    Progress,
     RecipeParams,
     Schedule,
     evaluate,
     fit,
-    model_digest,
     pick_device,
     smoothed_cross_entropy,
 )
@@ -240,7 +240,7 @@ def unmask(model: Network) -> None:
 # ------------------------------------------------------------------------------------ fine-tuning
 
 
-def distillation(teacher: Network, params: PruneParams, label_smoothing: float) -> Loss:
+def distillation(params: PruneParams, label_smoothing: float) -> Loss:
     """Cross-entropy with the labels, and with the teacher's softened outputs.
 
     loss = (1 - d) CE(student, labels) + d T^2 KL(teacher / T, student / T); Hinton et al. 2015.
@@ -248,22 +248,21 @@ def distillation(teacher: Network, params: PruneParams, label_smoothing: float) 
     hard = smoothed_cross_entropy(label_smoothing)
     temperature, weight = params.temperature, params.distillation
 
-    def loss(logits: torch.Tensor, labels: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            targets = F.log_softmax(teacher(pixels) / temperature, dim=1)
+    def loss(logits: torch.Tensor, labels: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         soft = F.kl_div(
             F.log_softmax(logits / temperature, dim=1),
-            targets,
+            F.log_softmax(teacher / temperature, dim=1),
             reduction="batchmean",
             log_target=True,
         )
-        return (1 - weight) * hard(logits, labels, pixels) + weight * temperature**2 * soft
+        return (1 - weight) * hard(logits, labels, teacher) + weight * temperature**2 * soft
 
     return loss
 
 
 def prune_and_fine_tune(
     base: Network,
+    teacher: Teacher,
     images: Images,
     validation: Images,
     recipe: RecipeParams,
@@ -277,9 +276,8 @@ def prune_and_fine_tune(
     """
     device = pick_device(params.device)
     before = size_of(base)
-    teacher = copy.deepcopy(base).to(device, memory_format=torch.channels_last).eval()
-    loss = distillation(teacher, params, recipe.label_smoothing)
-    loss_key = f"{model_digest(base)} {params.distillation} {params.temperature}"
+    loss = distillation(params, recipe.label_smoothing)
+    loss_key = f"{teacher.digest()} {params.distillation} {params.temperature}"
     model, stages, raw_accuracy = copy.deepcopy(base), [], []
     for step in range(1, params.steps + 1):
         amount = params.amount * step / params.steps
@@ -309,6 +307,7 @@ def prune_and_fine_tune(
                 title=f"prune step {step}/{params.steps}, epoch",
                 loss=loss,
                 loss_key=loss_key,
+                teacher=teacher,
             )
         )
         if params.method == "unstructured":
@@ -351,9 +350,10 @@ def main() -> None:
     data = load_params(DataParams, args.params, section="data")
     images, validation = load_training_images(args.data, data)
     base = load_checkpoint(args.base)
+    teacher = load_teacher(args.teacher, recipe.translate, images.digest())
     store = EpochStore(args.resume)
     pruned, stages, raw_accuracy = prune_and_fine_tune(
-        base.model, images, validation, recipe, params, store
+        base.model, teacher, images, validation, recipe, params, store
     )
     cpu = torch.device("cpu")
     accuracies = {
@@ -377,7 +377,7 @@ def main() -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("params", "data", "resume", "base", "pruned", "curve", "metrics"):
+    for name in ("params", "data", "resume", "base", "teacher", "pruned", "curve", "metrics"):
         parser.add_argument(f"--{name}", required=True)
     return parser.parse_args()
 

@@ -2,7 +2,8 @@
 
 Reads   the training images (held-out validation images included; never the test images)
 Writes  a checkpoint (config, weights, provenance), the training curve as CSV (one row an epoch:
-        epoch, loss, learning_rate, validation_accuracy in percent), a JSON of what was reached
+        epoch, loss, learning_rate, validation_accuracy in percent), a JSON of what was reached,
+        a JSON of how fast (GFLOP/s of a step beside those of the machine's matrix product)
 Params  data.*, recipe.*, train.*
 Raises  InputError for wrong params, missing data, a device that is not there
 
@@ -18,6 +19,7 @@ import torch
 from stages.common.cli import run
 from stages.common.data import CLASSES, DataParams, Images, load_training_images
 from stages.common.files import write_csv, write_json
+from stages.common.machine import available_cores, cpu_model
 from stages.common.model import (
     PIXEL_MEAN,
     PIXEL_STD,
@@ -27,7 +29,8 @@ from stages.common.model import (
     size_of,
 )
 from stages.common.params import channel_widths, load_params, number, one_of, whole
-from stages.common.training import EpochStore, Progress, RecipeParams, Schedule, fit, pick_device
+from stages.common.resume import EpochStore, Progress
+from stages.common.training import RecipeParams, Schedule, fit, pick_device
 
 CURVE_COLUMNS = ["epoch", "loss", "learning_rate", "validation_accuracy"]
 WHITENING_IMAGES = 5000  # enough for a 12 x 12 covariance (cifar10-airbench takes as many)
@@ -72,14 +75,26 @@ def whitening_filters(images: Images) -> torch.Tensor:
 
 def summary(network: Network, progress: Progress, images: Images, validation: Images) -> dict:
     """What metrics/train.json holds; nothing in it depends on how fast the machine was."""
+    size = size_of(network)
     return {
         "validation_accuracy": progress.history[-1]["validation_accuracy"],
         "train_images": len(images),
         "validation_images": len(validation),
         "epochs": len(progress.history),
         "training_flops": progress.flops,
-        "params": size_of(network).params,
-        "macs": size_of(network).macs,
+        "params": size.params,
+        "macs": size.macs,
+    }
+
+
+def speed_summary(progress: Progress, device: torch.device) -> dict:
+    """What metrics/train_speed.json holds: how fast, and on what."""
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
+    return {
+        "device": device.type,
+        "machine": machine,
+        "cores": available_cores(),
+        **progress.times.summary(progress.step_flops),
     }
 
 
@@ -90,6 +105,7 @@ def main() -> None:
     data = load_params(DataParams, args.params, section="data")
     images, validation = load_training_images(args.data, data)
     network = build_network(params.widths, images, seed=params.seed)
+    device = pick_device(params.device)
     store = EpochStore(args.resume)
     progress = fit(
         network,
@@ -104,7 +120,7 @@ def main() -> None:
             whitening_bias_epochs=params.whitening_bias_epochs,
         ),
         seed=params.seed,
-        device=pick_device(params.device),
+        device=device,
         store=store,
         title="train",
     )
@@ -118,18 +134,20 @@ def main() -> None:
     save_checkpoint(args.model, network, provenance)
     write_csv(args.curve, progress.history, header=CURVE_COLUMNS)
     write_json(args.metrics, metrics)
+    speed = speed_summary(progress, device)
+    write_json(args.speed, speed)
     store.clear()
     print(
         f"{args.model}: {metrics['validation_accuracy']:.2f} % on {len(validation)} validation "
         f"images, {metrics['params']:,} params, {metrics['macs'] / 1e6:.1f} M MACs; "
-        f"{progress.flops / 1e12:.0f} TFLOP in {progress.seconds:.0f} s "
-        f"({progress.flops / progress.seconds / 1e9:.0f} GFLOP/s, validation included)"
+        f"{progress.flops / 1e12:.0f} TFLOP in {speed['seconds']:.0f} s, a step at "
+        f"{speed['step_gflops']:.0f} GFLOP/s ({speed['step_share_of_matmul']:.0%} of torch.mm)"
     )
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("params", "data", "resume", "model", "curve", "metrics"):
+    for name in ("params", "data", "resume", "model", "curve", "metrics", "speed"):
         parser.add_argument(f"--{name}", required=True)
     return parser.parse_args()
 

@@ -113,8 +113,9 @@ def write_checkpoint(path: Path) -> Path:
 
 
 def write_params(path: Path, **changes: dict) -> Path:
-    """PARAMS with the changed keys of some sections."""
-    sections = {name: {**keys, **changes.get(name, {})} for name, keys in PARAMS.items()}
+    """PARAMS with the changed keys of some sections, and with sections added."""
+    names = PARAMS.keys() | changes.keys()
+    sections = {name: {**PARAMS.get(name, {}), **changes.get(name, {})} for name in names}
     path.write_text(yaml.safe_dump(sections))
     return path
 

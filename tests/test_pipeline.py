@@ -29,6 +29,7 @@ TINY = {
         "learning_rate": 0.05,
         "device": "cpu",
     },
+    "teach": {"views": 2},
     "export": {"check_images": 50},
     "quantize": {"calibration_images": 100, "max_accuracy_drop": 100},
     "benchmark": {"rounds": 20, "warmup": 2, "bootstrap_samples": 100},
@@ -37,6 +38,7 @@ ALL_STAGES = {
     "check",
     "prepare",
     "train",
+    "teach",
     "prune",
     "export@base",
     "export@pruned",
@@ -210,15 +212,21 @@ def test_zeros_in_place_save_neither_bytes_nor_multiplications(repository):
 def test_the_same_seed_makes_the_same_bits_twice(repository):
     before = {path: path.read_bytes() for path in (repository.path / "models").iterdir()}
     metrics = (repository.path / "metrics" / "train.json").read_bytes()
-    stages = [name for name in ALL_STAGES if name.startswith(("train", "prune", "export", "quant"))]
+    stages = [
+        name
+        for name in ALL_STAGES
+        if name.startswith(("train", "teach", "prune", "export", "quant"))
+    ]
     repository.dvc(
         "repro", "--force", "--single-item", "--no-run-cache", *sorted(stages, key=order)
     )
-    assert len(before) == 6
+    assert len(before) == 7
     for path, content in before.items():
         assert path.read_bytes() == content, path.name
     assert (repository.path / "metrics" / "train.json").read_bytes() == metrics
 
 
 def order(name: str) -> int:
-    return [name.startswith(verb) for verb in ("train", "prune", "export", "quantize")].index(True)
+    return [
+        name.startswith(verb) for verb in ("train", "teach", "prune", "export", "quantize")
+    ].index(True)

@@ -9,7 +9,9 @@ import torch
 from stages.common.cli import InputError
 from stages.common.data import Images
 from stages.common.model import Network, size_of, widths_of
-from stages.common.training import EpochStore, model_digest
+from stages.common.resume import EpochStore, model_digest
+from stages.common.teacher import Teacher
+from stages.common.training import Epochs
 from stages.prune import (
     PruneParams,
     channel_scores,
@@ -25,6 +27,7 @@ from stages.prune import (
     widths_at,
     without_channels,
 )
+from stages.teach import TeachParams, teach
 from stages.train import build_network
 from tests.conftest import make_images
 from tests.networks import RECIPE
@@ -63,6 +66,12 @@ def base(images) -> Network:
             layer.weight.data *= torch.rand(len(layer.weight), 1, 1, 1) + 0.1
     network.train()(torch.from_numpy(images.pixels).float())
     return network.eval()
+
+
+@pytest.fixture(scope="module")
+def teacher(base, images) -> Teacher:
+    params = TeachParams(views=2, seed=7, batch_size=30, device="cpu")
+    return teach(copy.deepcopy(base), images, RECIPE.translate, params)
 
 
 @pytest.mark.parametrize("target", ["macs", "params"])
@@ -167,12 +176,14 @@ def test_unstructured_pruning_takes_the_smallest_weights(base):
 
 @pytest.mark.parametrize("method", ["structured", "unstructured"])
 def test_pruning_and_fine_tuning_is_repeatable_and_reports_what_it_did(
-    base, images, tmp_path, method
+    base, teacher, images, tmp_path, method
 ):
     params = dataclasses.replace(PARAMS, method=method)
     validation = make_images(50, seed=9)
     results = [
-        prune_and_fine_tune(base, images, validation, RECIPE, params, EpochStore(tmp_path / name))
+        prune_and_fine_tune(
+            base, teacher, images, validation, RECIPE, params, EpochStore(tmp_path / name)
+        )
         for name in "ab"
     ]
     (pruned, stages, raw), (again, _, _) = results
@@ -188,26 +199,39 @@ def test_pruning_and_fine_tuning_is_repeatable_and_reports_what_it_did(
     assert zeros == (method == "unstructured")
 
 
-def test_fine_tuning_does_not_touch_the_teacher(base, images, tmp_path):
+def test_fine_tuning_does_not_touch_the_base(base, teacher, images, tmp_path):
     before = model_digest(base)
-    prune_and_fine_tune(base, images, images, RECIPE, PARAMS, EpochStore(tmp_path))
+    prune_and_fine_tune(base, teacher, images, images, RECIPE, PARAMS, EpochStore(tmp_path))
     assert model_digest(base) == before
 
 
-def test_distillation_is_nothing_where_student_and_teacher_agree(base, images):
+def test_distillation_is_nothing_where_student_and_teacher_agree():
     params = dataclasses.replace(PARAMS, distillation=1.0)
-    loss = distillation(base, params, label_smoothing=0.0)
-    pixels, labels = torch.from_numpy(images.pixels).float(), torch.from_numpy(images.labels)
-    with torch.no_grad():
-        logits = base(pixels)
-    assert loss(logits, labels, pixels).item() == pytest.approx(0, abs=1e-5)
-    assert loss(torch.randn(len(labels), 10) * 5, labels, pixels).item() > 0.1
+    loss = distillation(params, label_smoothing=0.0)
+    torch.manual_seed(0)
+    logits, others = torch.randn(2, 20, 10) * 5
+    labels = torch.arange(20) % 10
+    assert loss(logits, labels, logits).item() == pytest.approx(0, abs=1e-5)
+    assert loss(others, labels, logits).item() > 0.1
 
 
-def test_without_distillation_the_loss_is_cross_entropy(base, images):
+def test_without_distillation_the_loss_is_cross_entropy():
     params = dataclasses.replace(PARAMS, distillation=0.0)
-    loss = distillation(base, params, label_smoothing=0.1)
-    pixels, labels = torch.from_numpy(images.pixels).float(), torch.from_numpy(images.labels)
-    logits = torch.randn(len(labels), 10)
+    loss = distillation(params, label_smoothing=0.1)
+    torch.manual_seed(0)
+    logits, others = torch.randn(2, 20, 10) * 5
+    labels = torch.arange(20) % 10
     expected = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
-    assert loss(logits, labels, pixels).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert loss(logits, labels, others).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_fine_tuning_sees_each_view_with_what_the_teacher_says_of_it(base, images, teacher):
+    """A student that is the teacher has nothing to learn from any view."""
+    epochs = Epochs(images, RECIPE.translate, seed=5, device=torch.device("cpu"), teacher=teacher)
+    for epoch in range(3):
+        pixels, logits, _ = epochs.load(epoch)
+        with torch.no_grad():
+            assert torch.allclose(base(pixels.float()), logits, atol=0.02)
+    first, second = (epochs.load(epoch)[0] for epoch in (0, 1))
+    assert not torch.equal(first, second)
+    assert torch.equal(first, epochs.load(2)[0])  # two views, in turn

@@ -13,18 +13,12 @@ import pytest
 import torch
 import yaml
 
+from stages.common.augmentation import Augmenter, generator, shuffled
 from stages.common.cli import InputError
 from stages.common.data import Images
-from stages.common.training import (
-    Augmenter,
-    EpochStore,
-    Schedule,
-    fit,
-    model_digest,
-    orthogonalize,
-    pick_device,
-    smoothed_cross_entropy,
-)
+from stages.common.muon import orthogonalize
+from stages.common.resume import EpochStore, model_digest
+from stages.common.training import Schedule, fit, pick_device, smoothed_cross_entropy
 from stages.train import build_network, whitening_filters
 from tests.conftest import make_images
 from tests.networks import RECIPE
@@ -104,7 +98,7 @@ def test_an_absent_device_is_refused(monkeypatch):
 
 def test_every_augmented_image_is_its_original_shifted_and_perhaps_flipped():
     pixels = torch.from_numpy(make_images(30).pixels)
-    augmented, order = Augmenter(pixels, translate=2, seed=0).epoch(0)
+    augmented = Augmenter(pixels, translate=2, seed=0).view(0)
     padded = torch.nn.functional.pad(pixels.float(), (2,) * 4, mode="reflect").byte()
     for index in range(30):
         views = {
@@ -115,15 +109,26 @@ def test_every_augmented_image_is_its_original_shifted_and_perhaps_flipped():
             for view in (crop, crop.flip(-1))
         }
         assert augmented[index].contiguous().numpy().tobytes() in views
-    assert sorted(order.tolist()) == list(range(30))
 
 
-def test_every_image_is_flipped_in_exactly_one_of_two_epochs():
+def test_an_epoch_takes_every_image_once_in_an_order_of_its_own():
+    orders = [shuffled(30, seed, epoch).tolist() for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    assert all(sorted(order) == list(range(30)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_random_numbers_follow_from_their_key_alone():
+    one, same, other = (
+        torch.rand(4, generator=generator(*key)).tolist()
+        for key in (("shift", 0, 1), ("shift", 0, 1), ("shift", 1, 0))
+    )
+    assert one == same != other
+
+
+def test_every_image_is_flipped_in_exactly_one_of_two_views():
     pixels = torch.from_numpy(make_images(40).pixels)
     augmenter = Augmenter(pixels, translate=0, seed=0)
-    even, odd = (
-        (augmenter.epoch(epoch)[0] == pixels).flatten(1).all(1).tolist() for epoch in (0, 1)
-    )
+    even, odd = ((augmenter.view(number) == pixels).flatten(1).all(1).tolist() for number in (0, 1))
     assert [one != other for one, other in zip(even, odd, strict=True)] == [True] * 40
     assert 5 < sum(even) < 35
 
@@ -155,11 +160,11 @@ def test_interrupted_training_ends_in_the_same_bits(tmp_path):
     whole, uninterrupted = run_fit(tmp_path / "a", images)
     calls = []
 
-    def interrupting(logits, labels, pixels):
+    def interrupting(logits, labels, teacher):
         calls.append(1)
         if len(calls) == 4:  # in the second of three epochs of two steps
             raise KeyboardInterrupt
-        return smoothed_cross_entropy(RECIPE.label_smoothing)(logits, labels, pixels)
+        return smoothed_cross_entropy(RECIPE.label_smoothing)(logits, labels, teacher)
 
     with pytest.raises(KeyboardInterrupt):
         run_fit(tmp_path / "b", images, loss=interrupting)
@@ -244,6 +249,7 @@ def start_training(data: Path, folder: Path) -> subprocess.Popen:
         "model": folder / "model.pt",
         "curve": folder / "curve.csv",
         "metrics": folder / "train.json",
+        "speed": folder / "train_speed.json",
     }
     return subprocess.Popen(
         [sys.executable, "-m", "stages.train"]

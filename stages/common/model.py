@@ -166,7 +166,8 @@ def save_checkpoint(path: str | Path, model: Network, provenance: dict) -> None:
     content = {
         "config": model.config,
         "state_dict": {
-            name: value.cpu().contiguous() for name, value in model.state_dict().items()
+            name: value.cpu().clone(memory_format=torch.contiguous_format)
+            for name, value in model.state_dict().items()
         },
         "provenance": provenance,
     }

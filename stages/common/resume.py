@@ -1,0 +1,91 @@
+"""Work that was killed goes on from its last whole epoch, and ends in the same bits."""
+
+import dataclasses
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from stages.common.files import write_bytes
+from stages.common.speed import Stopwatch
+
+
+@dataclass
+class Progress:
+    """What a fit has reached: the rows of its curve, what its products cost, and its times."""
+
+    history: list[dict] = dataclasses.field(default_factory=list)
+    flops: int = 0
+    step_flops: int = 0
+    times: Stopwatch = dataclasses.field(default_factory=Stopwatch)
+
+
+class EpochStore:
+    """Epoch checkpoints of unfinished work, one file a piece of work, outside DVC's outputs."""
+
+    def __init__(self, directory: str | Path):
+        self.directory = Path(directory)
+        self.used: set[Path] = set()
+
+    def load(self, key: str, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Progress:
+        """Restore model and optimizers in place; empty progress when nothing is stored."""
+        path = self._path(key)
+        if not path.exists():
+            return Progress()
+        content = torch.load(path, weights_only=True)
+        model.load_state_dict(content["model"])
+        for optimizer, state in zip(optimizers, content["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        progress = content["progress"]
+        return Progress(**{**progress, "times": Stopwatch(**progress["times"])})
+
+    def save(
+        self,
+        key: str,
+        model: nn.Module,
+        optimizers: list[torch.optim.Optimizer],
+        progress: Progress,
+    ) -> None:
+        buffer = io.BytesIO()
+        content = {
+            "model": model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+            "progress": dataclasses.asdict(progress),
+        }
+        torch.save(content, buffer)
+        write_bytes(self._path(key), buffer.getvalue())
+
+    def clear(self) -> None:
+        """Remove what this run stored; call it once the results are written."""
+        for path in self.used:
+            path.unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        path = self.directory / f"{key}.pt"
+        self.used.add(path)
+        return path
+
+
+def work_key(model: nn.Module, device: torch.device, **facts: object) -> str:
+    """Names a piece of work by all that decides its bits: start, library, device and ``facts``."""
+    everything = {
+        **facts,
+        "start": model_digest(model),
+        "torch": torch.__version__,
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+    }
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def model_digest(model: nn.Module) -> str:
+    """SHA-256 of a model's weights, hexadecimal."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,72 @@
+"""What the base network says of every training image: targets for what is made from it.
+
+The outputs on a few augmented views are computed once and used by all fine-tuning (Shen and Xing,
+"A fast knowledge distillation framework", ECCV 2022), since most of what distillation costs is
+the teacher.
+"""
+
+import hashlib
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stages.common.cli import InputError
+from stages.common.files import write_bytes
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Logits (views, N, classes) float16 of the images, and what names the views and the images."""
+
+    logits: np.ndarray
+    seed: int
+    translate: int
+    data_digest: str
+
+    @property
+    def views(self) -> int:
+        return len(self.logits)
+
+    def digest(self) -> str:
+        """SHA-256 of the logits, hexadecimal."""
+        return hashlib.sha256(np.ascontiguousarray(self.logits)).hexdigest()
+
+
+def save_teacher(path: str | Path, teacher: Teacher) -> None:
+    """Equal content gives equal bytes."""
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        logits=teacher.logits,
+        seed=teacher.seed,
+        translate=teacher.translate,
+        data_digest=teacher.data_digest,
+    )
+    write_bytes(path, buffer.getvalue())
+
+
+def load_teacher(path: str | Path, translate: int, data_digest: str) -> Teacher:
+    """Raises ``InputError`` when the file is missing, damaged, or of other images or views."""
+    try:
+        with np.load(path) as content:
+            teacher = Teacher(
+                logits=content["logits"],
+                seed=int(content["seed"]),
+                translate=int(content["translate"]),
+                data_digest=str(content["data_digest"]),
+            )
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; run 'dvc repro teach'") from None
+    except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path} holds no teacher's outputs ({error}); delete it and run 'dvc repro teach'"
+        ) from None
+    if (teacher.translate, teacher.data_digest) != (translate, data_digest):
+        raise InputError(
+            f"{path} is of other training images or shifts than data.* and recipe.translate say; "
+            "run 'dvc repro teach'"
+        )
+    return teacher

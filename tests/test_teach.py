@@ -1,0 +1,66 @@
+"""The teacher's outputs on disk: what is written is read back, and nothing else is taken for it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from stages import teach
+from stages.common.cli import InputError
+from stages.common.data import DataParams, load_training_images
+from stages.common.teacher import Teacher, load_teacher, save_teacher
+from tests.networks import PARAMS, RECIPE, call, write_checkpoint, write_params
+
+TEACHER = Teacher(
+    logits=np.random.default_rng(0).normal(size=(2, 5, 10)).astype(np.float16),
+    seed=3,
+    translate=2,
+    data_digest="ab" * 32,
+)
+
+
+def test_a_saved_teacher_is_read_back_and_equal_content_gives_equal_bytes(tmp_path):
+    save_teacher(tmp_path / "one.npz", TEACHER)
+    save_teacher(tmp_path / "two.npz", TEACHER)
+    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+    loaded = load_teacher(tmp_path / "one.npz", translate=2, data_digest="ab" * 32)
+    assert np.array_equal(loaded.logits, TEACHER.logits)
+    assert (loaded.seed, loaded.views) == (3, 2)
+
+
+@pytest.mark.parametrize(("translate", "data_digest"), [(1, "ab" * 32), (2, "cd" * 32)])
+def test_a_teacher_of_other_images_or_shifts_is_refused(tmp_path, translate, data_digest):
+    save_teacher(tmp_path / "teacher.npz", TEACHER)
+    with pytest.raises(InputError, match=r"teacher.npz is of other training images or shifts"):
+        load_teacher(tmp_path / "teacher.npz", translate, data_digest)
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", None])
+def test_a_missing_or_damaged_teacher_says_what_to_run(tmp_path, content):
+    path = tmp_path / "teacher.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"teacher.npz .*run 'dvc repro teach'"):
+        load_teacher(path, translate=2, data_digest="")
+
+
+def test_the_stage_writes_the_outputs_on_every_training_image(
+    data_directory, tmp_path, monkeypatch
+):
+    params = write_params(
+        tmp_path / "params.yaml",
+        recipe=dataclasses.asdict(RECIPE),
+        teach={"views": 2, "seed": 0, "batch_size": 64, "device": "cpu"},
+    )
+    call(
+        teach,
+        monkeypatch,
+        params=params,
+        data=data_directory,
+        base=write_checkpoint(tmp_path / "base.pt"),
+        teacher=tmp_path / "teacher.npz",
+    )
+    images, _ = load_training_images(data_directory, DataParams(**PARAMS["data"]))
+    loaded = load_teacher(tmp_path / "teacher.npz", RECIPE.translate, images.digest())
+    assert loaded.logits.shape == (2, len(images), 10)
+    assert (loaded.logits.argmax(2) == images.labels).mean() > 0.8
