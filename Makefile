@@ -1,6 +1,8 @@
 # make quick   set up, then run the whole pipeline on a little of the real data, in build/quick
 # make test    set up, then check style and pass the tests
 # make full    set up, then the committed pipeline on all of CIFAR-10 (dvc repro)
+# make study   NAME=sweep (or seeds, tiny): run the experiments of params.yaml's studies
+# make peers   time the study's tiny model beside MLPerf Tiny's ResNet-8 (run make study NAME=tiny first)
 # make readme  put the committed results into README.md
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -10,7 +12,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 QUICK = -S data.train_images=10000 -S train.widths=[[32,32],[64,64],[64,64]] -S train.epochs=3 \
 	-S prune.round_to=16 -S prune.steps=1 -S prune.epochs=1 -S quantize.max_accuracy_drop=5 -S benchmark.rounds=100
 
-.PHONY: install test quick full readme
+.PHONY: install test quick full study peers readme
 install: .venv/installed
 
 .venv/installed: requirements.txt
@@ -37,5 +39,17 @@ quick: install
 full: install
 	dvc repro
 
+study: install
+	python -m stages.study --params params.yaml --name $(NAME) --csv plots/studies/$(NAME).csv \
+		--table metrics/studies/$(NAME).md --picture plots/studies/$(NAME).png
+
+peers: install
+	dvc get . models/model_pruned.onnx --rev tiny --out build/peers/tiny.onnx --force
+	dvc get . models/model_pruned_int8.onnx --rev tiny --out build/peers/tiny_int8.onnx --force
+	python -m stages.peers --onnx build/peers/resnet8.onnx
+	python -m stages.benchmark --params params.yaml --variant resnet8=build/peers/resnet8.onnx \
+		--variant tiny=build/peers/tiny.onnx --variant tiny_int8=build/peers/tiny_int8.onnx \
+		--metrics metrics/peers.json --latency plots/peers.csv
+
 readme: install
-	python -m stages.readme --table metrics/summary.md --readme README.md
+	python -m stages.readme --readme README.md

@@ -14,14 +14,9 @@ device runs one model again and again and not four models in turn.
 """
 
 import argparse
-import gc
-import os
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from stages.common.cli import InputError, run
 from stages.common.data import IMAGE_SHAPE
@@ -36,6 +31,7 @@ from stages.common.machine import (
 from stages.common.params import list_of, load_params, whole
 from stages.common.runtime import OnnxRuntimeSession, OpenCVSession, Session
 from stages.common.statistics import latency_summary, ratio_of_medians
+from stages.common.timing import load_average, time_interleaved, warn_if_busy
 
 RUNTIMES = ("opencv", "onnxruntime")
 ENVIRONMENT = "environment"  # the block of the JSON that is no variant
@@ -99,39 +95,6 @@ def contestants_of(variant: Variant, params: BenchmarkParams) -> list[Contestant
     return [*contestants, Contestant(variant, "onnxruntime", "cpu", session)]
 
 
-def measurement_orders(contestants: int, rounds: int, seed: int) -> np.ndarray:
-    """(rounds, contestants): every row holds all contestants in an order drawn for that round."""
-    in_turn = np.tile(np.arange(contestants), (rounds, 1))
-    return np.random.default_rng(seed).permuted(in_turn, axis=1)
-
-
-def time_interleaved(
-    calls: list[Callable[[], object]], rounds: int, warmup: int, seed: int
-) -> np.ndarray:
-    """(rounds, calls) milliseconds; one round times every call once."""
-    for call in calls:
-        for _ in range(warmup):
-            call()
-    samples_ns = np.empty((rounds, len(calls)))
-    orders = measurement_orders(len(calls), rounds, seed)
-    gc.disable()
-    try:
-        for round_index, order in enumerate(tqdm(orders, desc="benchmark", unit="round")):
-            for index in order:
-                samples_ns[round_index, index] = time_once(calls[index])
-    finally:
-        gc.enable()
-    return samples_ns / 1e6
-
-
-def time_once(call: Callable[[], object]) -> int:
-    """Nanoseconds of the second of two calls; the first brings code and weights into the cache."""
-    call()
-    start = time.perf_counter_ns()
-    call()
-    return time.perf_counter_ns() - start
-
-
 def measure(
     contestants: list[Contestant], params: BenchmarkParams
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -188,8 +151,11 @@ def fastest_engines(
     return fastest
 
 
-def metrics_of(variant: Variant, rows: list[dict]) -> dict:
-    """The variant's block of the JSON: its reported row of each runtime, and its speed."""
+def metrics_of(variant: Variant, rows: list[dict], matmul_gflops: float) -> dict:
+    """The variant's block of the JSON: its reported row of each runtime, and its speed.
+
+    ``share_of_matmul`` is that speed over the float32 matrix product's, timed in the same rounds.
+    """
     block = {}
     for runtime in RUNTIMES:
         [row] = [
@@ -199,27 +165,18 @@ def metrics_of(variant: Variant, rows: list[dict]) -> dict:
         ]
         values = {key: row[key] for key in row if key.startswith(("latency_ms", "ratio_to_base"))}
         gflops = 2 * variant.macs / row["latency_ms_median"] / 1e6
-        block[runtime] = {"engine": row["engine"], **values, "gflops": round(gflops, 2)}
+        block[runtime] = {
+            "engine": row["engine"],
+            **values,
+            "gflops": round(gflops, 2),
+            "share_of_matmul": round(gflops / matmul_gflops, 3),
+        }
     return block
 
 
 def rounded(values: dict) -> dict:
     """Four decimals: 0.1 microseconds, far below what repeats."""
     return {key: round(value, 4) for key, value in values.items()}
-
-
-def load_average() -> float | None:
-    """Processes that wanted a core in the last minute; None where the system does not say."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
-def warn_if_busy(load: float | None, threads: int) -> None:
-    cores = available_cores()
-    if load is not None and load > max(cores - threads, 0.5):
-        print(
-            f"warning: load average {load} on {cores} cores: something else is running or ran in "
-            "the last minute; latencies may be too long (ratios suffer less)"
-        )
 
 
 def named_path(text: str) -> tuple[str, str]:
@@ -252,14 +209,15 @@ def main() -> None:
     contestants = [each for variant in variants for each in contestants_of(variant, params)]
     samples_ms, product_ms = measure(contestants, params)
     rows = latency_rows(contestants, samples_ms, params)
+    matmul_gflops = matrix_product_gflops(float(np.median(product_ms)))
     environment = {
         **describe_machine(),
         "threads": params.threads,
         "rounds": params.rounds,
         "load_average_at_start": load,
-        "matmul_gflops": round(matrix_product_gflops(float(np.median(product_ms))), 2),
+        "matmul_gflops": round(matmul_gflops, 2),
     }
-    blocks = {variant.name: metrics_of(variant, rows) for variant in variants}
+    blocks = {variant.name: metrics_of(variant, rows, matmul_gflops) for variant in variants}
     write_json(args.metrics, {ENVIRONMENT: environment, **blocks})
     write_csv(args.latency, rows, header=list(rows[0]))
     for row in rows:

@@ -17,6 +17,7 @@ from stages.common.cli import InputError, run
 from stages.common.data import DataParams
 from stages.common.files import write_json
 from stages.common.params import parse_section, read_params, reject_unknown_keys
+from stages.common.studies import StudiesParams, experiments_of
 from stages.common.training import RecipeParams
 from stages.evaluate import EvaluateParams
 from stages.export import ExportParams
@@ -37,6 +38,7 @@ SECTIONS = {
     "quantize": QuantizeParams,
     "evaluate": EvaluateParams,
     "benchmark": BenchmarkParams,
+    "studies": StudiesParams,
 }
 OFFICIAL_TRAINING_IMAGES = 50_000
 
@@ -49,6 +51,19 @@ def check(content: dict, path: str | Path) -> None:
         for section, cls in SECTIONS.items()
     }
     check_counts(params["data"], params["export"], params["quantize"], path)
+    check_studies(params["studies"], content, path)
+
+
+def check_studies(studies: StudiesParams, content: dict, path: str | Path) -> None:
+    """Every value that a study tries must be allowed where it is tried."""
+    for study, sections in dataclasses.asdict(studies).items():
+        reject_unknown_keys(sections, known=list(SECTIONS), prefix=f"studies.{study}.", path=path)
+        for experiment in experiments_of(study, sections):
+            for key, value in experiment.changes.items():
+                section, name = key.split(".")
+                changed = {section: {**content[section], name: value}}
+                where = f"{path}: studies.{study}"
+                parse_section(SECTIONS[section], changed, section=section, path=where)
 
 
 def check_counts(

@@ -1,28 +1,36 @@
 """Put the committed results into the README, so that no figure there is typed by hand.
 
-Reads   the Markdown table of the compare stage, the README
-Writes  the README, with the table between its two marks
+Reads   the README and the Markdown tables that it names
+Writes  the README, with each table between the two marks that name its file:
+        <!-- metrics/summary.md: begin (make readme) --> and <!-- metrics/summary.md: end -->
 Params  none
-Raises  InputError when a file or a mark is missing
+Raises  InputError when a table is missing or the README has no marks
 """
 
 import argparse
+import re
 from pathlib import Path
 
 from stages.common.cli import InputError, run
 from stages.common.files import write_text
 
-BEGIN = "<!-- results: begin (make readme) -->"
-END = "<!-- results: end -->"
+PLACE = re.compile(
+    r"(?P<begin><!-- (?P<path>\S+): begin \(make readme\) -->\n).*?"
+    r"(?P<end><!-- (?P=path): end -->)",
+    re.DOTALL,
+)
 
 
-def with_results(readme: str, table: str) -> str:
-    """The README's text with ``table`` between its marks."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise InputError(f"the README lacks the marks '{BEGIN}' and '{END}', in this order")
-    return f"{before}{BEGIN}\n\n{table.strip()}\n\n{END}{after}"
+def with_tables(readme: str, folder: Path) -> str:
+    """The README's text with every table, as its file in ``folder`` has it, between its marks."""
+
+    def filled(place: re.Match) -> str:
+        return f"{place['begin']}\n{read_text(folder / place['path']).strip()}\n\n{place['end']}"
+
+    content, count = PLACE.subn(filled, readme)
+    if not count:
+        raise InputError("the README lacks marks such as '<!-- FILE: begin (make readme) -->'")
+    return content
 
 
 def read_text(path: Path) -> str:
@@ -34,13 +42,12 @@ def read_text(path: Path) -> str:
 
 def main() -> None:
     args = parse_args()
-    write_text(args.readme, with_results(read_text(args.readme), read_text(args.table)))
-    print(f"{args.readme}: results from {args.table}")
+    write_text(args.readme, with_tables(read_text(args.readme), args.readme.parent))
+    print(f"{args.readme}: every table as its file has it")
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--readme", type=Path, required=True)
     return parser.parse_args()
 

@@ -25,6 +25,8 @@ from stages.common.speed import keep_freed_memory
 from stages.common.teacher import Teacher, save_teacher
 from stages.common.training import RecipeParams, pick_device
 
+GRAIN = 1 / 32  # of a logit; what softened outputs do not show need not be stored
+
 
 @dataclass(frozen=True)
 class TeachParams:
@@ -57,11 +59,11 @@ def teach(base: Network, images: Images, translate: int, params: TeachParams) ->
 
 @torch.no_grad()
 def view_logits(base: Network, pixels: torch.Tensor, batch_size: int, bar: tqdm) -> np.ndarray:
-    """(N, classes) float16 of pixels (N, 3, 32, 32) uint8; computed in float32."""
+    """(N, classes) float16 of pixels (N, 3, 32, 32) uint8, in multiples of ``GRAIN``."""
     logits = []
     for batch in pixels.split(batch_size):
         inputs = batch.to(torch.float32, memory_format=torch.channels_last)
-        logits.append(base(inputs).to("cpu", torch.float16))
+        logits.append((base(inputs) / GRAIN).round().mul(GRAIN).to("cpu", torch.float16))
         bar.update(len(batch))
     return torch.cat(logits).numpy()
 

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stages import benchmark
 from stages.benchmark import Contestant, Variant
+from stages.common import timing
 from stages.common.cli import InputError
 from stages.common.machine import available_cores, describe_machine
 
@@ -98,7 +99,7 @@ def result(tmp_path_factory) -> tuple[dict, list[dict]]:
         "small_int8": write_model(directory / "small_int8.onnx", width=4, int8=True),
     }
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(benchmark.time, "perf_counter_ns", time.process_time_ns)
+        monkeypatch.setattr(timing.time, "perf_counter_ns", time.process_time_ns)
         return run_benchmark(directory, monkeypatch, variants)
 
 
@@ -169,6 +170,8 @@ def test_gflops_are_two_operations_a_mac_over_the_median(result):
     block = metrics["base"]["onnxruntime"]
     expected = 2 * macs / (block["latency_ms_median"] / 1e3) / 1e9
     assert block["gflops"] == pytest.approx(expected, abs=0.01)
+    share = block["gflops"] / metrics["environment"]["matmul_gflops"]
+    assert block["share_of_matmul"] == pytest.approx(share, abs=0.001)
 
 
 def test_environment_says_what_the_latencies_belong_to(result):
@@ -238,7 +241,7 @@ def test_a_variant_without_a_usable_name_is_refused(tmp_path, monkeypatch, capsy
 
 
 def test_every_round_times_all_and_nobody_always_follows_the_same_one():
-    orders = benchmark.measurement_orders(contestants=4, rounds=200, seed=0)
+    orders = timing.measurement_orders(contestants=4, rounds=200, seed=0)
     assert (np.sort(orders, axis=1) == np.arange(4)).all()
     followers = {(a, b) for order in orders for a, b in zip(order, order[1:], strict=False)}
     assert len(followers) == 4 * 3
@@ -249,7 +252,7 @@ def test_every_round_times_all_and_nobody_always_follows_the_same_one():
 def test_calls_are_interleaved_after_the_warm_up():
     calls = []
     rounds, warmup = 10, 3
-    benchmark.time_interleaved(
+    timing.time_interleaved(
         [lambda name=name: calls.append(name) for name in "ab"], rounds, warmup, seed=0
     )
     assert calls[: 2 * warmup] == ["a"] * warmup + ["b"] * warmup
@@ -274,5 +277,5 @@ def test_ratios_refer_to_the_fastest_engine_of_the_base():
 
 @pytest.mark.parametrize(("load", "warns"), [(None, False), (0.0, False), (999.0, True)])
 def test_a_busy_machine_is_a_warning(capsys, load, warns):
-    benchmark.warn_if_busy(load, threads=1)
+    timing.warn_if_busy(load, threads=1)
     assert ("warning: load average" in capsys.readouterr().out) == warns

@@ -6,6 +6,7 @@ import dataclasses
 import pytest
 import torch
 
+from stages.common.channels import channel_scores, widths_at, without_channels
 from stages.common.cli import InputError
 from stages.common.data import Images
 from stages.common.model import Network, size_of, widths_of
@@ -14,7 +15,6 @@ from stages.common.teacher import Teacher
 from stages.common.training import Epochs
 from stages.prune import (
     PruneParams,
-    channel_scores,
     curve,
     distillation,
     mask_weights,
@@ -24,8 +24,6 @@ from stages.prune import (
     share_removed,
     summary,
     unmask,
-    widths_at,
-    without_channels,
 )
 from stages.teach import TeachParams, teach
 from stages.train import build_network

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from stages.common.cli import InputError
-from stages.readme import BEGIN, END, with_results
+from stages.readme import with_tables
 
 ROOT = Path(__file__).parent.parent
 
@@ -63,11 +63,28 @@ def test_every_requirement_is_pinned():
 
 def test_the_readme_shows_the_committed_results():
     readme = (ROOT / "README.md").read_text()
-    assert with_results(readme, (ROOT / "metrics" / "summary.md").read_text()) == readme
+    assert with_tables(readme, ROOT) == readme
+    for table in ("metrics/summary.md", *map(str, committed_studies())):
+        assert f"<!-- {table}: begin" in readme, table
 
 
-def test_results_go_between_the_marks_and_nowhere_else():
-    readme = f"a\n{BEGIN}\nold\n{END}\nb\n"
-    assert with_results(readme, "new\n") == f"a\n{BEGIN}\n\nnew\n\n{END}\nb\n"
-    with pytest.raises(InputError, match="lacks the marks"):
-        with_results(f"{END} {BEGIN}", "new")
+def committed_studies() -> list[Path]:
+    return [path.relative_to(ROOT) for path in (ROOT / "metrics" / "studies").glob("*.md")]
+
+
+def test_tables_go_between_their_marks_and_nowhere_else(tmp_path):
+    (tmp_path / "one.md").write_text("new\n")
+    (tmp_path / "two.md").write_text("| 2 |\n")
+    begin, end = "<!-- {}: begin (make readme) -->", "<!-- {}: end -->"
+    readme = "a\n{}\nold\n{}\nb\n{}\n{}\n".format(
+        *(mark.format(name) for name in ("one.md", "two.md") for mark in (begin, end))
+    )
+    expected = "a\n{}\n\nnew\n\n{}\nb\n{}\n\n| 2 |\n\n{}\n".format(
+        *(mark.format(name) for name in ("one.md", "two.md") for mark in (begin, end))
+    )
+    assert with_tables(readme, tmp_path) == expected
+    assert with_tables(expected, tmp_path) == expected
+    with pytest.raises(InputError, match="lacks marks"):
+        with_tables("no marks", tmp_path)
+    with pytest.raises(InputError, match="three.md is missing"):
+        with_tables(f"{begin.format('three.md')}\n{end.format('three.md')}", tmp_path)

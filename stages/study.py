@@ -1,0 +1,205 @@
+"""Run a study: one DVC experiment for each combination of params, all results in one table.
+
+Reads   params.yaml (studies.<name>), the committed base and teacher, the experiments of this commit
+Writes  a CSV with a row for each experiment and variant (as in plots/tradeoff.csv), a Markdown
+        table with the command of every row, and a picture where prune.amount varies
+Params  studies.*  (see StudiesParams)
+Raises  InputError for an unknown study, uncommitted changes, a base that is not up to date, an
+        experiment that failed
+
+The experiments run one after the other in DVC's queue, because each is timed. Those of this commit
+that are done already are taken as they are; remove one (dvc exp remove NAME) to run it anew.
+"""
+
+import argparse
+import csv
+import io
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from stages.common.charts import save_png
+from stages.common.cli import InputError, run
+from stages.common.files import write_csv, write_text
+from stages.common.params import load_params, read_params
+from stages.common.studies import Experiment, StudiesParams, experiments_of
+from stages.common.study_chart import study_chart
+
+RESULTS = "plots/tradeoff.csv"  # of each experiment
+NETWORK, NETWORK_INT8 = "pruned", "pruned_int8"
+SOURCES = ("stages", "params.yaml", "dvc.yaml", "dvc.lock")
+AMOUNT, METHOD, SEED = "prune.amount", "prune.method", "prune.seed"
+Row = dict[str, str]
+
+
+# ------------------------------------------------------------------------------------ experiments
+
+
+def command(*words: str) -> str:
+    """The output of a command; ``InputError`` with its last line when it fails."""
+    result = subprocess.run(words, capture_output=True, text=True, check=False)
+    if result.returncode:
+        last = (result.stderr.strip() or result.stdout.strip() or "no output").splitlines()[-1]
+        raise InputError(f"'{' '.join(words)}' failed: {last}")
+    return result.stdout
+
+
+def dvc(*words: str) -> str:
+    return command(sys.executable, "-m", "dvc", *words)
+
+
+def require_committed() -> None:
+    """An experiment starts from the last commit's code, params and base."""
+    changed = command("git", "status", "--porcelain", "--", *SOURCES).split("\n")[0]
+    if changed:
+        raise InputError(
+            f"there are uncommitted changes ({changed.strip()}); commit or restore them first, so "
+            "that the study belongs to a commit"
+        )
+    status = dvc("status", "train", "teach").strip()
+    if "up to date" not in status:
+        raise InputError(
+            "the base or its outputs are not up to date, and every experiment would train anew; "
+            "run 'dvc repro' (or 'dvc pull') first"
+        )
+
+
+def revision(name: str) -> str | None:
+    """The commit of an experiment of the current commit, or None."""
+    head = command("git", "rev-parse", "HEAD").strip()
+    reference = f"refs/exps/{head[:2]}/{head[2:]}/{name}"
+    return command("git", "for-each-ref", "--format=%(objectname)", reference).strip() or None
+
+
+def run_all(experiments: list[Experiment]) -> None:
+    """Queue what is not done yet and run it, one at a time."""
+    missing = [each for each in experiments if revision(each.name) is None]
+    print(f"{len(experiments) - len(missing)} of {len(experiments)} experiments are done already")
+    if not missing:
+        return
+    queued = dvc("queue", "status")
+    for each in missing:
+        if f" {each.name} " in queued:  # left by a run that was stopped
+            dvc("queue", "remove", each.name)
+        dvc("exp", "run", "--queue", "--name", each.name, *each.settings())
+    subprocess.run([sys.executable, "-m", "dvc", "exp", "run", "--run-all"], check=False)
+    failed = [each.name for each in missing if revision(each.name) is None]
+    if failed:
+        raise InputError(
+            f"experiments without a result: {', '.join(failed)}; 'dvc queue logs {failed[0]}' says "
+            "why; mend it and give the same command again: what is done is kept"
+        )
+
+
+def results(experiment: Experiment) -> list[Row]:
+    """The experiment's table, each row with what the experiment changed."""
+    text = command("git", "show", f"{revision(experiment.name)}:{RESULTS}")
+    changes = {key: str(value) for key, value in experiment.changes.items()}
+    return [
+        {"experiment": experiment.name, **changes, **row}
+        for row in csv.DictReader(io.StringIO(text))
+    ]
+
+
+# ----------------------------------------------------------------------------------------- tables
+
+
+def markdown(experiments: list[Experiment], rows: list[Row]) -> str:
+    """One row an experiment, FP32 and INT8 side by side; mean and deviation where seeds vary."""
+    varied = experiments[0].varied
+    heads = [*varied, "MACs", "params"]
+    for kind in ("FP32", "INT8"):
+        heads += [f"{kind} accuracy", "bytes", "OpenCV DNN", "ONNX Runtime"]
+    lines = [heads, ["---:"] * len(heads)]
+    networks = select(rows, NETWORK), select(rows, NETWORK_INT8)
+    for fp32, int8 in zip(*networks, strict=True):
+        cells = [
+            *(fp32[key] for key in varied),
+            f"{int(fp32['macs']):,}",
+            f"{int(fp32['params']):,}",
+        ]
+        lines.append([*cells, *network_cells(fp32), *network_cells(int8)])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n\n".join([table, *spread(varied, networks), commands(experiments)]) + "\n"
+
+
+def select(rows: list[Row], variant: str) -> list[Row]:
+    return [row for row in rows if row["variant"] == variant]
+
+
+def network_cells(row: Row) -> list[str]:
+    """Accuracy, bytes, and the latency in both runtimes with its ratio to the base's."""
+    cells = [f"{float(row['accuracy']):.2f} %", f"{int(row['size_bytes']):,}"]
+    for runtime in ("", "onnxruntime_"):
+        latency, ratio = (
+            float(row[f"{runtime}{key}"]) for key in ("latency_ms_median", "ratio_to_base")
+        )
+        cells.append(f"{latency:.2f} ms ({ratio:.2f} × base)")
+    return cells
+
+
+def spread(varied: tuple[str, ...], networks: tuple[list[Row], list[Row]]) -> list[str]:
+    """Mean and sample standard deviation over the seeds, if nothing else varies."""
+    if varied != (SEED,):
+        return []
+    sentences = []
+    for kind, rows in zip(("FP32", "INT8"), networks, strict=True):
+        values = [float(row["accuracy"]) for row in rows]
+        sentences.append(
+            f"{kind}: {statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} % (mean and "
+            f"standard deviation, n = {len(values)} seeds of pruning and fine-tuning, one base)."
+        )
+    return [" ".join(sentences)]
+
+
+def conditions(experiments: list[Experiment], params: dict) -> str:
+    """What holds for all points: the machine, the fine-tuning, the number of runs."""
+    blocks = json.loads(
+        command("git", "show", f"{revision(experiments[0].name)}:metrics/benchmark.json")
+    )
+    machine = blocks["environment"]
+    epochs = experiments[0].changes.get("prune.epochs", params["prune"]["epochs"])
+    return (
+        f"{machine['cpu']}, {machine['threads']} thread, OpenCV {machine['opencv']} in the faster "
+        f"of its engines; {epochs} epoch{'s' if epochs > 1 else ''} of fine-tuning a point, one "
+        "seed; 10,000 test images; small figures: prune.amount of a line's last point"
+    )
+
+
+def commands(experiments: list[Experiment]) -> str:
+    """What to type for each row."""
+    lines = [f"dvc exp run {' '.join(each.settings())}" for each in experiments]
+    return "\n".join(["```", *lines, "```"])
+
+
+def main() -> None:
+    args = parse_args()
+    params = load_params(StudiesParams, args.params, section="studies")
+    if not hasattr(params, args.name):
+        raise InputError(f"{args.params} has no study '{args.name}'; see its section 'studies'")
+    experiments = experiments_of(args.name, getattr(params, args.name))
+    require_committed()
+    run_all(experiments)
+    rows = [row for experiment in experiments for row in results(experiment)]
+    write_csv(args.csv, rows, header=list(rows[0]))
+    table = markdown(experiments, rows)
+    write_text(args.table, table)
+    if AMOUNT in experiments[0].varied:
+        note = conditions(experiments, read_params(args.params))
+        save_png(args.picture, study_chart(rows, note=note))
+    print(table)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--params", type=Path, required=True)
+    parser.add_argument("--name", required=True, help="a key of studies in the params file")
+    for name in ("csv", "table", "picture"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run(main)

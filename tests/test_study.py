@@ -1,0 +1,96 @@
+"""Studies: which experiments they make, how their results are put side by side."""
+
+import csv
+import io
+
+import pytest
+import yaml
+from matplotlib import image as png
+
+from stages import check, study
+from stages.common.charts import save_png
+from stages.common.cli import InputError
+from stages.common.studies import experiments_of
+from stages.common.study_chart import lines_of, study_chart
+from stages.study import markdown
+
+SWEEP = {"prune": {"method": ["structured", "unstructured"], "amount": [0.3, 0.9], "epochs": [1]}}
+SEEDS = {"prune": {"seed": [0, 1, 2]}}
+COLUMNS = (
+    "variant,accuracy,size_bytes,params,nonzero_params,macs,latency_ms_median,ratio_to_base,"
+    "onnxruntime_latency_ms_median,onnxruntime_ratio_to_base"
+)
+
+
+def rows_of(experiments, accuracies) -> list[dict]:
+    rows = []
+    for experiment, accuracy in zip(experiments, accuracies, strict=True):
+        table = [
+            COLUMNS,
+            "base,94.0,8000,2000,2000,100000000,4.0,1.0,2.0,1.0",
+            f"pruned,{accuracy},4000,1000,1000,50000000,2.0,0.5,1.0,0.5",
+            f"pruned_int8,{accuracy - 1},1000,1000,990,50000000,3.0,0.75,0.5,0.25",
+        ]
+        changes = {key: str(value) for key, value in experiment.changes.items()}
+        for row in csv.DictReader(io.StringIO("\n".join(table))):
+            rows.append({"experiment": experiment.name, **changes, **row})
+    return rows
+
+
+def test_every_combination_is_an_experiment_named_after_what_varies():
+    experiments = experiments_of("sweep", SWEEP)
+    assert [each.name for each in experiments] == [
+        "sweep-structured-0.3",
+        "sweep-structured-0.9",
+        "sweep-unstructured-0.3",
+        "sweep-unstructured-0.9",
+    ]
+    assert experiments[1].settings() == [
+        "-S", "prune.method=structured", "-S", "prune.amount=0.9", "-S", "prune.epochs=1",
+    ]  # fmt: skip
+    [single] = experiments_of("tiny", {"prune": {"amount": [0.95]}})
+    assert single.name == "tiny"
+
+
+def test_seeds_get_their_mean_and_sample_deviation():
+    experiments = experiments_of("seeds", SEEDS)
+    table = markdown(experiments, rows_of(experiments, [93.0, 93.1, 93.5]))
+    assert "FP32: 93.20 ± 0.26 % (mean and standard deviation, n = 3 seeds" in table
+    assert "INT8: 92.20 ± 0.26 %" in table
+
+
+def test_the_table_has_a_row_and_a_command_for_every_experiment():
+    experiments = experiments_of("sweep", SWEEP)
+    table = markdown(experiments, rows_of(experiments, [93.0, 90.0, 93.0, 92.0]))
+    assert table.count("\n| structured |") == 2
+    assert (
+        "| unstructured | 0.9 | 50,000,000 | 1,000 | 92.00 % | 4,000 | 2.00 ms (0.50 × base)"
+        in table
+    )
+    assert table.count("dvc exp run -S prune.method=") == 4
+    assert "±" not in table  # one seed
+
+
+def test_the_curve_has_a_line_for_every_method_and_precision(tmp_path):
+    experiments = experiments_of("sweep", SWEEP)
+    rows = rows_of(experiments, [93.0, 90.0, 93.0, 92.0])
+    lines = lines_of(rows)
+    assert list(lines) == [
+        "structured, FP32", "structured, INT8", "unstructured, FP32", "unstructured, INT8",
+    ]  # fmt: skip
+    assert [row["accuracy"] for row in lines["structured, FP32"]] == ["93.0", "90.0"]
+    figure = study_chart(rows, note="a machine")
+    assert len(figure.axes) == 3
+    assert all(len(axes.lines) == 5 for axes in figure.axes)  # and the base
+    save_png(tmp_path / "curve.png", figure)
+    assert png.imread(tmp_path / "curve.png").std() > 0
+
+
+def test_a_study_of_values_that_are_not_allowed_is_refused():
+    content = yaml.safe_load(study.Path("params.yaml").read_text())
+    content["studies"]["sweep"]["prune"]["amount"] = [0.5, 1.5]
+    with pytest.raises(InputError, match=r"studies.sweep: prune.amount is 1.5; allowed: a number"):
+        check.check(content, "params.yaml")
+    content["studies"]["sweep"]["prune"] = {"amont": [0.5]}
+    with pytest.raises(InputError, match=r"prune.amont is unknown; did you mean prune.amount"):
+        check.check(content, "params.yaml")
