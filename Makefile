@@ -2,6 +2,7 @@
 # make test    set up, then check style and pass the tests
 # make full    set up, then the committed pipeline on all of CIFAR-10 (dvc repro)
 # make readme  put the committed results into README.md
+# make publish put the models that dvc.lock names into .dvc/remote, and remove older ones from it
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -10,7 +11,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 QUICK = -S data.train_images=10000 -S train.widths=[[32,32],[64,64],[64,64]] -S train.epochs=3 \
 	-S prune.round_to=16 -S prune.steps=1 -S prune.epochs=1 -S quantize.max_accuracy_drop=5 -S benchmark.rounds=100
 
-.PHONY: install test quick full readme
+.PHONY: install test quick full readme publish
 install: .venv/installed
 
 .venv/installed: requirements.txt
@@ -39,3 +40,6 @@ full: install
 
 readme: install
 	python -m stages.readme --table metrics/summary.md --readme README.md
+
+publish: install
+	python -m stages.publish --remote .dvc/remote
