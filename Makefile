@@ -4,15 +4,17 @@
 # make study   NAME=sweep (or seeds, tiny): run the experiments of params.yaml's studies
 # make peers   time the study's tiny model beside MLPerf Tiny's ResNet-8 (run make study NAME=tiny first)
 # make readme  put the committed results into README.md
+# make publish put the models that dvc.lock names into .dvc/remote, and remove older ones from it
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 # A narrower network, few images, few epochs: a minute or two of training on two small cores.
 QUICK = -S data.train_images=10000 -S train.widths=[[32,32],[64,64],[64,64]] -S train.epochs=3 \
-	-S prune.round_to=16 -S prune.steps=1 -S prune.epochs=1 -S quantize.max_accuracy_drop=5 -S benchmark.rounds=100
+	-S teach.views=2 -S prune.amount=0.5 -S prune.round_to=16 -S prune.epochs=2 \
+	-S quantize.max_accuracy_drop=5 -S benchmark.rounds=100
 
-.PHONY: install test quick full study peers readme
+.PHONY: install test quick full study peers readme publish
 install: .venv/installed
 
 .venv/installed: requirements.txt
@@ -52,4 +54,4 @@ peers: install
 		--metrics metrics/peers.json --latency plots/peers.csv
 
 readme: install
-	python -m stages.readme --readme README.md
+.PHONY: install test quick full study peers readme publish

@@ -1,4 +1,6 @@
-"""Small data that the tests make themselves: images whose class can be seen in their colour."""
+"""Small data that the tests make themselves, images whose class can be seen in their colour, and
+a repository in which the pipeline has run on them.
+"""
 
 from pathlib import Path
 
@@ -6,6 +8,7 @@ import numpy as np
 import pytest
 
 from stages.common.data import CLASSES, TEST_FILE, TRAIN_FILES, Images
+from tests.pipelines import TINY, Repository, copy_working_tree, set_params
 
 
 def make_images(count: int, seed: int = 0) -> Images:
@@ -34,3 +37,28 @@ def data_directory(tmp_path_factory) -> Path:
         write_images(directory / name, make_images(100, seed=seed))
     (directory / "batches.meta.txt").write_text("\n".join(CLASSES) + "\n\n")
     return directory
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory) -> Repository:
+    """A repository whose first `dvc repro` has run.
+
+    Tiny images stand in for CIFAR-10: `dvc commit` takes them as what prepare made. Making it takes
+    long, so all tests share it: a test that changes something puts it back.
+    """
+    path = tmp_path_factory.mktemp("clone")
+    copy_working_tree(path)
+    set_params(path / "params.yaml", TINY)
+    repository = Repository(path)
+    repository.run("git", "init", "--quiet")
+    repository.run("git", "config", "user.name", "Test")
+    repository.run("git", "config", "user.email", "test@example.com")
+    repository.dvc("repro", "check")
+    data = path / "data" / "cifar10"
+    data.mkdir()
+    for seed, name in enumerate([*TRAIN_FILES, TEST_FILE]):
+        write_images(data / name, make_images(100, seed=seed))
+    repository.dvc("commit", "--force", "prepare")
+    repository.first_output = repository.dvc("repro")
+    repository.commit("base")
+    return repository

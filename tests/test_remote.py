@@ -1,0 +1,84 @@
+"""Results that travel with the repository: what a person gets who clones it and trains nothing."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+
+from stages.common.files import digest
+from stages.publish import LIMIT_BYTES, object_path, results
+from tests.pipelines import ROOT, Repository, stages_run
+
+REMOTE = Path(".dvc/remote")
+
+
+@pytest.fixture(scope="module")
+def published(repository, tmp_path_factory) -> Repository:
+    """The tiny pipeline's results, published and committed, beside the shared repository."""
+    published = repository.clone(tmp_path_factory.mktemp("published"))
+    published.dvc("cache", "dir", "--local", str(repository.path / ".dvc" / "cache"))
+    published.run(sys.executable, "-m", "stages.publish", "--remote", str(REMOTE))
+    published.commit("results")
+    return published
+
+
+@pytest.fixture
+def clone(published, tmp_path) -> Repository:
+    return published.clone(tmp_path / "clone")
+
+
+def put_images(clone: Repository, repository: Repository) -> None:
+    """Leave a clone as its own check and prepare would (prepare takes nothing but CIFAR-10)."""
+    clone.dvc("repro", "check")
+    shutil.copytree(repository.path / "data" / "cifar10", clone.path / "data" / "cifar10")
+    clone.dvc("commit", "--force", "prepare")
+
+
+def models(repository: Repository) -> dict[str, str]:
+    return {path.name: digest(path) for path in (repository.path / "models").iterdir()}
+
+
+def test_a_fresh_clone_pulls_every_model_and_no_images(clone, repository):
+    clone.dvc("pull", "--allow-missing")
+    assert models(clone) == models(repository)
+    assert not (clone.path / "data" / "cifar10").exists()
+
+
+def test_a_clone_prunes_by_another_amount_without_training_the_base(clone, repository):
+    put_images(clone, repository)
+    ran = stages_run(clone.dvc("exp", "run", "--pull", "-S", "prune.amount=0.6"))
+    assert ran == {
+        "check",
+        "prune",
+        "export@pruned",
+        "quantize@pruned",
+        "evaluate@pruned",
+        "evaluate@pruned_int8",
+        "benchmark",
+        "compare",
+    }
+    ours, theirs = models(clone), models(repository)
+    same = {name for name in theirs if ours[name] == theirs[name]}
+    assert same == {"base_model.pt", "teacher.npz", "model.onnx", "model_int8.onnx"}
+
+
+def test_a_clone_makes_nothing_that_the_remote_holds(clone, repository):
+    put_images(clone, repository)
+    assert stages_run(clone.dvc("repro", "--pull")) == set()
+    assert models(clone) == models(repository)
+    assert clone.run("git", "status", "--short") == ""
+
+
+def test_the_committed_remote_holds_the_committed_models_and_nothing_else():
+    """`make publish` mends it."""
+    with Repo(str(ROOT)) as repository:
+        sizes = results(repository)
+    files = subprocess.run(
+        ["git", "ls-files", str(REMOTE)], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert {Path(name) for name in files} == {object_path(REMOTE, md5) for md5 in sizes}
+    assert {digest(ROOT / object_path(REMOTE, md5)) for md5 in sizes} == set(sizes)
+    assert sum(sizes.values()) <= LIMIT_BYTES
