@@ -20,6 +20,7 @@ TINY = {
         "device": "cpu",
     },
     "prune": {
+        "amount": 0.5,
         "round_to": 4,
         "steps": 1,
         "epochs": 1,
@@ -31,6 +32,7 @@ TINY = {
     "export": {"check_images": 50},
     "quantize": {"calibration_images": 100, "max_accuracy_drop": 100},
     "benchmark": {"rounds": 20, "warmup": 2, "bootstrap_samples": 100},
+    "studies": {"seeds": {"prune": {"seed": [0, 1]}}},
 }
 ALL_STAGES = {
     "check",

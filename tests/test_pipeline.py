@@ -1,5 +1,6 @@
 """The pipeline as a user runs it: DVC itself, in a repository of its own, on tiny data."""
 
+import csv
 import json
 
 import pytest
@@ -88,6 +89,27 @@ def test_zeros_in_place_save_neither_bytes_nor_multiplications(repository):
     assert pruned["nonzero_params"] < 0.5 * base["nonzero_params"]
     repository.run("git", "checkout", "--quiet", ".")
     repository.dvc("checkout", "--quiet")
+
+
+def test_a_study_runs_its_experiments_in_the_queue_and_keeps_what_is_done(repository):
+    files = {"csv": "plots/s.csv", "table": "metrics/s.md", "picture": "plots/s.png"}
+    command = [sys.executable, "-m", "stages.study", "--params", "params.yaml", "--name", "seeds"]
+    command += [word for name, path in files.items() for word in (f"--{name}", path)]
+    output = repository.run(*command)
+    assert "0 of 2 experiments are done already" in output
+    rows = list(csv.DictReader((repository.path / files["csv"]).read_text().splitlines()))
+    found = {(row["experiment"], row["prune.seed"], row["variant"]) for row in rows}
+    assert found == {(f"seeds-{seed}", str(seed), name) for seed in (0, 1) for name in VARIANTS}
+    assert "n = 2 seeds" in (repository.path / files["table"]).read_text()
+    assert not (repository.path / files["picture"]).exists()  # no amount varies
+    again = repository.run(*command)
+    assert "2 of 2 experiments are done already" in again
+    (repository.path / "params.yaml").write_text("changed: true\n")
+    refused = repository.run(*command, succeed=False)
+    repository.run("git", "checkout", "--quiet", ".")
+    assert "params.yaml" in refused
+    for path in (files["csv"], files["table"]):
+        (repository.path / path).unlink()
 
 
 def test_the_same_seed_makes_the_same_bits_twice(repository):
