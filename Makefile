@@ -48,10 +48,12 @@ study: install
 peers: install
 	dvc get . models/model_pruned.onnx --rev tiny --out build/peers/tiny.onnx --force
 	dvc get . models/model_pruned_int8.onnx --rev tiny --out build/peers/tiny_int8.onnx --force
-	python -m stages.peers --onnx build/peers/resnet8.onnx
+	python -m stages.peers export --onnx build/peers/resnet8.onnx
 	python -m stages.benchmark --params params.yaml --variant resnet8=build/peers/resnet8.onnx \
 		--variant tiny=build/peers/tiny.onnx --variant tiny_int8=build/peers/tiny_int8.onnx \
-		--metrics metrics/peers.json --latency plots/peers.csv
+		--metrics metrics/studies/peers.json --latency plots/studies/peers.csv
+	python -m stages.peers table --metrics metrics/studies/peers.json --latency plots/studies/peers.csv \
+		--table metrics/studies/peers.md
 
 readme: install
 .PHONY: install test quick full study peers readme publish

@@ -1,14 +1,16 @@
-"""Write a peer's network as ONNX, to time it beside ours on the same machine.
+"""Time a peer's network beside ours on the same machine: first its file, then the table.
 
-Reads   nothing
-Writes  MLPerf Tiny's ResNet-8 (resnet_v1_eembc) as an FP32 ONNX file with random weights: its
-        latency does not depend on them, and no accuracy is taken from it
+Reads   export: nothing; table: the latencies and the machine as the benchmark wrote them
+Writes  export: MLPerf Tiny's ResNet-8 (resnet_v1_eembc) as an FP32 ONNX file with random weights;
+        its latency does not depend on them, and no accuracy is taken from it; table: Markdown
 Params  none
 
 Source: https://github.com/mlcommons/tiny, benchmark/training/image_classification/keras_model.py.
 """
 
 import argparse
+import csv
+import json
 from pathlib import Path
 
 import onnx
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from stages.common.cli import run
 from stages.common.data import CLASSES, IMAGE_SHAPE
-from stages.common.files import write_bytes
+from stages.common.files import write_bytes, write_text
 from stages.common.graph import strip
 
 STACKS = ((16, 16, 1), (16, 32, 2), (32, 64, 2))  # channels in, channels out, stride
@@ -68,16 +70,46 @@ def resnet8_onnx() -> onnx.ModelProto:
     return program.model_proto
 
 
+def latency_table(rows: list[dict[str, str]], environment: dict) -> str:
+    """Each model in the faster of OpenCV's engines and in ONNX Runtime."""
+    lines = [["model", "runtime and engine", "median", "5th to 95th percentile"]]
+    lines.append(["---", "---", "---:", "---:"])
+    for row in rows:
+        if row["fastest"] == "true":
+            low, median, high = (float(row[f"latency_ms_{key}"]) for key in ("p5", "median", "p95"))
+            runtime = f"{row['runtime']} {row['engine']}"
+            lines.append([row["variant"], runtime, f"{median:.3f} ms", f"{low:.3f} to {high:.3f}"])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    threads = environment["threads"]
+    note = (
+        f"{environment['cpu']}, {threads} thread{'s' if threads > 1 else ''}, OpenCV "
+        f"{environment['opencv']}, ONNX Runtime {environment['onnxruntime']}; batch 1, "
+        f"{environment['rounds']} interleaved rounds."
+    )
+    return f"{table}\n\n{note}\n"
+
+
 def main() -> None:
     args = parse_args()
-    content = resnet8_onnx().SerializeToString(deterministic=True)
-    write_bytes(args.onnx, content)
-    print(f"{args.onnx}: ResNet-8 with random weights, {len(content):,} bytes")
+    if args.command == "export":
+        content = resnet8_onnx().SerializeToString(deterministic=True)
+        write_bytes(args.onnx, content)
+        print(f"{args.onnx}: ResNet-8 with random weights, {len(content):,} bytes")
+    else:
+        environment = json.loads(args.metrics.read_text())["environment"]
+        rows = list(csv.DictReader(args.latency.read_text().splitlines()))
+        write_text(args.table, latency_table(rows, environment))
+        print(args.table.read_text())
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--onnx", type=Path, required=True)
+    commands = parser.add_subparsers(dest="command", required=True)
+    export = commands.add_parser("export")
+    export.add_argument("--onnx", type=Path, required=True)
+    table = commands.add_parser("table")
+    for name in ("metrics", "latency", "table"):
+        table.add_argument(f"--{name}", type=Path, required=True)
     return parser.parse_args()
 
 
