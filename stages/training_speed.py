@@ -1,0 +1,142 @@
+"""Measure what each choice of the training loop brings: one changed at a time.
+
+Reads   nothing: a step on random pixels takes as long as one on images
+Writes  a Markdown table: GFLOP/s of a training step beside those of torch.mm, one row a change
+Params  recipe.*, train.*  (widths, batch_size)
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from stages.common.cli import run
+from stages.common.data import CLASSES, IMAGE_SHAPE
+from stages.common.files import write_text
+from stages.common.machine import cpu_model
+from stages.common.model import Network
+from stages.common.params import load_params
+from stages.common.speed import keep_freed_memory, matmul_gflops
+from stages.common.training import (
+    RecipeParams,
+    make_optimizers,
+    set_rate,
+    smoothed_cross_entropy,
+)
+from stages.train import TrainParams
+
+WARMUP, STEPS = 3, 10
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a row of the table changes in the committed loop."""
+
+    name: str
+    batch_size: int
+    channels_last: bool = True
+    compiled: bool = False
+    bfloat16: bool = False
+    fused: bool = False
+    own_allocator: bool = True  # keep_freed_memory; once called, it holds for the process
+
+
+def changes(batch_size: int) -> list[Change]:
+    """The allocator's row first: what it measures ends with the next row."""
+    return [
+        Change("glibc gives freed tensors back to the system", batch_size, own_allocator=False),
+        Change("as committed", batch_size),
+        Change("without channels_last", batch_size, channels_last=False),
+        Change(f"batch {batch_size // 2}", batch_size // 2),
+        Change(f"batch {2 * batch_size}", 2 * batch_size),
+        Change("SGD part with fused steps", batch_size, fused=True),
+        Change("bfloat16 autocast", batch_size, bfloat16=True),
+        Change("torch.compile", batch_size, compiled=True),
+    ]
+
+
+def step_of(change: Change, params: TrainParams, recipe: RecipeParams) -> Callable[[], None]:
+    """One training step, as ``stages.common.training.train_epoch`` makes it."""
+    torch.manual_seed(0)
+    layout = torch.channels_last if change.channels_last else torch.contiguous_format
+    model = Network({"widths": params.widths, "classes": len(CLASSES)})
+    model.to(memory_format=layout).train()
+    optimizers = make_optimizers(model, recipe)
+    set_rate(optimizers, params.learning_rate)
+    if change.fused:
+        for group in optimizers[1].param_groups:
+            group.update(fused=True, foreach=False)
+    loss = smoothed_cross_entropy(recipe.label_smoothing)
+    pixels = (255 * torch.rand(change.batch_size, *IMAGE_SHAPE)).to(memory_format=layout)
+    labels = torch.randint(len(CLASSES), (change.batch_size,))
+    forward = torch.compile(model) if change.compiled else model
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=change.bfloat16):
+            value = loss(forward(pixels), labels, None)
+        value.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def step_gflops(change: Change, params: TrainParams, recipe: RecipeParams) -> float:
+    """The median of some steps after a warm-up; operations counted on an uncompiled step."""
+    if change.own_allocator:
+        keep_freed_memory()
+    plain = Change("", change.batch_size)
+    with FlopCounterMode(display=False) as counter:
+        step_of(plain, params, recipe)()
+    step = step_of(change, params, recipe)
+    seconds = []
+    for _ in range(WARMUP + STEPS):
+        started = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - started)
+    return counter.get_total_flops() / statistics.median(seconds[WARMUP:]) / 1e9
+
+
+def table_of(rows: list[tuple[str, float, float]]) -> str:
+    lines = [["changed", "GFLOP/s of a step", "GFLOP/s of torch.mm", "share"]]
+    lines.append(["---", "---:", "---:", "---:"])
+    for name, gflops, matmul in rows:
+        lines.append([name, f"{gflops:.0f}", f"{matmul:.0f}", f"{gflops / matmul:.0%}"])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    conditions = (
+        f"{cpu_model()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}, float32; "
+        f"median of {STEPS} steps after {WARMUP}; torch.mm measured before each row."
+    )
+    return f"{table}\n\n{conditions}\n"
+
+
+def main() -> None:
+    args = parse_args()
+    params = load_params(TrainParams, args.params, section="train")
+    recipe = load_params(RecipeParams, args.params, section="recipe")
+    rows = []
+    for change in tqdm(changes(params.batch_size), unit="row"):
+        matmul = matmul_gflops(CPU)
+        rows.append((change.name, step_gflops(change, params, recipe), matmul))
+    table = table_of(rows)
+    write_text(args.table, table)
+    print(table)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--params", type=Path, required=True)
+    parser.add_argument("--table", type=Path, required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run(main)
