@@ -19,6 +19,7 @@ import io
 import json
 import tempfile
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import cv2
@@ -48,6 +49,7 @@ from stages.common.runtime import (
     to_blob,
 )
 
+RUNTIMES = ("onnxruntime", "opencv_classic", "opencv_new")
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
     "entropy": CalibrationMethod.Entropy,
@@ -134,21 +136,22 @@ def shorten_names(model: ModelProto) -> None:
 
 
 def logits_by_runtime(path: Path, images: Images) -> dict[str, np.ndarray]:
-    """(N, classes) float32 from each runtime."""
+    """(N, classes) float32 from each runtime, and from each engine of OpenCV."""
     threads = cv2.getNumberOfCPUs()
     sessions = {
         "onnxruntime": OnnxRuntimeSession(path, threads=threads),
         "opencv_classic": OpenCVSession(path, engine="classic", threads=threads),
+        "opencv_new": OpenCVSession(path, engine="new", threads=threads),
     }
     return {name: predict(session, images, BATCH_SIZE) for name, session in sessions.items()}
 
 
 def compare_precisions(fp32: Path, int8: Path, images: Images) -> dict:
-    """For each runtime what INT8 loses, and how far the runtimes agree on INT8."""
+    """For each runtime what INT8 loses, and how far the two that differ most agree on INT8."""
     before = {name: logits.argmax(1) for name, logits in logits_by_runtime(fp32, images).items()}
     after = {name: logits.argmax(1) for name, logits in logits_by_runtime(int8, images).items()}
     losses = {name: loss(before[name], after[name], images.labels) for name in before}
-    agreement = accuracy(after["onnxruntime"], after["opencv_classic"])
+    agreement = min(accuracy(one, other) for one, other in combinations(after.values(), 2))
     return {**losses, "runtime_agreement": round(agreement, 2)}
 
 
@@ -164,7 +167,7 @@ def loss(fp32: np.ndarray, int8: np.ndarray, labels: np.ndarray) -> dict:
 
 
 def refuse_accuracy_drop(results: dict, allowed: float) -> None:
-    for name in ("onnxruntime", "opencv_classic"):
+    for name in RUNTIMES:
         drop = results[name]["accuracy_drop"]
         if drop > allowed:
             raise InputError(
@@ -200,7 +203,7 @@ def main() -> None:
     ratio = size / args.onnx.stat().st_size
     sizes = {"size_bytes": size, "size_ratio_to_fp32": round(ratio, 4)}
     write_json(args.metrics, {**results, "calibration_images": len(images), **sizes})
-    worst = max(results[name]["accuracy_drop"] for name in ("onnxruntime", "opencv_classic"))
+    worst = max(results[name]["accuracy_drop"] for name in RUNTIMES)
     print(f"{args.int8}: {size:,} bytes, {ratio:.1%} of FP32; accuracy {-worst:+g} points")
 
 

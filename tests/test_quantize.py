@@ -42,7 +42,7 @@ def test_main_writes_the_file_and_what_it_costs(arguments, monkeypatch, capfd):
     call(quantize, monkeypatch, **arguments)
 
     metrics = json.loads(arguments["metrics"].read_text())
-    for runtime in ("onnxruntime", "opencv_classic"):
+    for runtime in quantize.RUNTIMES:
         result = metrics[runtime]
         assert result["fp32_accuracy"] > 65
         assert abs(result["accuracy_drop"]) <= 10
@@ -105,7 +105,7 @@ def test_more_calibration_images_than_training_images_are_refused(arguments, mon
         call(quantize, monkeypatch, **arguments)
 
 
-@pytest.mark.parametrize("broken", ["onnxruntime", "opencv_classic"])
+@pytest.mark.parametrize("broken", quantize.RUNTIMES)
 def test_a_runtime_that_loses_too_much_is_named_and_no_file_stays(arguments, monkeypatch, broken):
     logits_by_runtime = quantize.logits_by_runtime
 
