@@ -276,7 +276,7 @@ def main() -> None:
     data = load_params(DataParams, args.params, section="data")
     images, validation = load_training_images(args.data, data)
     base = load_checkpoint(args.base)
-    teacher = load_teacher(args.teacher, recipe.translate, images.digest())
+    teacher = load_teacher(args.teacher, recipe.translate, recipe.cutout, images.digest())
     store = EpochStore(args.resume)
     pruned, stages, raw_accuracy = prune_and_fine_tune(
         base.model, teacher, images, validation, recipe, params, store

@@ -2,7 +2,7 @@
 
 Reads   the base checkpoint, the training images (not the held-out ones, never the test images)
 Writes  the logits (views, N, classes) float16, and what names the views (see common/teacher.py)
-Params  data.*, recipe.translate, teach.*  (see TeachParams)
+Params  data.*, recipe.translate, recipe.cutout, teach.*  (see TeachParams)
 Raises  InputError for wrong params, missing data or base, a device that is not there
 
 All fine-tuning learns from this file: pruning at any amount, with any seed. Running the base in
@@ -38,13 +38,12 @@ class TeachParams:
     device: str = one_of("auto", "cpu", "cuda", "mps")
 
 
-def teach(base: Network, images: Images, translate: int, params: TeachParams) -> Teacher:
+def teach(base: Network, images: Images, recipe: RecipeParams, params: TeachParams) -> Teacher:
     """The base's logits on every view; even and odd views are each other's mirror half."""
     device = pick_device(params.device)
     base.to(device, memory_format=torch.channels_last).eval()
-    augmenter = Augmenter(
-        torch.from_numpy(images.pixels).to(device), translate=translate, seed=params.seed
-    )
+    pixels = torch.from_numpy(images.pixels).to(device)
+    augmenter = Augmenter(pixels, recipe.translate, recipe.cutout, params.seed)
     logits = []
     with tqdm(total=params.views * len(images), unit="img", unit_scale=True, desc="teach") as bar:
         for view in range(params.views):
@@ -52,7 +51,8 @@ def teach(base: Network, images: Images, translate: int, params: TeachParams) ->
     return Teacher(
         logits=np.stack(logits),
         seed=params.seed,
-        translate=translate,
+        translate=recipe.translate,
+        cutout=recipe.cutout,
         data_digest=images.digest(),
     )
 
@@ -76,7 +76,7 @@ def main() -> None:
     keep_freed_memory()
     images, _ = load_training_images(args.data, data)
     base = load_checkpoint(args.base)
-    teacher = teach(base.model, images, recipe.translate, params)
+    teacher = teach(base.model, images, recipe, params)
     save_teacher(args.teacher, teacher)
     print(f"{args.teacher}: outputs on {teacher.views} views of {len(images):,} images")
 

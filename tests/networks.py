@@ -25,6 +25,7 @@ RECIPE = RecipeParams(
     weight_decay=0.008,
     label_smoothing=0.2,
     translate=2,
+    cutout=0,
 )
 CONFIG = {"widths": [[8, 8], [16, 16], [16, 32]], "classes": 10}
 PROVENANCE = {"data_digest": "ab" * 32, "train": {"seed": 0, "epochs": 1}}

@@ -69,7 +69,7 @@ def base(images) -> Network:
 @pytest.fixture(scope="module")
 def teacher(base, images) -> Teacher:
     params = TeachParams(views=2, seed=7, batch_size=30, device="cpu")
-    return teach(copy.deepcopy(base), images, RECIPE.translate, params)
+    return teach(copy.deepcopy(base), images, RECIPE, params)
 
 
 @pytest.mark.parametrize("target", ["macs", "params"])
@@ -225,7 +225,7 @@ def test_without_distillation_the_loss_is_cross_entropy():
 
 def test_fine_tuning_sees_each_view_with_what_the_teacher_says_of_it(base, images, teacher):
     """A student that is the teacher has nothing to learn from any view."""
-    epochs = Epochs(images, RECIPE.translate, seed=5, device=torch.device("cpu"), teacher=teacher)
+    epochs = Epochs(images, RECIPE, seed=5, device=torch.device("cpu"), teacher=teacher)
     for epoch in range(3):
         pixels, logits, _ = epochs.load(epoch)
         with torch.no_grad():

@@ -15,6 +15,7 @@ TEACHER = Teacher(
     logits=np.random.default_rng(0).normal(size=(2, 5, 10)).astype(np.float16),
     seed=3,
     translate=2,
+    cutout=8,
     data_digest="ab" * 32,
 )
 
@@ -23,16 +24,21 @@ def test_a_saved_teacher_is_read_back_and_equal_content_gives_equal_bytes(tmp_pa
     save_teacher(tmp_path / "one.npz", TEACHER)
     save_teacher(tmp_path / "two.npz", TEACHER)
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
-    loaded = load_teacher(tmp_path / "one.npz", translate=2, data_digest="ab" * 32)
+    loaded = load_teacher(tmp_path / "one.npz", translate=2, cutout=8, data_digest="ab" * 32)
     assert np.array_equal(loaded.logits, TEACHER.logits)
     assert (loaded.seed, loaded.views) == (3, 2)
 
 
-@pytest.mark.parametrize(("translate", "data_digest"), [(1, "ab" * 32), (2, "cd" * 32)])
-def test_a_teacher_of_other_images_or_shifts_is_refused(tmp_path, translate, data_digest):
+@pytest.mark.parametrize(
+    "other", [{"translate": 1}, {"cutout": 0}, {"data_digest": "cd" * 32}], ids=str
+)
+def test_a_teacher_of_other_images_or_views_is_refused(tmp_path, other):
     save_teacher(tmp_path / "teacher.npz", TEACHER)
-    with pytest.raises(InputError, match=r"teacher.npz is of other training images or shifts"):
-        load_teacher(tmp_path / "teacher.npz", translate, data_digest)
+    with pytest.raises(InputError, match=r"teacher.npz is of other training images or views"):
+        load_teacher(
+            tmp_path / "teacher.npz",
+            **{"translate": 2, "cutout": 8, "data_digest": "ab" * 32, **other},
+        )
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", None])
@@ -41,7 +47,7 @@ def test_a_missing_or_damaged_teacher_says_what_to_run(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"teacher.npz .*run 'dvc repro teach'"):
-        load_teacher(path, translate=2, data_digest="")
+        load_teacher(path, translate=2, cutout=8, data_digest="")
 
 
 def test_the_stage_writes_the_outputs_on_every_training_image(
@@ -61,6 +67,6 @@ def test_the_stage_writes_the_outputs_on_every_training_image(
         teacher=tmp_path / "teacher.npz",
     )
     images, _ = load_training_images(data_directory, DataParams(**PARAMS["data"]))
-    loaded = load_teacher(tmp_path / "teacher.npz", RECIPE.translate, images.digest())
+    loaded = load_teacher(tmp_path / "teacher.npz", RECIPE.translate, RECIPE.cutout, images.digest())
     assert loaded.logits.shape == (2, len(images), 10)
     assert (loaded.logits.argmax(2) == images.labels).mean() > 0.5  # chance: 0.1

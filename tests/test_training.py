@@ -16,6 +16,7 @@ import yaml
 from stages.common.augmentation import Augmenter, generator, shuffled
 from stages.common.cli import InputError
 from stages.common.data import Images
+from stages.common.model import PIXEL_MEAN
 from stages.common.muon import orthogonalize
 from stages.common.resume import EpochStore, model_digest
 from stages.common.training import Schedule, fit, pick_device, smoothed_cross_entropy
@@ -98,7 +99,7 @@ def test_an_absent_device_is_refused(monkeypatch):
 
 def test_every_augmented_image_is_its_original_shifted_and_perhaps_flipped():
     pixels = torch.from_numpy(make_images(30).pixels)
-    augmented = Augmenter(pixels, translate=2, seed=0).view(0)
+    augmented = Augmenter(pixels, translate=2, cutout=0, seed=0).view(0)
     padded = torch.nn.functional.pad(pixels.float(), (2,) * 4, mode="reflect").byte()
     for index in range(30):
         views = {
@@ -109,6 +110,20 @@ def test_every_augmented_image_is_its_original_shifted_and_perhaps_flipped():
             for view in (crop, crop.flip(-1))
         }
         assert augmented[index].contiguous().numpy().tobytes() in views
+
+
+def test_cutout_blanks_one_square_of_every_image_and_leaves_the_rest():
+    pixels = torch.from_numpy(make_images(60).pixels).clamp(min=1, max=100)
+    views = [Augmenter(pixels, translate=0, cutout=c, seed=0).view(0) for c in (0, 8)]
+    changed = (views[0] != views[1]).any(1)  # (60, 32, 32)
+    blank = torch.tensor([round(value) for value in PIXEL_MEAN], dtype=torch.uint8)
+    for index, square in enumerate(changed):
+        rows, columns = square.any(1).nonzero(), square.any(0).nonzero()
+        box = square[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        assert box.all()
+        assert 4 <= min(box.shape) <= max(box.shape) <= 8  # a square reaches over the border
+        assert (views[1][index][:, square].T == blank).all()
+    assert len({bytes(square.numpy().tobytes()) for square in changed}) > 50
 
 
 def test_an_epoch_takes_every_image_once_in_an_order_of_its_own():
@@ -127,7 +142,7 @@ def test_random_numbers_follow_from_their_key_alone():
 
 def test_every_image_is_flipped_in_exactly_one_of_two_views():
     pixels = torch.from_numpy(make_images(40).pixels)
-    augmenter = Augmenter(pixels, translate=0, seed=0)
+    augmenter = Augmenter(pixels, translate=0, cutout=0, seed=0)
     even, odd = ((augmenter.view(number) == pixels).flatten(1).all(1).tolist() for number in (0, 1))
     assert [one != other for one, other in zip(even, odd, strict=True)] == [True] * 40
     assert 5 < sum(even) < 35

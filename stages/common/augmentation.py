@@ -6,18 +6,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stages.common.model import PIXEL_MEAN
+
 
 class Augmenter:
     """Numbered views of the pixels (N, 3, 32, 32) uint8; a view follows from seed and number.
 
     Alternating flip (cifar10-airbench): a random half of the images is flipped in even views,
     the other half in odd ones. Each image is shifted by up to ``translate`` pixels, its border
-    reflected.
+    reflected; then a square of ``cutout`` pixels a side, its centre anywhere in the image, is
+    filled with the mean colour (DeVries and Taylor, arXiv:1708.04552). 0 leaves either out.
     """
 
-    def __init__(self, pixels: Tensor, translate: int, seed: int):
+    def __init__(self, pixels: Tensor, translate: int, cutout: int, seed: int):
         self.size = pixels.shape[-1]
         self.translate = translate
+        self.cutout = cutout
         self.seed = seed
         self.padded = F.pad(pixels.float(), (translate,) * 4, mode="reflect")
         self.padded = self.padded.to(torch.uint8)  # (N, 3, 32 + 2t, 32 + 2t)
@@ -36,7 +40,21 @@ class Augmenter:
             pixels[chosen] = self.padded[chosen, :, y : y + self.size, x : x + self.size]
         turned = (self.flipped ^ bool(number % 2)).nonzero().squeeze(1).to(pixels.device)
         pixels[turned] = pixels[turned].flip(-1)
+        if self.cutout:
+            self.cut_out(pixels, number)
         return pixels
+
+    def cut_out(self, pixels: Tensor, number: int) -> None:
+        """Fill one square of each image (N, 3, 32, 32) uint8, in place."""
+        centres = torch.randint(
+            0, self.size, (2, len(pixels), 1), generator=generator("cutout", self.seed, number)
+        )
+        first = centres - self.cutout // 2
+        positions = torch.arange(self.size)
+        rows, columns = (first <= positions) & (positions < first + self.cutout)  # (N, 32) each
+        square = (rows.unsqueeze(2) & columns.unsqueeze(1)).to(pixels.device)  # (N, 32, 32)
+        for channel, mean in enumerate(PIXEL_MEAN):
+            pixels[:, channel].masked_fill_(square, round(mean))
 
 
 def shuffled(count: int, seed: int, epoch: int) -> Tensor:

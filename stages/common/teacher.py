@@ -24,6 +24,7 @@ class Teacher:
     logits: np.ndarray
     seed: int
     translate: int
+    cutout: int
     data_digest: str
 
     @property
@@ -43,12 +44,13 @@ def save_teacher(path: str | Path, teacher: Teacher) -> None:
         logits=teacher.logits,
         seed=teacher.seed,
         translate=teacher.translate,
+        cutout=teacher.cutout,
         data_digest=teacher.data_digest,
     )
     write_bytes(path, buffer.getvalue())
 
 
-def load_teacher(path: str | Path, translate: int, data_digest: str) -> Teacher:
+def load_teacher(path: str | Path, translate: int, cutout: int, data_digest: str) -> Teacher:
     """Raises ``InputError`` when the file is missing, damaged, or of other images or views."""
     try:
         with np.load(path) as content:
@@ -56,6 +58,7 @@ def load_teacher(path: str | Path, translate: int, data_digest: str) -> Teacher:
                 logits=content["logits"],
                 seed=int(content["seed"]),
                 translate=int(content["translate"]),
+                cutout=int(content["cutout"]),
                 data_digest=str(content["data_digest"]),
             )
     except FileNotFoundError:
@@ -64,9 +67,10 @@ def load_teacher(path: str | Path, translate: int, data_digest: str) -> Teacher:
         raise InputError(
             f"{path} holds no teacher's outputs ({error}); delete it and run 'dvc repro teach'"
         ) from None
-    if (teacher.translate, teacher.data_digest) != (translate, data_digest):
+    views = (teacher.translate, teacher.cutout, teacher.data_digest)
+    if views != (translate, cutout, data_digest):
         raise InputError(
-            f"{path} is of other training images or shifts than data.* and recipe.translate say; "
-            "run 'dvc repro teach'"
+            f"{path} is of other training images or views than data.*, recipe.translate and "
+            "recipe.cutout say; run 'dvc repro teach'"
         )
     return teacher

@@ -1,7 +1,7 @@
 """Training and fine-tuning: one loop, whose every epoch can be continued after a kill.
 
 Recipe after KellerJordan/cifar10-airbench (airbench94_muon): Muon for the convolution filters,
-SGD for biases and head, label smoothing, alternating flip, translation, linear decay.
+SGD for biases and head, label smoothing, alternating flip, translation, cutout, linear decay.
 """
 
 import dataclasses
@@ -46,6 +46,7 @@ class RecipeParams:
     weight_decay: float = number(at_least=0)
     label_smoothing: float = number(at_least=0, below=1)
     translate: int = whole(at_least=0, at_most=8)
+    cutout: int = whole(at_least=0, at_most=32)
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def fit(
         print(f"{title}: resumed after epoch {len(progress.history)} of {schedule.epochs}")
     if len(progress.history) == schedule.epochs:
         return progress
-    epochs = Epochs(images, recipe.translate, seed, device, teacher)
+    epochs = Epochs(images, recipe, seed, device, teacher)
     with tqdm(total=schedule.epochs * len(images), unit="img", unit_scale=True) as bar:
         bar.update(len(progress.history) * len(images))
         for epoch in range(len(progress.history), schedule.epochs):
@@ -162,7 +163,7 @@ class Epochs:
     def __init__(
         self,
         images: Images,
-        translate: int,
+        recipe: RecipeParams,
         seed: int,
         device: torch.device,
         teacher: Teacher | None,
@@ -173,7 +174,7 @@ class Epochs:
         self.labels = torch.from_numpy(images.labels).to(device)
         pixels = torch.from_numpy(images.pixels).to(device)
         view_seed = teacher.seed if teacher else seed
-        self.augmenter = Augmenter(pixels, translate=translate, seed=view_seed)
+        self.augmenter = Augmenter(pixels, recipe.translate, recipe.cutout, view_seed)
 
     def __len__(self) -> int:
         return len(self.labels)
