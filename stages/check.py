@@ -17,12 +17,12 @@ from stages.common.cli import InputError, run
 from stages.common.data import DataParams
 from stages.common.files import write_json
 from stages.common.params import parse_section, read_params, reject_unknown_keys
+from stages.common.pruning import PruneParams
 from stages.common.studies import StudiesParams, experiments_of
 from stages.common.training import RecipeParams
 from stages.evaluate import EvaluateParams
 from stages.export import ExportParams
 from stages.prepare import PrepareParams
-from stages.prune import PruneParams
 from stages.quantize import QuantizeParams
 from stages.teach import TeachParams
 from stages.train import TrainParams

@@ -13,235 +13,27 @@ carries them along. A killed run goes on from its last whole epoch, kept in the 
 """
 
 import argparse
-import copy
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch.nn.utils import prune as torch_prune
 
-from stages.common.channels import (
-    IMPORTANCES,
-    channel_scores,
-    convolutions,
-    widths_at,
-    without_channels,
-)
-from stages.common.cli import InputError, run
-from stages.common.data import DataParams, Images, load_training_images
+from stages.common.cli import run
+from stages.common.data import DataParams, load_training_images
 from stages.common.files import write_csv, write_json
 from stages.common.model import (
     Network,
-    Size,
     load_checkpoint,
     save_checkpoint,
     size_of,
     widths_of,
 )
-from stages.common.params import load_params, number, one_of, whole
+from stages.common.params import load_params
+from stages.common.pruning import PruneParams, prune_and_fine_tune, share_removed
 from stages.common.resume import EpochStore, Progress
-from stages.common.teacher import Teacher, load_teacher
-from stages.common.training import (
-    Loss,
-    RecipeParams,
-    Schedule,
-    evaluate,
-    fit,
-    pick_device,
-    smoothed_cross_entropy,
-)
+from stages.common.teacher import load_teacher
+from stages.common.training import RecipeParams, evaluate
 
-TAYLOR_IMAGES = 1000  # whose gradients rank the channels
 CURVE_COLUMNS = ["epoch", "step", "loss", "learning_rate", "validation_accuracy"]
-
-
-@dataclass(frozen=True)
-class PruneParams:
-    """What is removed, in how many steps, and how the rest is fine-tuned."""
-
-    seed: int = whole(at_least=0)
-    method: str = one_of("structured", "unstructured")
-    target: str = one_of("macs", "params")
-    amount: float = number(at_least=0, below=1)
-    importance: str = one_of(*IMPORTANCES)
-    round_to: int = whole(at_least=1, at_most=256)
-    steps: int = whole(at_least=1)
-    epochs_between: int = whole(at_least=0)
-    epochs: int = whole(at_least=0)
-    batch_size: int = whole(at_least=2)
-    learning_rate: float = number(at_least=0)
-    warmup: float = number(at_least=0, below=1)
-    distillation: float = number(at_least=0, at_most=1)
-    temperature: float = number(at_least=0.1)
-    device: str = one_of("auto", "cpu", "cuda", "mps")
-
-
-# ------------------------------------------------------------------------------- how much to take
-
-
-def share_removed(before: Size, after: Size, params: PruneParams) -> float:
-    """The share of the target that is gone; where zeros are the method, a zero counts as gone."""
-    prefix = "nonzero_" if params.method == "unstructured" else ""
-    now = getattr(after, prefix + params.target)
-    return 1 - now / getattr(before, params.target)
-
-
-def search_ratio(share_at: Callable[[float], float], amount: float) -> float:
-    """The pruning ratio in [0, 1] whose share removed comes nearest to ``amount`` (bisection).
-
-    ``share_at`` must not fall as the ratio grows. Widths are rounded, so it moves in jumps.
-    """
-    low, high = 0.0, 1.0
-    best, best_error = 0.0, abs(share_at(0.0) - amount)
-    for _ in range(12):
-        ratio = (low + high) / 2
-        share = share_at(ratio)
-        if abs(share - amount) < best_error:
-            best, best_error = ratio, abs(share - amount)
-        low, high = (ratio, high) if share < amount else (low, ratio)
-    return best
-
-
-# --------------------------------------------------------------------------- structured: channels
-
-
-def remove_channels(
-    model: Network, before: Size, amount: float, images: Images, params: PruneParams
-) -> Network:
-    """A network without as many channels as bring the share removed next to ``amount``.
-
-    Raises ``InputError`` when even the narrowest widths keep too much.
-    """
-    scores = channel_scores(model, images[:TAYLOR_IMAGES], params.importance, params.seed)
-
-    def share_at(ratio: float) -> float:
-        widths = iter(widths_at(ratio, scores, params.round_to))
-        shape = [[next(widths) for _ in block] for block in model.config["widths"]]
-        return share_removed(before, size_of(Network({**model.config, "widths": shape})), params)
-
-    most = share_at(1.0)
-    if amount > most:
-        raise InputError(
-            f"prune.amount is {params.amount}; with prune.round_to {params.round_to} at most "
-            f"{most:.3f} of the {params.target} can be removed"
-        )
-    return without_channels(
-        model, scores, widths_at(search_ratio(share_at, amount), scores, params.round_to)
-    )
-
-
-# ---------------------------------------------------------------------------- unstructured: zeros
-
-
-def mask_weights(model: Network, before: Size, amount: float, params: PruneParams) -> None:
-    """Hold the smallest weights of all 3x3 convolutions at 0 (``torch.nn.utils.prune``), in place.
-
-    Their number brings the share removed next to ``amount``.
-    """
-
-    def mask(network: Network, ratio: float) -> None:
-        torch_prune.global_unstructured(
-            [(layer, "weight") for layer in convolutions(network)],
-            pruning_method=torch_prune.L1Unstructured,
-            amount=ratio,
-        )
-
-    def share_at(ratio: float) -> float:
-        trial = copy.deepcopy(model)
-        mask(trial, ratio)
-        unmask(trial)
-        return share_removed(before, size_of(trial), params)
-
-    mask(model, search_ratio(share_at, amount))
-
-
-def unmask(model: Network) -> None:
-    """Make the zeros of ``mask_weights`` part of the weights."""
-    for layer in convolutions(model):
-        torch_prune.remove(layer, "weight")
-
-
-# ------------------------------------------------------------------------------------ fine-tuning
-
-
-def distillation(params: PruneParams, label_smoothing: float) -> Loss:
-    """Cross-entropy with the labels, and with the teacher's softened outputs.
-
-    loss = (1 - d) CE(student, labels) + d T^2 KL(teacher / T, student / T); Hinton et al. 2015.
-    """
-    hard = smoothed_cross_entropy(label_smoothing)
-    temperature, weight = params.temperature, params.distillation
-
-    def loss(logits: torch.Tensor, labels: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        soft = F.kl_div(
-            F.log_softmax(logits / temperature, dim=1),
-            F.log_softmax(teacher / temperature, dim=1),
-            reduction="batchmean",
-            log_target=True,
-        )
-        return (1 - weight) * hard(logits, labels, teacher) + weight * temperature**2 * soft
-
-    return loss
-
-
-def prune_and_fine_tune(
-    base: Network,
-    teacher: Teacher,
-    images: Images,
-    validation: Images,
-    recipe: RecipeParams,
-    params: PruneParams,
-    store: EpochStore,
-) -> tuple[Network, list[Progress], list[float]]:
-    """Remove in equal steps, fine-tuning after each.
-
-    Returns the network, the progress of each step's fine-tuning, and the validation accuracy in
-    percent after each removal, before its fine-tuning.
-    """
-    device = pick_device(params.device)
-    before = size_of(base)
-    loss = distillation(params, recipe.label_smoothing)
-    loss_key = f"{teacher.digest()} {params.distillation} {params.temperature}"
-    model, stages, raw_accuracy = copy.deepcopy(base), [], []
-    for step in range(1, params.steps + 1):
-        amount = params.amount * step / params.steps
-        if params.method == "structured":
-            model = remove_channels(model.cpu(), before, amount, images, params)
-        else:
-            model = model.to("cpu", memory_format=torch.contiguous_format)
-            mask_weights(model, before, amount, params)
-        raw_accuracy.append(evaluate(model.to(device), validation, device))
-        epochs = params.epochs if step == params.steps else params.epochs_between
-        schedule = Schedule(
-            epochs=epochs,
-            batch_size=params.batch_size,
-            learning_rate=params.learning_rate,
-            warmup=params.warmup,
-        )
-        stages.append(
-            fit(
-                model,
-                images,
-                validation,
-                recipe=recipe,
-                schedule=schedule,
-                seed=params.seed + step,
-                device=device,
-                store=store,
-                title=f"prune step {step}/{params.steps}, epoch",
-                loss=loss,
-                loss_key=loss_key,
-                teacher=teacher,
-            )
-        )
-        if params.method == "unstructured":
-            unmask(model)
-    return model.cpu(), stages, raw_accuracy
-
-
-# ---------------------------------------------------------------------------------------- results
 
 
 def curve(stages: list[Progress]) -> list[dict]:

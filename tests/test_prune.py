@@ -10,10 +10,7 @@ from stages.common.channels import channel_scores, widths_at, without_channels
 from stages.common.cli import InputError
 from stages.common.data import Images
 from stages.common.model import Network, size_of, widths_of
-from stages.common.resume import EpochStore, model_digest
-from stages.common.teacher import Teacher
-from stages.common.training import Epochs
-from stages.prune import (
+from stages.common.pruning import (
     PruneParams,
     curve,
     distillation,
@@ -25,6 +22,9 @@ from stages.prune import (
     summary,
     unmask,
 )
+from stages.common.resume import EpochStore, model_digest
+from stages.common.teacher import Teacher
+from stages.common.training import Epochs
 from stages.teach import TeachParams, teach
 from stages.train import build_network
 from tests.conftest import make_images

@@ -67,6 +67,8 @@ def test_the_stage_writes_the_outputs_on_every_training_image(
         teacher=tmp_path / "teacher.npz",
     )
     images, _ = load_training_images(data_directory, DataParams(**PARAMS["data"]))
-    loaded = load_teacher(tmp_path / "teacher.npz", RECIPE.translate, RECIPE.cutout, images.digest())
+    loaded = load_teacher(
+        tmp_path / "teacher.npz", RECIPE.translate, RECIPE.cutout, images.digest()
+    )
     assert loaded.logits.shape == (2, len(images), 10)
     assert (loaded.logits.argmax(2) == images.labels).mean() > 0.5  # chance: 0.1

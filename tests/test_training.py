@@ -122,7 +122,7 @@ def test_cutout_blanks_one_square_of_every_image_and_leaves_the_rest():
         box = square[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         assert box.all()
         assert 4 <= min(box.shape) <= max(box.shape) <= 8  # a square reaches over the border
-        assert (views[1][index][:, square].T == blank).all()
+        assert (blank == views[1][index][:, square].T).all()
     assert len({bytes(square.numpy().tobytes()) for square in changed}) > 50
 
 
