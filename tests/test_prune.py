@@ -12,19 +12,18 @@ from stages.common.data import Images
 from stages.common.model import Network, size_of, widths_of
 from stages.common.pruning import (
     PruneParams,
-    curve,
     distillation,
     mask_weights,
     prune_and_fine_tune,
     remove_channels,
     search_ratio,
     share_removed,
-    summary,
     unmask,
 )
 from stages.common.resume import EpochStore, model_digest
 from stages.common.teacher import Teacher
 from stages.common.training import Epochs
+from stages.prune import curve, summary
 from stages.teach import TeachParams, teach
 from stages.train import build_network
 from tests.conftest import make_images
