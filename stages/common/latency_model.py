@@ -48,8 +48,11 @@ class LatencyModel:
     def predict(self, widths: list[list[int]], precision: str = "fp32") -> float:
         """Median milliseconds of one image in the faster engine.
 
-        Raises ``InputError`` for widths that the profile does not cover.
+        Raises ``InputError`` for widths that the profile does not cover, and for a precision that
+        the device does not run.
         """
+        if not self.engines[precision]:
+            raise InputError(f"{self.path}: no engine of {self.device} runs {precision} networks")
         return min(self.predict_by_engine(widths, precision).values())
 
     def predict_by_engine(self, widths: list[list[int]], precision: str) -> dict[str, float]:
@@ -157,14 +160,17 @@ def model_from(content: dict, path: str | Path) -> LatencyModel:
 
 
 def refuse_damage(model: LatencyModel) -> None:
-    """Every engine must have a table of the right shape for every layer, and no negative time."""
+    """Every engine must have a table of the right shape for every layer, and no negative time.
+
+    A device may run no INT8 network; one that runs no FP32 network has no profile.
+    """
     if model.step < 1 or any(width % model.step for block in model.widths for width in block):
         raise InputError(f"{model.path} is damaged (widths are no multiples of the step)")
     sizes = [1, *(width // model.step for block in model.widths for width in block), 1]
     shapes = list(pairwise(sizes))
+    if not model.engines["fp32"]:
+        raise InputError(f"{model.path} is damaged (no engine for fp32)")
     for precision, engines in model.engines.items():
-        if not engines:
-            raise InputError(f"{model.path} is damaged (no engine for {precision})")
         for engine, cost in engines.items():
             found = [table.shape for table in cost.layers_ms]
             values = [np.array([cost.constant_ms]), *cost.layers_ms]
