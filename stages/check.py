@@ -17,7 +17,7 @@ from stages.common.cli import InputError, run
 from stages.common.data import DataParams
 from stages.common.files import write_json
 from stages.common.params import parse_section, read_params, reject_unknown_keys
-from stages.common.pruning import PruneParams
+from stages.common.pruning import PruneParams, refuse_zeros_for_time
 from stages.common.studies import StudiesParams, experiments_of
 from stages.common.training import RecipeParams
 from stages.evaluate import EvaluateParams
@@ -51,6 +51,7 @@ def check(content: dict, path: str | Path) -> None:
         for section, cls in SECTIONS.items()
     }
     check_counts(params["data"], params["export"], params["quantize"], path)
+    refuse_zeros_for_time(params["prune"])
     check_studies(params["studies"], content, path)
 
 

@@ -1,11 +1,12 @@
 """Prune the base network and fine-tune what is left, with the base network as teacher.
 
 Reads   the base checkpoint and its outputs on the training images (the teacher), the training
-        images (validation images included, never the test ones)
+        images (validation images included, never the test ones), the latency model of the device
 Writes  a checkpoint of the pruned network, the fine-tuning curve as CSV (one row an epoch: epoch,
         step, loss, learning_rate, validation_accuracy in percent), a JSON of what was removed
 Params  data.*, recipe.*, prune.*
-Raises  InputError for wrong params, a missing base, an amount that cannot be reached
+Raises  InputError for wrong params, a missing base, an amount or a budget that cannot be
+        reached
 
 'structured' removes whole channels, so that the network is smaller in bytes and milliseconds;
 'unstructured' writes zeros in place, the classic baseline: every file and every dense runtime
@@ -20,6 +21,7 @@ import torch
 from stages.common.cli import run
 from stages.common.data import DataParams, load_training_images
 from stages.common.files import write_csv, write_json
+from stages.common.latency_model import LatencyModel, load_latency_model
 from stages.common.model import (
     Network,
     load_checkpoint,
@@ -42,17 +44,44 @@ def curve(stages: list[Progress]) -> list[dict]:
     return [{**row, "epoch": epoch} for epoch, row in enumerate(rows, 1)]
 
 
-def summary(base: Network, pruned: Network, params: PruneParams, accuracies: dict) -> dict:
+def summary(
+    base: Network,
+    pruned: Network,
+    params: PruneParams,
+    accuracies: dict,
+    latency: LatencyModel | None = None,
+) -> dict:
     """What metrics/prune.json holds: sizes before and after, the amount asked for and reached."""
     before, after = size_of(base), size_of(pruned)
-    return {
+    metrics = {
         "method": params.method,
         "target": params.target,
-        "amount_asked": params.amount,
-        "amount_reached": round(share_removed(before, after, params), 4),
+        "amount_asked": None if params.budget_ms else params.amount,
+        "amount_reached": round(amount_reached(base, pruned, params, latency), 4),
         "before": {**dataclasses.asdict(before), "widths": in_words(widths_of(base))},
         "after": {**dataclasses.asdict(after), "widths": in_words(widths_of(pruned))},
         "validation_accuracy": accuracies,
+    }
+    if params.needs_latency():
+        metrics["predicted_latency_ms"] = predicted_latency(base, pruned, latency)
+    return metrics
+
+
+def amount_reached(
+    base: Network, pruned: Network, params: PruneParams, latency: LatencyModel | None
+) -> float:
+    """The share of the target (MACs, params or predicted milliseconds) that is gone."""
+    if params.target == "latency":
+        return 1 - latency.predict(widths_of(pruned)) / latency.predict(widths_of(base))
+    return share_removed(size_of(base), size_of(pruned), params)
+
+
+def predicted_latency(base: Network, pruned: Network, latency: LatencyModel) -> dict:
+    """FP32 milliseconds of one image on the profile's device, and its name."""
+    return {
+        "before": round(latency.predict(widths_of(base)), 4),
+        "after": round(latency.predict(widths_of(pruned)), 4),
+        "device": latency.device,
     }
 
 
@@ -69,9 +98,10 @@ def main() -> None:
     images, validation = load_training_images(args.data, data)
     base = load_checkpoint(args.base)
     teacher = load_teacher(args.teacher, recipe.translate, recipe.cutout, images.digest())
+    latency = load_latency_model(args.latency)
     store = EpochStore(args.resume)
     pruned, stages, raw_accuracy = prune_and_fine_tune(
-        base.model, teacher, images, validation, recipe, params, store
+        base.model, teacher, images, validation, recipe, params, store, latency
     )
     cpu = torch.device("cpu")
     accuracies = {
@@ -79,23 +109,26 @@ def main() -> None:
         "before_fine_tuning": raw_accuracy[-1],
         "fine_tuned": evaluate(pruned, validation, cpu),
     }
-    metrics = summary(base.model, pruned, params, accuracies)
+    metrics = summary(base.model, pruned, params, accuracies, latency)
     metrics["fine_tuning_flops"] = sum(stage.flops for stage in stages)
     provenance = {**base.provenance, "prune": dataclasses.asdict(params)}
     save_checkpoint(args.pruned, pruned, provenance)
     write_csv(args.curve, curve(stages), header=CURVE_COLUMNS)
     write_json(args.metrics, metrics)
     store.clear()
+    asked = f"{params.budget_ms:g} ms" if params.budget_ms else f"{params.amount:g}"
     print(
         f"{args.pruned}: {metrics['amount_reached']:.3f} of {params.target} removed "
-        f"({params.amount} asked), widths {metrics['after']['widths']}; validation "
+        f"({asked} asked), widths {metrics['after']['widths']}; validation "
         f"{accuracies['base']:.2f} % -> {accuracies['fine_tuned']:.2f} %"
     )
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("params", "data", "resume", "base", "teacher", "pruned", "curve", "metrics"):
+    for name in ("params", "data", "resume", "base", "teacher", "latency"):
+        parser.add_argument(f"--{name}", required=True)
+    for name in ("pruned", "curve", "metrics"):
         parser.add_argument(f"--{name}", required=True)
     return parser.parse_args()
 

@@ -30,6 +30,7 @@ from stages.common.study_chart import study_chart
 RESULTS = "plots/tradeoff.csv"  # of each experiment
 NETWORK, NETWORK_INT8 = "pruned", "pruned_int8"
 SOURCES = ("stages", "params.yaml", "dvc.yaml", "dvc.lock")
+PREDICTED = "predicted_latency_ms"  # by the device's profile, where pruning counts milliseconds
 AMOUNT, METHOD, SEED = "prune.amount", "prune.method", "prune.seed"
 Row = dict[str, str]
 
@@ -95,10 +96,13 @@ def run_all(experiments: list[Experiment]) -> None:
 
 def results(experiment: Experiment) -> list[Row]:
     """The experiment's table, each row with what the experiment changed."""
-    text = command("git", "show", f"{revision(experiment.name)}:{RESULTS}")
+    commit = revision(experiment.name)
+    text = command("git", "show", f"{commit}:{RESULTS}")
+    pruning = json.loads(command("git", "show", f"{commit}:metrics/prune.json"))
+    predicted = {PREDICTED: str(pruning.get(PREDICTED, {}).get("after", ""))}
     changes = {key: str(value) for key, value in experiment.changes.items()}
     return [
-        {"experiment": experiment.name, **changes, **row}
+        {"experiment": experiment.name, **changes, **predicted, **row}
         for row in csv.DictReader(io.StringIO(text))
     ]
 
@@ -109,7 +113,8 @@ def results(experiment: Experiment) -> list[Row]:
 def markdown(experiments: list[Experiment], rows: list[Row]) -> str:
     """One row an experiment, FP32 and INT8 side by side; mean and deviation where seeds vary."""
     varied = experiments[0].varied
-    heads = [*varied, "MACs", "params"]
+    has_predictions = any(row.get(PREDICTED) for row in rows)
+    heads = [*varied, "MACs", "params", *(["predicted FP32"] if has_predictions else [])]
     for kind in ("FP32", "INT8"):
         heads += [f"{kind} accuracy", "bytes", "OpenCV DNN", "ONNX Runtime"]
     lines = [heads, ["---:"] * len(heads)]
@@ -120,6 +125,8 @@ def markdown(experiments: list[Experiment], rows: list[Row]) -> str:
             f"{int(fp32['macs']):,}",
             f"{int(fp32['params']):,}",
         ]
+        if has_predictions:
+            cells.append(f"{float(fp32[PREDICTED]):.2f} ms" if fp32[PREDICTED] else "")
         lines.append([*cells, *network_cells(fp32), *network_cells(int8)])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return "\n\n".join([table, *spread(varied, networks), commands(experiments)]) + "\n"
@@ -141,17 +148,33 @@ def network_cells(row: Row) -> list[str]:
 
 
 def spread(varied: tuple[str, ...], networks: tuple[list[Row], list[Row]]) -> list[str]:
-    """Mean and sample standard deviation over the seeds, if nothing else varies."""
-    if varied != (SEED,):
+    """Mean and sample standard deviation over the seeds, for each value of what else varies."""
+    if SEED not in varied:
         return []
     sentences = []
     for kind, rows in zip(("FP32", "INT8"), networks, strict=True):
-        values = [float(row["accuracy"]) for row in rows]
-        sentences.append(
-            f"{kind}: {statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} % (mean and "
-            f"standard deviation, n = {len(values)} seeds of pruning and fine-tuning, one base)."
-        )
+        groups: dict[str, list[float]] = {}
+        for row in sorted(rows, key=lambda row: int(row[SEED])):
+            name = " ".join([kind, *(row[key] for key in varied if key != SEED)])
+            groups.setdefault(name, []).append(float(row["accuracy"]))
+        sentences += [
+            f"{name}: {mean_and_deviation(values)} % (mean and standard deviation, n = "
+            f"{len(values)} seeds of pruning and fine-tuning, one base)."
+            for name, values in groups.items()
+        ]
+        if len(groups) == 2:
+            sentences.append(difference(*groups.items()))
     return [" ".join(sentences)]
+
+
+def difference(first: tuple[str, list[float]], second: tuple[str, list[float]]) -> str:
+    """How much better the second is, with one seed's run of one beside the same seed's other."""
+    gains = [after - before for before, after in zip(first[1], second[1], strict=True)]
+    return f"{second[0]} less {first[0]}: {mean_and_deviation(gains, sign='+')} points, by seed."
+
+
+def mean_and_deviation(values: list[float], sign: str = "") -> str:
+    return f"{statistics.mean(values):{sign}.2f} ± {statistics.stdev(values):.2f}"
 
 
 def conditions(experiments: list[Experiment], params: dict) -> str:

@@ -39,6 +39,7 @@ ALL_STAGES = {
     "prepare",
     "train",
     "teach",
+    "device",
     "prune",
     "export@base",
     "export@pruned",

@@ -30,6 +30,8 @@ def test_the_committed_params_are_accepted(content):
         ("prune.amount", True, "prune.amount is True; allowed: a number in [0, 1)"),
         ("prune.amount", float("nan"), "prune.amount is nan; allowed: a number in [0, 1)"),
         ("prune.amout", 0.5, "prune.amout is unknown; did you mean prune.amount?"),
+        ("prune.target", "latncy", "'latncy'; allowed: macs or params or latency"),
+        ("prune.budget_ms", -1, "prune.budget_ms is -1; allowed: a number of at least 0"),
         ("prune.method", "magic", "'magic'; allowed: structured or unstructured"),
         ("train.epochs", "abc", "train.epochs is 'abc'; allowed: a whole number of at least 1"),
         ("train.epochs", 2.5, "train.epochs is 2.5; allowed: a whole number of at least 1"),
@@ -48,6 +50,12 @@ def test_a_wrong_value_is_refused_naming_key_value_and_what_is_allowed(content, 
         check(content, path="params.yaml")
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_zeros_in_place_that_are_to_save_time_are_refused_before_any_work(content):
+    content["prune"].update(method="unstructured", target="latency")
+    with pytest.raises(InputError, match="zeros in place save no time"):
+        check(content, path="params.yaml")
 
 
 def test_a_missing_key_is_named(content):

@@ -5,8 +5,10 @@ import json
 import sys
 
 import pytest
+import yaml
 
-from tests.pipelines import ALL_STAGES, stages_run
+from tests.pipelines import ALL_STAGES, ROOT, TINY, stages_run
+from tests.profiles import smooth_profile
 
 VARIANTS = ["base", "pruned", "base_int8", "pruned_int8"]
 
@@ -79,6 +81,31 @@ def test_another_amount_runs_only_what_depends_on_pruning_and_shows_what_changed
         assert f"| pruned.{key} " in table or f"pruned.{key}" in table, table
     assert json.loads(repository.dvc("plots", "diff", "--json"))
     repository.run("git", "checkout", "--quiet", ".")
+    repository.dvc("checkout", "--quiet")
+
+
+def test_pruning_to_milliseconds_needs_a_profile_and_nothing_else_does(repository):
+    """A profile that comes or changes prunes nothing anew as long as nobody asks for time."""
+    [where] = [var for var in yaml.safe_load((ROOT / "dvc.yaml").read_text())["vars"]
+               if "profile" in var]  # fmt: skip
+    profile = repository.path / where["profile"]
+    committed = profile.read_bytes() if profile.exists() else None
+    profile.unlink(missing_ok=True)
+    by_time = ["-S", "prune.target=latency", "-S", "prune.round_to=8", "-S", "prune.amount=0.2"]
+    refused = repository.dvc("exp", "run", *by_time, succeed=False)
+    assert f"error: {where['profile']} is missing: the latency of this device is not" in refused
+    repository.run("git", "checkout", "--quiet", "params.yaml")
+    profile.write_text(json.dumps(smooth_profile(TINY["train"]["widths"])))
+    assert stages_run(repository.dvc("repro")) == {"device"}
+    ran = stages_run(repository.dvc("exp", "run", *by_time))
+    assert {"device", "prune", "export@pruned"} <= ran
+    assert not ran & {"train", "teach", "export@base"}
+    report = repository.json("metrics/prune.json")
+    assert 0.2 <= report["amount_reached"] < 1
+    assert report["predicted_latency_ms"]["device"] == "test"
+    repository.run("git", "checkout", "--quiet", ".")
+    if committed is None:
+        profile.unlink()
     repository.dvc("checkout", "--quiet")
 
 

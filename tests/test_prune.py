@@ -9,13 +9,16 @@ import torch
 from stages.common.channels import channel_scores, widths_at, without_channels
 from stages.common.cli import InputError
 from stages.common.data import Images
+from stages.common.latency_model import model_from
 from stages.common.model import Network, size_of, widths_of
 from stages.common.pruning import (
     PruneParams,
     distillation,
     mask_weights,
     prune_and_fine_tune,
+    refuse_zeros_for_time,
     remove_channels,
+    remove_milliseconds,
     search_ratio,
     share_removed,
     unmask,
@@ -28,12 +31,14 @@ from stages.teach import TeachParams, teach
 from stages.train import build_network
 from tests.conftest import make_images
 from tests.networks import RECIPE
+from tests.profiles import smooth_profile
 
 PARAMS = PruneParams(
     seed=0,
     method="structured",
     target="macs",
     amount=0.5,
+    budget_ms=0,
     importance="taylor",
     round_to=4,
     steps=2,
@@ -144,6 +149,94 @@ def test_the_search_finds_the_nearest_reachable_share():
     assert search_ratio(steps, 0.0) == 0.0
 
 
+BASE_WIDTHS = [[32, 32], [64, 64], [64, 64]]
+LATENCY = model_from(smooth_profile(BASE_WIDTHS), "targets/test.json")
+BY_TIME = dataclasses.replace(PARAMS, target="latency", round_to=8)
+
+
+@pytest.mark.parametrize("target", ["latency", "macs", "params"])
+@pytest.mark.parametrize("share", [0.9, 0.6, 0.55])
+def test_a_budget_of_milliseconds_is_kept_and_nearly_used_up(base, images, target, share):
+    params = dataclasses.replace(BY_TIME, target=target)
+    budget = share * LATENCY.predict(BASE_WIDTHS)
+    pruned = remove_milliseconds(base, budget, images, params, LATENCY)
+    assert 0.85 * budget < LATENCY.predict(widths_of(pruned)) <= budget
+    assert all(width % 8 == 0 for block in widths_of(pruned) for width in block)
+
+
+def test_by_time_nothing_is_cut_that_buys_none_and_more_importance_stays(base, images):
+    """On this device layers cost the same up to 16 channels: a cut below them is a waste."""
+    budget = 0.55 * LATENCY.predict(BASE_WIDTHS)
+    by_time, by_macs = (
+        remove_milliseconds(
+            base, budget, images, dataclasses.replace(BY_TIME, target=target), LATENCY
+        )
+        for target in ("latency", "macs")
+    )
+    assert min(width for block in widths_of(by_time) for width in block) == 16
+    scores = channel_scores(base, images, "taylor", seed=0)
+
+    def kept(model: Network) -> float:
+        widths = [width for block in widths_of(model) for width in block]
+        best = [score.sort(descending=True).values for score in scores]
+        return sum(float(each[:width].sum()) for each, width in zip(best, widths, strict=True))
+
+    assert kept(by_time) >= kept(by_macs)
+
+
+@pytest.mark.parametrize("target", ["latency", "macs"])
+def test_a_budget_out_of_reach_says_the_least_that_can_be_reached(base, images, target):
+    params = dataclasses.replace(BY_TIME, target=target)
+    least = LATENCY.predict([[8, 8], [8, 8], [8, 8]])  # equal for all up to 16 channels
+    with pytest.raises(InputError, match=rf"least that can be reached on test is {least:.4f} ms"):
+        remove_milliseconds(base, 0.9 * least, images, params, LATENCY)
+
+
+def test_a_profile_that_does_not_know_the_widths_is_refused(base, images):
+    params = dataclasses.replace(BY_TIME, round_to=4)
+    with pytest.raises(InputError, match=r"prune\.round_to is 4; .* multiples of 8"):
+        remove_milliseconds(base, 1.0, images, params, LATENCY)
+    narrow = model_from(smooth_profile([[32, 32], [64, 64], [64, 32]]), "targets/test.json")
+    with pytest.raises(InputError, match=r"targets/test\.json covers networks up to"):
+        remove_milliseconds(base, 1.0, images, BY_TIME, narrow)
+
+
+def test_zeros_in_place_are_refused_where_time_is_to_be_saved():
+    zeros = dataclasses.replace(PARAMS, method="unstructured")
+    refuse_zeros_for_time(zeros)
+    for changes in ({"target": "latency"}, {"budget_ms": 0.5}):
+        with pytest.raises(InputError, match="zeros in place save no time"):
+            refuse_zeros_for_time(dataclasses.replace(zeros, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked"), [({"amount": 0.4}, 0.6), ({"budget_ms": 0.9, "target": "macs"}, None)]
+)
+def test_pruning_to_milliseconds_in_steps_reports_what_it_predicts(
+    base, teacher, images, tmp_path, changes, asked
+):
+    params = dataclasses.replace(BY_TIME, epochs=0, epochs_between=0, **changes)
+    before = LATENCY.predict(BASE_WIDTHS)
+    budget = asked * before if asked else params.budget_ms
+    assert budget < 0.9 * before, "the budget must ask for something"
+    pruned, stages, _ = prune_and_fine_tune(
+        base, teacher, images, images, RECIPE, params, EpochStore(tmp_path), LATENCY
+    )
+    assert len(stages) == 2
+    report = summary(base, pruned, params, {}, LATENCY)
+    after = LATENCY.predict(widths_of(pruned))
+    predicted = {"before": round(before, 4), "after": round(after, 4), "device": "test"}
+    assert report["predicted_latency_ms"] == predicted
+    assert after <= budget
+    if params.target == "latency":
+        assert report["amount_reached"] == round(1 - after / before, 4)
+        assert report["amount_asked"] == 0.4
+    else:
+        macs = size_of(pruned).macs / size_of(base).macs
+        assert report["amount_reached"] == round(1 - macs, 4)
+        assert report["amount_asked"] is None
+
+
 @pytest.mark.parametrize("target", ["macs", "params"])
 def test_unstructured_pruning_writes_zeros_and_keeps_every_shape(base, target):
     params = dataclasses.replace(PARAMS, method="unstructured", target=target, amount=0.8)
@@ -194,6 +287,7 @@ def test_pruning_and_fine_tuning_is_repeatable_and_reports_what_it_did(
     assert shrunk == (method == "structured")
     zeros = report["after"]["nonzero_params"] < report["after"]["params"]
     assert zeros == (method == "unstructured")
+    assert "predicted_latency_ms" not in report
 
 
 def test_fine_tuning_does_not_touch_the_base(base, teacher, images, tmp_path):

@@ -59,6 +59,18 @@ def test_seeds_get_their_mean_and_sample_deviation():
     assert "INT8: 92.20 ± 0.26 %" in table
 
 
+def test_two_ways_are_compared_seed_by_seed_at_the_latency_that_was_predicted():
+    sections = {"prune": {"target": ["macs", "latency"], "seed": [0, 1, 2], "budget_ms": [1.0]}}
+    experiments = experiments_of("targets", sections)
+    rows = rows_of(experiments, [92.0, 92.5, 93.0, 92.2, 92.6, 93.6])
+    rows = [{**row, "predicted_latency_ms": "0.9876"} for row in rows]
+    table = markdown(experiments, rows)
+    assert "| params | predicted FP32 | FP32 accuracy |" in table
+    assert "| latency | 2 | 50,000,000 | 1,000 | 0.99 ms | 93.60 % |" in table
+    assert "FP32 macs: 92.50 ± 0.50 % (mean" in table
+    assert "FP32 latency less FP32 macs: +0.30 ± 0.26 points, by seed." in table
+
+
 def test_the_table_has_a_row_and_a_command_for_every_experiment():
     experiments = experiments_of("sweep", SWEEP)
     table = markdown(experiments, rows_of(experiments, [93.0, 90.0, 93.0, 92.0]))
@@ -69,6 +81,7 @@ def test_the_table_has_a_row_and_a_command_for_every_experiment():
     )
     assert table.count("dvc exp run -S prune.method=") == 4
     assert "±" not in table  # one seed
+    assert "predicted" not in table  # no milliseconds were asked for
 
 
 def test_the_curve_has_a_line_for_every_method_and_precision(tmp_path):

@@ -17,7 +17,9 @@ from stages.common.channels import (
 )
 from stages.common.cli import InputError
 from stages.common.data import Images
-from stages.common.model import Network, Size, size_of
+from stages.common.latency_model import LatencyModel
+from stages.common.latency_pruning import in_blocks, widths_by_rank, widths_by_time
+from stages.common.model import Network, Size, size_of, widths_of
 from stages.common.params import number, one_of, whole
 from stages.common.resume import EpochStore, Progress
 from stages.common.teacher import Teacher
@@ -40,8 +42,9 @@ class PruneParams:
 
     seed: int = whole(at_least=0)
     method: str = one_of("structured", "unstructured")
-    target: str = one_of("macs", "params")
+    target: str = one_of("macs", "params", "latency")
     amount: float = number(at_least=0, below=1)
+    budget_ms: float = number(at_least=0)
     importance: str = one_of(*IMPORTANCES)
     round_to: int = whole(at_least=1, at_most=256)
     steps: int = whole(at_least=1)
@@ -54,6 +57,18 @@ class PruneParams:
     temperature: float = number(at_least=0.1)
     device: str = one_of("auto", "cpu", "cuda", "mps")
 
+    def needs_latency(self) -> bool:
+        return self.target == "latency" or self.budget_ms > 0
+
+
+def refuse_zeros_for_time(params: PruneParams) -> None:
+    """Raise ``InputError`` where zeros in place are to save time, which they do not."""
+    if params.method == "unstructured" and params.needs_latency():
+        raise InputError(
+            "prune.method is unstructured, but zeros in place save no time: prune.target latency "
+            "and prune.budget_ms need prune.method structured"
+        )
+
 
 # ------------------------------------------------------------------------------- how much to take
 
@@ -63,6 +78,18 @@ def share_removed(before: Size, after: Size, params: PruneParams) -> float:
     prefix = "nonzero_" if params.method == "unstructured" else ""
     now = getattr(after, prefix + params.target)
     return 1 - now / getattr(before, params.target)
+
+
+def budget_at(
+    step: int, base: Network, params: PruneParams, latency: LatencyModel | None
+) -> float | None:
+    """Predicted FP32 milliseconds to reach after this step; None where no time is asked for."""
+    if not params.needs_latency():
+        return None
+    assert latency is not None, "the stage 'device' hands over a profile where one is needed"
+    before = latency.predict(widths_of(base))
+    last = params.budget_ms or before * (1 - params.amount)
+    return before - max(before - last, 0) * step / params.steps
 
 
 def search_ratio(share_at: Callable[[float], float], amount: float) -> float:
@@ -94,8 +121,7 @@ def remove_channels(
     scores = channel_scores(model, images[:TAYLOR_IMAGES], params.importance, params.seed)
 
     def share_at(ratio: float) -> float:
-        widths = iter(widths_at(ratio, scores, params.round_to))
-        shape = [[next(widths) for _ in block] for block in model.config["widths"]]
+        shape = in_blocks(widths_at(ratio, scores, params.round_to), model.config["widths"])
         return share_removed(before, size_of(Network({**model.config, "widths": shape})), params)
 
     most = share_at(1.0)
@@ -107,6 +133,21 @@ def remove_channels(
     return without_channels(
         model, scores, widths_at(search_ratio(share_at, amount), scores, params.round_to)
     )
+
+
+def remove_milliseconds(
+    model: Network, budget_ms: float, images: Images, params: PruneParams, latency: LatencyModel
+) -> Network:
+    """A network without as many channels as bring its predicted FP32 latency within the budget.
+
+    With prune.target latency its widths keep most importance within it; else they are those that
+    the ranking leaves, cut no further than the budget asks. Raises ``InputError`` with the least
+    latency that can be reached when it is above the budget.
+    """
+    scores = channel_scores(model, images[:TAYLOR_IMAGES], params.importance, params.seed)
+    choose = widths_by_time if params.target == "latency" else widths_by_rank
+    widths = choose(scores, widths_of(model), budget_ms, params.round_to, latency)
+    return without_channels(model, scores, widths)
 
 
 # ---------------------------------------------------------------------------- unstructured: zeros
@@ -171,12 +212,14 @@ def prune_and_fine_tune(
     recipe: RecipeParams,
     params: PruneParams,
     store: EpochStore,
+    latency: LatencyModel | None = None,
 ) -> tuple[Network, list[Progress], list[float]]:
     """Remove in equal steps, fine-tuning after each.
 
     Returns the network, the progress of each step's fine-tuning, and the validation accuracy in
     percent after each removal, before its fine-tuning.
     """
+    refuse_zeros_for_time(params)
     device = pick_device(params.device)
     before = size_of(base)
     loss = distillation(params, recipe.label_smoothing)
@@ -184,7 +227,10 @@ def prune_and_fine_tune(
     model, stages, raw_accuracy = copy.deepcopy(base), [], []
     for step in range(1, params.steps + 1):
         amount = params.amount * step / params.steps
-        if params.method == "structured":
+        budget_ms = budget_at(step, base, params, latency)
+        if budget_ms is not None:
+            model = remove_milliseconds(model.cpu(), budget_ms, images, params, latency)
+        elif params.method == "structured":
             model = remove_channels(model.cpu(), before, amount, images, params)
         else:
             model = model.to("cpu", memory_format=torch.contiguous_format)

@@ -31,6 +31,7 @@ class StudiesParams:
     sweep: dict = grid()
     seeds: dict = grid()
     tiny: dict = grid()
+    targets: dict = grid()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,218 @@
+"""The profiler: its files are what export and quantize write, its fit finds what is there."""
+
+import json
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from stages import check_profile, profile_device
+from stages.common.cli import InputError
+from stages.common.graph import cost_of, shape_of
+from stages.common.latency_model import model_from, read_profile
+from stages.profile_device import STEP, Layer, layers_of, onnx_of
+from tests.networks import CONFIG, fp32_model, int8_model
+
+WIDEST = [[16, 16], [24, 32], [32, 16]]
+
+
+def built(widths: list[list[int]], is_int8: bool) -> onnx.ModelProto:
+    model = onnx.load_from_string(onnx_of(layers_of(widths), is_int8))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def structure(model: onnx.ModelProto) -> list[tuple]:
+    """Operators from the input on, with attributes and the shapes and types of their constants.
+
+    Weights' DequantizeLinear may stand anywhere before what reads them: it is told with that.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    makers = {node.output[0]: node for node in model.graph.node}
+
+    def told(name: str) -> object:
+        if name in constants:
+            return (tuple(constants[name].dims), constants[name].data_type)
+        maker = makers.get(name)
+        if maker is not None and maker.input[0] in constants:
+            return (maker.op_type, attributes(maker), *map(told, maker.input))
+        return "activation"
+
+    return [
+        (node.op_type, attributes(node), *map(told, node.input))
+        for node in model.graph.node
+        if node.input[0] not in constants
+    ]
+
+
+def attributes(node: onnx.NodeProto) -> tuple:
+    # group and storage_order say what is the default.
+    kept = [each for each in node.attribute if each.name not in ("group", "storage_order")]
+    values = ((each.name, onnx.helper.get_attribute_value(each)) for each in kept)
+    values = [(name, tuple(value) if isinstance(value, list) else value) for name, value in values]
+    if node.op_type == "MaxPool":
+        values = [(name, value) for name, value in values if name != "dilations"]
+    return tuple(sorted(values))
+
+
+@pytest.mark.parametrize("exported", [fp32_model, int8_model])
+def test_its_networks_are_what_export_and_quantize_write(exported):
+    """The same operators, shapes and types, so that they take as long."""
+    expected = exported()
+    found = built(CONFIG["widths"], exported is int8_model)
+    for ours, theirs in zip(structure(found), structure(expected), strict=True):
+        assert ours == theirs
+    assert found.ir_version == expected.ir_version
+    assert found.opset_import[0].version == expected.opset_import[0].version
+    for ours, theirs in zip(
+        [*found.graph.input, *found.graph.output],
+        [*expected.graph.input, *expected.graph.output],
+        strict=True,
+    ):
+        assert shape_of(ours) == shape_of(theirs)
+    assert cost_of(found).macs == cost_of(expected).macs == check_profile.macs_of(CONFIG["widths"])
+
+
+@pytest.mark.parametrize("is_int8", [False, True])
+def test_a_layer_alone_is_a_valid_file(is_int8):
+    for layer in (Layer(8, 16, 15, pools=(2,)), Layer(24, 10, 1, kernel=1, is_head=True)):
+        model = onnx.load_from_string(onnx_of([layer], is_int8))
+        onnx.checker.check_model(model, full_check=True)
+        assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim][1:] == list(
+            layer.shape_out
+        )
+
+
+def test_numbers_are_encoded_as_protocol_buffers_do():
+    assert profile_device.varint(0) == b"\x00"
+    assert profile_device.varint(300) == b"\xac\x02"
+    proto = onnx.helper.make_attribute("name", [1, 300])
+    assert onnx.AttributeProto.FromString(profile_device.attribute("name", [1, 300])) == proto
+
+
+def test_tables_are_exact_at_the_grid_and_keep_cliffs_of_odd_and_even_steps_apart():
+    inputs, outputs = profile_device.channels_in(256), profile_device.channels_out(256)
+
+    def ms(channels: int, width: int) -> float:
+        odd, wide = width // STEP % 2, channels >= 64 and width >= 64
+        return 0.02 + 1e-5 * channels * width * (2 if odd else 1) * (0.4 if wide else 1)
+
+    points = {pair: ms(*pair) for pair in product(inputs, outputs)}
+    table = profile_device.filled_table((inputs, outputs), points, most=256)
+    counts = STEP * np.arange(1, 33)
+    expected = np.array([[ms(channels, width) for width in counts] for channels in counts])
+    assert table.shape == (32, 32)
+    assert np.abs(table / expected - 1).max() < 1e-9
+
+
+def test_the_fit_finds_the_costs_of_networks_from_tables_that_are_off():
+    """Each layer's table is wrong by a factor, and a network costs 0.1 ms before any layer."""
+    rng = np.random.default_rng(0)
+    sizes = [1, 2, 2, 3, 4, 4, 2, 1]
+    tables = [rng.uniform(0.1, 1.0, size=shape) for shape in zip(sizes, sizes[1:], strict=False)]
+    factors = rng.uniform(0.7, 1.4, size=len(tables))
+    networks = [profile_device.random_widths(rng, WIDEST) for _ in range(60)]
+
+    def truth(widths: list[list[int]]) -> float:
+        return 0.1 + float(factors @ profile_device.at(tables, widths))
+
+    terms = profile_device.terms_of(WIDEST, tables)
+    part = profile_device.fitted(terms, networks, np.array([truth(each) for each in networks]))
+    content = {"format": profile_device.FORMAT, "device": "d", "step": STEP, "widths": WIDEST}
+    content["fitted"] = {"fp32": {"new": part}, "int8": {}}
+    model = model_from(content, "p.json")
+    unseen = [profile_device.random_widths(rng, WIDEST) for _ in range(30)]
+    errors = [abs(model.predict(each) / truth(each) - 1) for each in unseen]
+    plain = [abs(profile_device.at(tables, each).sum() / truth(each) - 1) for each in unseen]
+    assert np.median(errors) < 0.01 < np.median(plain)
+    assert part["error_left_out"]["median"] < 0.01
+
+
+def test_cross_validation_does_not_see_what_it_is_tested_on():
+    """Times that have nothing to do with the widths cannot be predicted."""
+    rng = np.random.default_rng(0)
+    networks = [profile_device.random_widths(rng, WIDEST) for _ in range(30)]
+    tables = [rng.uniform(0.1, 1.0, shape) for shape in ((1, 2), (2, 2), (2, 3), (3, 4))]
+    tables += [rng.uniform(0.1, 1.0, shape) for shape in ((4, 4), (4, 2), (2, 1))]
+    matrix = profile_device.design(profile_device.terms_of(WIDEST, tables), networks)
+    noise = rng.uniform(0.5, 2.0, size=30)
+    assert np.median(profile_device.errors_left_out(matrix, noise, 1e-3)) > 0.15
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory) -> Path:
+    """Made by the file alone, in a folder without anything else of the repository."""
+    folder = tmp_path_factory.mktemp("device")
+    script = folder / "profile_device.py"
+    script.write_text(Path(profile_device.__file__).read_text())
+    words = ["board.json", "--device", "board", "--seconds", "1", "--networks", "8"]
+    words += ["--widths", json.dumps(WIDEST)]
+    subprocess.run(
+        [sys.executable, "-I", script.name, *words], cwd=folder, check=True, timeout=300,
+        capture_output=True,
+    )  # fmt: skip
+    return folder / "board.json"
+
+
+def test_one_file_alone_makes_a_profile_that_predicts(profile):
+    content = json.loads(profile.read_text())
+    assert content["device"] == "board"
+    assert set(content["environment"]) == {"cpu", "system", "threads", "opencv", "date"}
+    model = model_from(read_profile(profile), profile)
+    for precision, engine in product(("fp32", "int8"), ("new", "classic")):
+        assert model.predict_by_engine(WIDEST, precision)[engine] > 0
+    rows = content["measured"]["layers"] + content["measured"]["networks"]
+    assert all(0 < low <= median <= high for *_, median, low, high, _ in rows)
+    assert all(samples >= 5 for *_, samples in rows)
+
+
+def test_the_check_times_networks_that_the_profile_has_not_seen(profile, tmp_path, monkeypatch):
+    files = {name: tmp_path / name for name in ("csv", "table", "picture")}
+    words = [f"--{name}={path}" for name, path in files.items()]
+    words += [f"--profile={profile}", "--networks=3", "--rounds=5"]
+    monkeypatch.setattr(sys, "argv", ["check_profile", *words])
+    check_profile.main()
+    lines = files["csv"].read_text().splitlines()
+    assert len(lines) == 1 + 3 * 2 * 2  # networks, precisions, engines
+    assert files["table"].read_text().count("| faster engine |") == 2
+    assert files["picture"].read_bytes().startswith(b"\x89PNG")
+    seen = {str(row[2]) for row in json.loads(profile.read_text())["measured"]["networks"]}
+    unseen = check_profile.unseen_networks(json.loads(profile.read_text()), 5)
+    assert not seen & set(map(str, unseen))
+
+
+def test_a_profile_of_another_processor_cannot_be_checked_here(profile):
+    content = json.loads(profile.read_text())
+    check_profile.require_same_machine(content, profile)
+    content["environment"]["cpu"] = "Cortex-A76"
+    with pytest.raises(InputError, match="is of cpu 'Cortex-A76'"):
+        check_profile.require_same_machine(content, profile)
+
+
+def test_the_errors_of_the_table_are_those_of_the_rows():
+    rows = [
+        {
+            "precision": "fp32",
+            "engine": engine,
+            "widths": "8 8",
+            "predicted_ms": predicted,
+            "by_macs_ms": 2.0,
+            "latency_ms_median": measured,
+        }
+        for engine, predicted, measured in (("new", 1.1, 1.0), ("classic", 0.6, 0.8))
+    ]
+    machine = {"cpu": "C", "threads": 1, "opencv": "5", "date": "2026-01-01T00:00Z"}
+    table = check_profile.table_of(rows, {"device": "D", "environment": machine}, rounds=9)
+    assert "| FP32 | new | 1.00 to 1.00 ms | 10.0% | 10.0% | 10.0% | 100.0% |" in table
+    assert "| FP32 | faster engine | 0.80 to 0.80 ms | 25.0% | 25.0% | 25.0% | 150.0% |" in table
+    assert "D, C, 1 thread, OpenCV 5, profile of 2026-01-01; 1 networks" in table
+
+
+@pytest.mark.parametrize("text", ["[[64, 60]]", "[]", "[[]]", "64", "[[0]]", "x", "[[[8]]]"])
+def test_a_family_that_is_none_is_refused(text):
+    with pytest.raises(profile_device.argparse.ArgumentTypeError, match="multiples of 8"):
+        profile_device.family(text)
