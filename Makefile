@@ -4,6 +4,7 @@
 # make study   NAME=sweep (or seeds, tiny): run the experiments of params.yaml's studies
 # make peers   time the study's tiny model beside MLPerf Tiny's ResNet-8 (run make study NAME=tiny first)
 # make speed   measure what each choice of the training loop brings
+# make controls  train what else pruning's budget buys, and compare (a DVC stage: cached)
 # make readme  put the committed results into README.md
 # make publish put the models that dvc.lock names into .dvc/remote, and remove older ones from it
 
@@ -15,7 +16,7 @@ QUICK = -S data.train_images=10000 -S train.widths=[[32,32],[64,64],[64,64]] -S 
 	-S teach.views=2 -S prune.amount=0.5 -S prune.round_to=16 -S prune.epochs=2 \
 	-S quantize.max_accuracy_drop=5 -S benchmark.rounds=100
 
-.PHONY: install test quick full study peers speed readme publish
+.PHONY: install test quick full study peers speed controls readme publish
 install: .venv/installed
 
 .venv/installed: requirements.txt
@@ -59,5 +60,8 @@ peers: install
 speed: install
 	python -m stages.training_speed --params params.yaml --table metrics/studies/training_speed.md
 
+controls: install
+	dvc repro pipelines/controls/dvc.yaml
+
 readme: install
-.PHONY: install test quick full study peers speed readme publish
+.PHONY: install test quick full study peers speed controls readme publish

@@ -23,8 +23,10 @@ def imported_files(path: Path) -> set[str]:
 
 
 def stage_definitions() -> dict[str, dict]:
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    return {name: stage.get("do", stage) for name, stage in stages.items()}
+    """The stages of `dvc repro` and of the pipelines that run only when they are asked for."""
+    files = [ROOT / "dvc.yaml", *(ROOT / "pipelines").rglob("dvc.yaml")]
+    stages = [each for file in files for each in yaml.safe_load(file.read_text())["stages"].items()]
+    return {name: stage.get("do", stage) for name, stage in stages}
 
 
 def names(entries: list) -> list[str]:
