@@ -13,7 +13,9 @@ SPREAD = 0.3  # width over which an arm's dots are laid out, in places on the ax
 @IN_HOUSE_STYLE
 def controls_chart(accuracies: dict[str, list[float]], note: str) -> Figure:
     """``accuracies`` in percent, by arm, position i of all arms being of the same seed."""
-    figure, [axes] = new_figure("Did pruning earn it? The same budget, spent otherwise", note, 1)
+    figure, [axes] = new_figure(
+        "Did pruning earn it? The pruned network beside its controls", note, 1
+    )
     for place, (arm, values) in enumerate(accuracies.items()):
         offsets = [SPREAD * (index / (len(values) - 1) - 0.5) for index in range(len(values))]
         axes.plot(
