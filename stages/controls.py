@@ -15,7 +15,8 @@ pruned           the base without channels, chosen by prune.importance, all in o
 scratch          the same shape, new weights, its own peak learning rate (controls.*)
 scratch_b        the same for as many FLOPs as base and pruned arm cost (controls.scratch_b: true)
 random_channels  the base without channels, chosen at random, in the same shape
-zeros            the base with its smallest weights held at 0, the same share of prune.target gone
+zeros            the base with its smallest weights held at 0, the same share of MACs gone (or of
+                 params, where prune.target says so)
 
 A killed run goes on from its last whole epoch. Each arm and seed is a piece of work of its own in
 the folder --resume, named by a digest of start, seed, schedule and data: what is finished is read

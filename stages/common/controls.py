@@ -80,9 +80,12 @@ def new_network(base: Network, pruned: Network, seed: int) -> Network:
 def with_zeros(base: Network, pruned: Network, params: PruneParams) -> Network:
     """The base, held at 0 in as large a share of ``prune.target`` as the pruned one lacks."""
     before = size_of(base)
-    share = share_removed(before, size_of(pruned), dataclasses.replace(params, method="structured"))
+    # Zeros can make up for what is counted in weights only; MACs stand for any other target.
+    target = params.target if hasattr(before, params.target) else "macs"
+    structured = dataclasses.replace(params, target=target, method="structured")
+    share = share_removed(before, size_of(pruned), structured)
     model = copy.deepcopy(base)
-    mask_weights(model, before, share, dataclasses.replace(params, method="unstructured"))
+    mask_weights(model, before, share, dataclasses.replace(structured, method="unstructured"))
     return model
 
 
