@@ -5,6 +5,7 @@
 # make peers   time the study's tiny model beside MLPerf Tiny's ResNet-8 (run make study NAME=tiny first)
 # make speed   measure what each choice of the training loop brings
 # make profile NAME=epyc: measure this machine for pruning to milliseconds (targets/NAME.json), and check it
+# make controls  train what else pruning's budget buys, and compare (a DVC stage: cached)
 # make readme  put the committed results into README.md
 # make publish put the models that dvc.lock names into .dvc/remote, and remove older ones from it
 
@@ -16,7 +17,7 @@ QUICK = -S data.train_images=10000 -S train.widths=[[32,32],[64,64],[64,64]] -S 
 	-S teach.views=2 -S prune.amount=0.5 -S prune.round_to=16 -S prune.epochs=2 \
 	-S quantize.max_accuracy_drop=5 -S benchmark.rounds=100
 
-.PHONY: install test quick full study peers speed profile readme publish
+.PHONY: install test quick full study peers speed profile controls readme publish
 install: .venv/installed
 
 .venv/installed: requirements.txt
@@ -65,5 +66,6 @@ profile: install
 	python -m stages.check_profile --profile targets/$(NAME).json --csv plots/studies/profile.csv \
 		--table metrics/studies/profile.md --picture plots/studies/profile.png
 
-readme: install
-.PHONY: install test quick full study peers speed profile readme publish
+controls: install
+	dvc repro stages/pipelines/controls/dvc.yaml
+

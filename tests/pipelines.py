@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,7 @@ TINY = {
     "export": {"check_images": 50},
     "quantize": {"calibration_images": 100, "max_accuracy_drop": 100},
     "benchmark": {"rounds": 20, "warmup": 2, "bootstrap_samples": 100},
+    "controls": {"seeds": [0, 1], "epochs": 1},
     "studies": {"seeds": {"prune": {"seed": [0, 1]}}},
 }
 ALL_STAGES = {
@@ -101,7 +103,7 @@ def copy_working_tree(target: Path) -> None:
     ).stdout.split("\0")
     for name in filter(None, files):
         # What the committed run made is left out: here everything is made anew.
-        if (ROOT / name).is_file() and not name.startswith(("dvc.lock", ".dvc/remote/")):
+        if (ROOT / name).is_file() and not re.search(r"dvc\.lock$|^\.dvc/remote/", name):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, target / name)
 

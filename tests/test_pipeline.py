@@ -141,6 +141,24 @@ def test_a_study_runs_its_experiments_in_the_queue_and_keeps_what_is_done(reposi
         (repository.path / path).unlink()
 
 
+def test_controls_run_when_they_are_asked_for_and_once(repository):
+    name = "stages/pipelines/controls/dvc.yaml"
+    assert f"dvc repro {name}" in (repository.path / "Makefile").read_text()
+    output = repository.dvc("repro", name)
+    assert stages_run(output) == {f"{name}:controls"}
+    [verdict] = [line for line in output.splitlines() if line.startswith("With 1 epoch each, ")]
+    assert verdict in (repository.path / "metrics" / "studies" / "controls.md").read_text()
+    metrics = repository.json("metrics/controls.json")
+    assert metrics["pruned_minus_scratch"]["n"] == 2
+    pruned, scratch = (metrics["arms"][name] for name in ("pruned", "scratch"))
+    assert (
+        pruned["macs"] == scratch["macs"] == repository.json("metrics/prune.json")["after"]["macs"]
+    )
+    assert "up to date" in repository.dvc("status")  # cached, and no other stage is stale for it
+    repository.run("git", "checkout", "--quiet", ".")
+    repository.run("git", "clean", "-d", "--force", "--quiet")
+
+
 def test_the_same_seed_makes_the_same_bits_twice(repository):
     before = {path: path.read_bytes() for path in (repository.path / "models").iterdir()}
     metrics = (repository.path / "metrics" / "train.json").read_bytes()

@@ -23,8 +23,10 @@ def imported_files(path: Path) -> set[str]:
 
 
 def stage_definitions() -> dict[str, dict]:
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    return {name: stage.get("do", stage) for name, stage in stages.items()}
+    """The stages of `dvc repro` and of the pipelines that run only when they are asked for."""
+    files = [ROOT / "dvc.yaml", *(ROOT / "stages").rglob("dvc.yaml")]
+    stages = [each for file in files for each in yaml.safe_load(file.read_text())["stages"].items()]
+    return {name: stage.get("do", stage) for name, stage in stages}
 
 
 def names(entries: list) -> list[str]:
@@ -40,6 +42,12 @@ def test_every_module_that_a_stage_imports_is_in_its_deps_and_no_other(name):
         dep for dep in names(stage_definitions()[name]["deps"]) if dep.startswith("stages/")
     }
     assert declared == {f"stages/{name}.py"} | imported_files(module)
+
+
+def test_every_module_that_check_imports_is_in_its_deps_or_in_a_folder_of_them():
+    declared = names(stage_definitions()["check"]["deps"])
+    for file in {"stages/check.py"} | imported_files(ROOT / "stages" / "check.py"):
+        assert file in declared or str(Path(file).parent) in declared, file
 
 
 def test_no_stage_but_check_imports_another_and_common_imports_none():

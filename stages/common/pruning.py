@@ -204,6 +204,35 @@ def distillation(params: PruneParams, label_smoothing: float) -> Loss:
     return loss
 
 
+def fine_tune(
+    model: Network,
+    teacher: Teacher,
+    images: Images,
+    validation: Images,
+    recipe: RecipeParams,
+    params: PruneParams,
+    schedule: Schedule,
+    seed: int,
+    store: EpochStore,
+    title: str,
+) -> Progress:
+    """Train ``model``, in place, on the labels and on the teacher's outputs; see ``fit``."""
+    return fit(
+        model,
+        images,
+        validation,
+        recipe=recipe,
+        schedule=schedule,
+        seed=seed,
+        device=pick_device(params.device),
+        store=store,
+        title=title,
+        loss=distillation(params, recipe.label_smoothing),
+        loss_key=f"{teacher.digest()} {params.distillation} {params.temperature}",
+        teacher=teacher,
+    )
+
+
 def prune_and_fine_tune(
     base: Network,
     teacher: Teacher,
@@ -222,8 +251,6 @@ def prune_and_fine_tune(
     refuse_zeros_for_time(params)
     device = pick_device(params.device)
     before = size_of(base)
-    loss = distillation(params, recipe.label_smoothing)
-    loss_key = f"{teacher.digest()} {params.distillation} {params.temperature}"
     model, stages, raw_accuracy = copy.deepcopy(base), [], []
     for step in range(1, params.steps + 1):
         amount = params.amount * step / params.steps
@@ -244,19 +271,17 @@ def prune_and_fine_tune(
             warmup=params.warmup,
         )
         stages.append(
-            fit(
+            fine_tune(
                 model,
+                teacher,
                 images,
                 validation,
-                recipe=recipe,
-                schedule=schedule,
+                recipe,
+                params,
+                schedule,
                 seed=params.seed + step,
-                device=device,
                 store=store,
                 title=f"prune step {step}/{params.steps}, epoch",
-                loss=loss,
-                loss_key=loss_key,
-                teacher=teacher,
             )
         )
         if params.method == "unstructured":
