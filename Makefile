@@ -60,4 +60,7 @@ speed: install
 	python -m stages.training_speed --params params.yaml --table metrics/studies/training_speed.md
 
 readme: install
-.PHONY: install test quick full study peers speed readme publish
+	python -m stages.readme --readme README.md
+
+publish: install
+	python -m stages.publish --remote .dvc/remote
