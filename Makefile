@@ -4,6 +4,8 @@
 # make study   NAME=sweep (or seeds, tiny): run the experiments of params.yaml's studies
 # make peers   time the study's tiny model beside MLPerf Tiny's ResNet-8 (run make study NAME=tiny first)
 # make speed   measure what each choice of the training loop brings
+# make report  BASE=main: write build/report.md: what this working tree changes since it left main
+# make hooks   check style at every commit, keep models in step with git checkout (pre-commit)
 # make readme  put the committed results into README.md
 # make publish put the models that dvc.lock names into .dvc/remote, and remove older ones from it
 
@@ -15,7 +17,7 @@ QUICK = -S data.train_images=10000 -S train.widths=[[32,32],[64,64],[64,64]] -S 
 	-S teach.views=2 -S prune.amount=0.5 -S prune.round_to=16 -S prune.epochs=2 \
 	-S quantize.max_accuracy_drop=5 -S benchmark.rounds=100
 
-.PHONY: install test quick full study peers speed readme publish
+.PHONY: install test quick quick-settings full study peers speed report hooks readme publish
 install: .venv/installed
 
 .venv/installed: requirements.txt
@@ -39,6 +41,9 @@ quick: install
 	@echo "Pictures: build/quick/plots/*.png. All plots as one page: cd build/quick && ../../.venv/bin/dvc plots show"
 	@echo "A quick run of a small network on few images: it shows the way, not the result."
 
+quick-settings:
+	@echo '$(QUICK)'
+
 full: install
 	dvc repro
 
@@ -58,6 +63,12 @@ peers: install
 
 speed: install
 	python -m stages.training_speed --params params.yaml --table metrics/studies/training_speed.md
+
+report: install
+	python -m stages.report $(or $(BASE),main) --markdown build/report.md
+
+hooks: install
+	pre-commit install
 
 readme: install
 	python -m stages.readme --readme README.md
