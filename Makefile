@@ -6,6 +6,7 @@
 # make speed   measure what each choice of the training loop brings
 # make report  BASE=main: write build/report.md: what this working tree changes since it left main
 # make hooks   check style at every commit, keep models in step with git checkout (pre-commit)
+# make colab   let the README's link and colab.ipynb point to this clone's GitHub remote
 # make readme  put the committed results into README.md
 # make publish put the models that dvc.lock names into .dvc/remote, and remove older ones from it
 
@@ -17,7 +18,7 @@ QUICK = -S data.train_images=10000 -S train.widths=[[32,32],[64,64],[64,64]] -S 
 	-S teach.views=2 -S prune.amount=0.5 -S prune.round_to=16 -S prune.epochs=2 \
 	-S quantize.max_accuracy_drop=5 -S benchmark.rounds=100
 
-.PHONY: install test quick quick-settings full study peers speed report hooks readme publish
+.PHONY: install test quick quick-settings full study peers speed report hooks colab readme publish
 install: .venv/installed
 
 .venv/installed: requirements.txt
@@ -69,6 +70,9 @@ report: install
 
 hooks: install
 	pre-commit install
+
+colab: install
+	python -m stages.colab --notebook colab.ipynb --readme README.md --branch main
 
 readme: install
 	python -m stages.readme --readme README.md

@@ -189,7 +189,7 @@ def markdown_report(
         summary_table(before, after),
         NO_MILLISECONDS,
         "### Params",
-        "\n".join(params) or "No param changed.",
+        "\n".join(params) if len(params) > 2 else "No param changed.",
         "### Metrics",
         metrics_section(dvc_diff(root, "metrics", base, head)),
         "### Trade-off",
