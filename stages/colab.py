@@ -27,8 +27,8 @@ PLACE = re.compile(
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 BY_HAND = (
     "In [Google Colab](https://colab.research.google.com): File, Open notebook, GitHub, this\n"
-    "repository's address, `colab.ipynb`; the address goes into its first cell, too. `make colab`,\n"
-    "in a clone from GitHub, turns this paragraph into a link that does both."
+    "repository's address, `colab.ipynb`; the address goes into its first cell, too. `make\n"
+    "colab`, in a clone from GitHub, turns this paragraph into a link that does both."
 )
 
 
