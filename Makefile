@@ -6,6 +6,9 @@
 # make speed   measure what each choice of the training loop brings
 # make profile NAME=epyc: measure this machine for pruning to milliseconds (targets/NAME.json), and check it
 # make controls  train what else pruning's budget buys, and compare (a DVC stage: cached)
+# make report  BASE=main: write build/report.md: what this working tree changes since it left main
+# make hooks   check style at every commit, keep models in step with git checkout (pre-commit)
+# make colab   let the README's link and colab.ipynb point to this clone's GitHub remote
 # make readme  put the committed results into README.md
 # make publish put the models that dvc.lock names into .dvc/remote, and remove older ones from it
 
@@ -17,7 +20,7 @@ QUICK = -S data.train_images=10000 -S train.widths=[[32,32],[64,64],[64,64]] -S 
 	-S teach.views=2 -S prune.amount=0.5 -S prune.round_to=16 -S prune.epochs=2 \
 	-S quantize.max_accuracy_drop=5 -S benchmark.rounds=100
 
-.PHONY: install test quick full study peers speed profile controls readme publish
+.PHONY: install test quick full study peers speed profile controls quick-settings report hooks colab readme publish
 install: .venv/installed
 
 .venv/installed: requirements.txt
@@ -40,6 +43,9 @@ quick: install
 	@cat build/quick/metrics/summary.md
 	@echo "Pictures: build/quick/plots/*.png. All plots as one page: cd build/quick && ../../.venv/bin/dvc plots show"
 	@echo "A quick run of a small network on few images: it shows the way, not the result."
+
+quick-settings:
+	@echo '$(QUICK)'
 
 full: install
 	dvc repro
@@ -69,3 +75,17 @@ profile: install
 controls: install
 	dvc repro stages/pipelines/controls/dvc.yaml
 
+report: install
+	python -m stages.report $(or $(BASE),main) --markdown build/report.md
+
+hooks: install
+	pre-commit install
+
+colab: install
+	python -m stages.colab --notebook colab.ipynb --readme README.md --branch main
+
+readme: install
+	python -m stages.readme --readme README.md
+
+publish: install
+	python -m stages.publish --remote .dvc/remote
