@@ -20,6 +20,7 @@ from stages.common.params import parse_section, read_params, reject_unknown_keys
 from stages.common.pruning import PruneParams
 from stages.common.studies import StudiesParams, experiments_of
 from stages.common.training import RecipeParams
+from stages.common.verdicts import VerdictParams
 from stages.evaluate import EvaluateParams
 from stages.export import ExportParams
 from stages.prepare import PrepareParams
@@ -38,6 +39,7 @@ SECTIONS = {
     "quantize": QuantizeParams,
     "evaluate": EvaluateParams,
     "benchmark": BenchmarkParams,
+    "verdict": VerdictParams,
     "studies": StudiesParams,
 }
 OFFICIAL_TRAINING_IMAGES = 50_000
