@@ -32,6 +32,8 @@ def changes(comparison: Comparison) -> list[str]:
     ]
     if comparison.accuracy and comparison.accuracy.verdict != NO_CHANGE:
         phrases.append(f"{name} is {comparison.accuracy.verdict} in accuracy")
+    elif comparison.accuracy and comparison.accuracy.classes_moved:
+        phrases.append(f"{name}'s accuracy moved in {classes_of(comparison.accuracy)}")
     if comparison.base and comparison.head:
         before, after = comparison.base.size_bytes, comparison.head.size_bytes
         if before != after:
@@ -52,6 +54,7 @@ def markdown(
 ) -> str:
     """``verdict``: the sentence; ``revisions``: BASE and HEAD; ``environment``: the machine."""
     base, head = (named(revision) for revision in revisions)
+    measured = any(comparison.status == COMPARED for comparison in comparisons)
     rows = [HEADS, ["---", *["---:"] * (len(HEADS) - 1)], *map(row, comparisons)]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
     paragraphs = [
@@ -60,13 +63,16 @@ def markdown(
         "less BASE's in points, both with a 95 % interval.",
         table,
         *[moved(each) for each in comparisons if each.accuracy and each.accuracy.classes_moved],
-        conditions(environment, params),
+        conditions(environment, params) if measured else "No file differs: nothing was run.",
     ]
     return "\n\n".join(paragraphs) + "\n"
 
 
 def named(revision: Revision) -> str:
-    return revision.name if revision.commit is None else f"{revision.name}, {revision.commit[:7]}"
+    """The name, and the commit where the name does not say it."""
+    if revision.commit is None or revision.commit.startswith(revision.name):
+        return revision.name
+    return f"{revision.name}, {revision.commit[:7]}"
 
 
 def row(comparison: Comparison) -> list[str]:
@@ -98,10 +104,12 @@ def count_cell(base: int | None, head: int | None) -> str:
 
 
 def moved(comparison: Comparison) -> str:
-    classes = ", ".join(
-        f"{name} {points:+.2f}" for name, points in comparison.accuracy.classes_moved.items()
-    )
+    classes = classes_of(comparison.accuracy)
     return f"Classes of {comparison.variant} whose accuracy moved (points): {classes}."
+
+
+def classes_of(change: AccuracyChange) -> str:
+    return ", ".join(f"{name} {points:+.2f}" for name, points in change.classes_moved.items())
 
 
 def conditions(environment: dict, params: VerdictParams) -> str:
