@@ -134,7 +134,8 @@ def judge_accuracy(base: np.ndarray, head: np.ndarray, labels: np.ndarray) -> Ac
     """All (N,) class indices: the predictions of both and the labels of the same images.
 
     The interval of the change is that of the share of HEAD's among the images that only one of
-    them got right, so it excludes 0 exactly when McNemar's test is below 5 %.
+    them got right, whose number is taken as given; so it excludes 0 exactly when McNemar's test,
+    which takes it so too, is below 5 %.
     """
     only_base, only_head = discordant(base, head, labels)
     p_value = mcnemar_exact(only_base, only_head)
@@ -148,7 +149,7 @@ def judge_accuracy(base: np.ndarray, head: np.ndarray, labels: np.ndarray) -> Ac
         base=round(accuracy(base, labels), 2),
         head=round(accuracy(head, labels), 2),
         change=round(100 * (only_head - only_base) / len(labels), 2),
-        change_low=round(points * (2 * low - 1), 2),
+        change_low=round(points * (2 * low - 1), 2) + 0.0,  # no -0.0
         change_high=round(points * (2 * high - 1), 2),
         p_value=significant(p_value),
         only_base_right=only_base,
