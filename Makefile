@@ -3,6 +3,7 @@
 # make full    set up, then the committed pipeline on all of CIFAR-10 (dvc repro)
 # make study   NAME=sweep (or seeds, tiny): run the experiments of params.yaml's studies
 # make peers   time the study's tiny model beside MLPerf Tiny's ResNet-8 (run make study NAME=tiny first)
+# make verdict BASE=main (HEAD=another): compare two revisions on this machine; HEAD is the working tree
 # make speed   measure what each choice of the training loop brings
 # make profile NAME=epyc: measure this machine for pruning to milliseconds (targets/NAME.json), and check it
 # make controls  train what else pruning's budget buys, and compare (a DVC stage: cached)
@@ -20,7 +21,7 @@ QUICK = -S data.train_images=10000 -S train.widths=[[32,32],[64,64],[64,64]] -S 
 	-S teach.views=2 -S prune.amount=0.5 -S prune.round_to=16 -S prune.epochs=2 \
 	-S quantize.max_accuracy_drop=5 -S benchmark.rounds=100
 
-.PHONY: install test quick full study peers speed profile controls quick-settings report hooks colab readme publish
+.PHONY: install test quick full study peers speed profile controls quick-settings report hooks colab verdict readme publish
 install: .venv/installed
 
 .venv/installed: requirements.txt
@@ -63,6 +64,10 @@ peers: install
 		--metrics metrics/studies/peers.json --latency plots/studies/peers.csv
 	python -m stages.peers table --metrics metrics/studies/peers.json --latency plots/studies/peers.csv \
 		--table metrics/studies/peers.md
+
+verdict: install
+	python -m stages.verdict $(BASE) $(HEAD) --params params.yaml --data data/cifar10 \
+		--json build/verdict.json --markdown build/verdict.md
 
 speed: install
 	python -m stages.training_speed --params params.yaml --table metrics/studies/training_speed.md

@@ -22,16 +22,12 @@ from stages.common.cli import InputError, run
 from stages.common.data import IMAGE_SHAPE
 from stages.common.files import write_csv, write_json
 from stages.common.graph import cost_of, load_model
-from stages.common.machine import (
-    available_cores,
-    describe_machine,
-    matrix_product,
-    matrix_product_gflops,
-)
+from stages.common.machine import describe_machine, matrix_product, matrix_product_gflops
 from stages.common.params import list_of, load_params, whole
+from stages.common.precision import RATIO_TO_FP32, fp32_name
 from stages.common.runtime import OnnxRuntimeSession, OpenCVSession, Session
 from stages.common.statistics import latency_summary, ratio_of_medians
-from stages.common.timing import load_average, time_interleaved, warn_if_busy
+from stages.common.timing import load_average, require_cores, time_interleaved, warn_if_busy
 
 RUNTIMES = ("opencv", "onnxruntime")
 ENVIRONMENT = "environment"  # the block of the JSON that is no variant
@@ -114,17 +110,18 @@ def measure(
 def latency_rows(
     contestants: list[Contestant], samples_ms: np.ndarray, params: BenchmarkParams
 ) -> list[dict]:
-    """One row a contestant; the base of a ratio is the first variant's fastest engine."""
+    """One row a contestant; a ratio refers to the fastest engine of the first variant (the base)
+    and to that of the variant's own FP32 model.
+    """
     fastest = fastest_engines(contestants, samples_ms)
     base = contestants[0].variant.name
+    fp32 = fp32_variants([contestant.variant for contestant in contestants])
     rows = []
     for index, contestant in enumerate(contestants):
         name, runtime = contestant.variant.name, contestant.runtime
-        ratio = ratio_of_medians(
-            samples_ms[:, index],
-            base=samples_ms[:, fastest[base, runtime]],
-            bootstrap_samples=params.bootstrap_samples,
-            seed=params.seed,
+        to_base, to_fp32 = (
+            ratio_to(fastest.get((reference, runtime)), key, samples_ms, index, params)
+            for key, reference in (("ratio_to_base", base), (RATIO_TO_FP32, fp32[name]))
         )
         rows.append(
             {
@@ -132,11 +129,35 @@ def latency_rows(
                 "variant": name,
                 "runtime": runtime,
                 "engine": contestant.engine,
-                **rounded(latency_summary(samples_ms[:, index]) | ratio),
+                **rounded(latency_summary(samples_ms[:, index]) | to_base | to_fp32),
                 "fastest": "true" if fastest[name, runtime] == index else "false",
             }
         )
     return rows
+
+
+def fp32_variants(variants: list[Variant]) -> dict[str, str | None]:
+    """The FP32 variant that each belongs to: itself if it is one, None if that was not timed."""
+    fp32 = [variant.name for variant in variants if not variant.is_int8]
+    return {
+        variant.name: fp32_name(variant.name, fp32) if variant.is_int8 else variant.name
+        for variant in variants
+    }
+
+
+def ratio_to(
+    reference: int | None, key: str, samples_ms: np.ndarray, index: int, params: BenchmarkParams
+) -> dict:
+    """The contestant's ratio to another; the same keys with None when there is no other."""
+    if reference is None:
+        return {key: None, f"{key}_low": None, f"{key}_high": None}
+    return ratio_of_medians(
+        samples_ms[:, index],
+        base=samples_ms[:, reference],
+        bootstrap_samples=params.bootstrap_samples,
+        seed=params.seed,
+        name=key,
+    )
 
 
 def fastest_engines(
@@ -163,7 +184,7 @@ def metrics_of(variant: Variant, rows: list[dict], matmul_gflops: float) -> dict
             for row in rows
             if (row["variant"], row["runtime"], row["fastest"]) == (variant.name, runtime, "true")
         ]
-        values = {key: row[key] for key in row if key.startswith(("latency_ms", "ratio_to_base"))}
+        values = {key: row[key] for key in row if key.startswith(("latency_ms", "ratio_to_"))}
         gflops = 2 * variant.macs / row["latency_ms_median"] / 1e6
         block[runtime] = {
             "engine": row["engine"],
@@ -176,7 +197,7 @@ def metrics_of(variant: Variant, rows: list[dict], matmul_gflops: float) -> dict
 
 def rounded(values: dict) -> dict:
     """Four decimals: 0.1 microseconds, far below what repeats."""
-    return {key: round(value, 4) for key, value in values.items()}
+    return {key: None if value is None else round(value, 4) for key, value in values.items()}
 
 
 def named_path(text: str) -> tuple[str, str]:
@@ -198,11 +219,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     params = load_params(BenchmarkParams, args.params, section="benchmark")
-    if params.threads > available_cores():
-        raise InputError(
-            f"benchmark.threads is {params.threads}; allowed: 1 to {available_cores()}, the cores "
-            "of this machine"
-        )
+    require_cores(params.threads, "benchmark.threads")
     load = load_average()
     warn_if_busy(load, params.threads)
     variants = [read_variant(name, path) for name, path in args.variant]

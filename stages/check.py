@@ -20,6 +20,7 @@ from stages.common.params import parse_section, read_params, reject_unknown_keys
 from stages.common.pruning import PruneParams, refuse_zeros_for_time
 from stages.common.studies import StudiesParams, experiments_of
 from stages.common.training import RecipeParams
+from stages.common.verdicts import VerdictParams
 from stages.controls import ControlsParams
 from stages.evaluate import EvaluateParams
 from stages.export import ExportParams
@@ -40,6 +41,7 @@ SECTIONS = {
     "evaluate": EvaluateParams,
     "benchmark": BenchmarkParams,
     "controls": ControlsParams,
+    "verdict": VerdictParams,
     "studies": StudiesParams,
 }
 OFFICIAL_TRAINING_IMAGES = 50_000

@@ -14,6 +14,8 @@ from pathlib import Path
 from stages.common.charts import accuracy_chart, latency_chart, pareto_chart, save_png
 from stages.common.cli import InputError, run
 from stages.common.files import write_csv, write_json, write_text
+from stages.common.precision import RATIO_KEYS as FP32_RATIO_KEYS
+from stages.common.precision import RATIO_TO_FP32, faster_precisions, recommendation
 
 ENVIRONMENT = "environment"  # the block of the benchmark that is no variant
 RUNTIMES = {"opencv": "OpenCV DNN", "onnxruntime": "ONNX Runtime"}
@@ -21,7 +23,7 @@ COST_KEYS = ("size_bytes", "params", "nonzero_params", "macs", "peak_activation_
 EVALUATION_KEYS = ("accuracy", "class_accuracy", "images", *COST_KEYS)
 RATIO_KEYS = ("ratio_to_base", "ratio_to_base_low", "ratio_to_base_high")
 LATENCY_KEYS = ("latency_ms_median", *RATIO_KEYS)
-BENCHMARK_KEYS = ("engine", "latency_ms_p5", "latency_ms_p95", *LATENCY_KEYS)
+BENCHMARK_KEYS = ("engine", "latency_ms_p5", "latency_ms_p95", *LATENCY_KEYS, *FP32_RATIO_KEYS)
 ENVIRONMENT_KEYS = ("cpu", "threads", "rounds", "opencv", "onnxruntime")
 
 
@@ -112,24 +114,38 @@ def size_row(result: Result) -> dict:
     return {"variant": result.variant, "size_bytes": size, "size_kb": size / 1000}
 
 
-def summary_of(result: Result) -> dict:
+def summary_of(result: Result, faster: dict[str, dict[str, str]]) -> dict:
+    """``faster``: the faster precision by runtime and variant."""
     keys = ("accuracy", "size_bytes", "params", "nonzero_params", "macs")
-    ratios = {runtime: result.latency[runtime]["ratio_to_base"] for runtime in RUNTIMES}
+    to_base, to_fp32 = (
+        {runtime: result.latency[runtime][key] for runtime in RUNTIMES}
+        for key in ("ratio_to_base", RATIO_TO_FP32)
+    )
     return {
         **{key: result.evaluation[key] for key in keys},
-        "latency_ratio_to_base": ratios,
+        "latency_ratio_to_base": to_base,
+        "latency_ratio_to_fp32": to_fp32,
+        "faster_precision": {runtime: faster[runtime][result.variant] for runtime in RUNTIMES},
     }
 
 
+def latencies_of(results: list[Result]) -> dict[str, dict[str, dict]]:
+    """By variant and runtime."""
+    return {result.variant: result.latency for result in results}
+
+
 def markdown_table(results: list[Result], environment: dict) -> str:
-    """The table, the conditions it holds for, and what must not be done with it."""
+    """The table, the precision to use, the conditions, and what must not be done with it."""
     heads = ["variant", "accuracy", "size", "params", "MACs"]
     for title in RUNTIMES.values():
         heads += [f"{title} (median)", "× base [95 % interval]"]
     rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     rows += [markdown_row(result) for result in results]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([*lines, "", conditions(results, environment), ""])
+    accuracies = {result.variant: result.evaluation["accuracy"] for result in results}
+    advice = recommendation(latencies_of(results), accuracies, RUNTIMES)
+    paragraphs = ["\n".join(lines), advice, conditions(results, environment)]
+    return "\n\n".join(filter(None, paragraphs)) + "\n"
 
 
 def markdown_row(result: Result) -> list[str]:
@@ -157,8 +173,9 @@ def conditions(results: list[Result], environment: dict) -> str:
         f"{machine_note(environment)}; batch 1, input copy included, {environment['rounds']} "
         f"interleaved rounds; OpenCV engine: {engines}; accuracy on "
         f"{results[0].evaluation['images']:,} test images through OpenCV DNN.\n\n"
-        "Latencies of different machines must not be subtracted from or divided by each other: "
-        "compare only what one run of this benchmark timed side by side."
+        "Latencies of different machines must not be subtracted from or divided by each other: the "
+        "difference would be that of processors, libraries and what else was running, not of the "
+        "models. Compare what one run timed side by side; `make verdict` does it for two revisions."
     )
 
 
@@ -221,7 +238,8 @@ def main() -> None:
     write_csv(plots / "tradeoff.csv", tradeoff, header=list(tradeoff[0]))
     write_csv(plots / "size_chart.csv", sizes, header=list(sizes[0]))
     save_pictures(plots, results, environment)
-    write_json(args.summary, {result.variant: summary_of(result) for result in results})
+    faster = {runtime: faster_precisions(latencies_of(results), runtime) for runtime in RUNTIMES}
+    write_json(args.summary, {result.variant: summary_of(result, faster) for result in results})
     write_text(args.table, table)
     print(table)
 

@@ -16,6 +16,7 @@ from stages.benchmark import Contestant, Variant
 from stages.common import timing
 from stages.common.cli import InputError
 from stages.common.machine import available_cores, describe_machine
+from stages.common.precision import RATIO_KEYS
 
 PARAMS = {
     "threads": 1,
@@ -273,6 +274,33 @@ def test_ratios_refer_to_the_fastest_engine_of_the_base():
     rows = benchmark.latency_rows(contestants, samples_ms, params)
     assert [row["ratio_to_base"] for row in rows] == [2.0, 1.0, 0.5]
     assert [row["fastest"] for row in rows] == ["false", "true", "true"]
+
+
+def test_int8_has_a_ratio_to_the_fastest_engine_of_its_own_fp32_model():
+    params = benchmark.BenchmarkParams(**PARAMS)
+    base, pruned = (Variant(name, "", macs=1000, is_int8=False) for name in ("base", "pruned"))
+    int8 = Variant("pruned_int8", "", macs=1000, is_int8=True)
+    contestants = [
+        Contestant(base, "opencv", "new", None),
+        Contestant(pruned, "opencv", "classic", None),
+        Contestant(pruned, "opencv", "new", None),
+        Contestant(int8, "opencv", "new", None),
+    ]
+    noise = np.random.default_rng(0).normal(scale=0.1, size=(50, 4))
+    samples_ms = np.array([8.0, 6.0, 4.0, 2.0]) + noise
+    rows = benchmark.latency_rows(contestants, samples_ms, params)
+    assert [row["ratio_to_fp32"] for row in rows[:3]] == [1.0, pytest.approx(1.5, abs=0.05), 1.0]
+    medians = np.median(samples_ms, axis=0)
+    assert rows[3]["ratio_to_fp32"] == pytest.approx(medians[3] / medians[2], abs=1e-4)
+    assert 0.45 < rows[3]["ratio_to_fp32_low"] < 0.5 < rows[3]["ratio_to_fp32_high"] < 0.55
+
+
+def test_int8_without_its_fp32_model_has_the_same_keys_and_no_ratio_to_it(result):
+    """--variant names are free."""
+    for runtime in ("opencv", "onnxruntime"):
+        block = result[0]["small_int8"][runtime]
+        assert [block[key] for key in RATIO_KEYS] == [None] * 3
+        assert block["ratio_to_base"] > 0
 
 
 @pytest.mark.parametrize(("load", "warns"), [(None, False), (0.0, False), (999.0, True)])

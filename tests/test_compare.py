@@ -9,7 +9,7 @@ from matplotlib import image as png
 from matplotlib.figure import Figure
 
 from stages import compare
-from stages.common import charts
+from stages.common import charts, precision
 from stages.common.cli import InputError
 from stages.common.data import CLASSES
 
@@ -54,8 +54,8 @@ def evaluation_of(name: str) -> dict:
     }
 
 
-def latency_of(milliseconds: float, base: float, engine: str) -> dict:
-    ratio = milliseconds / base
+def latency_of(milliseconds: float, base: float, fp32: float, engine: str) -> dict:
+    ratio, to_fp32 = milliseconds / base, milliseconds / fp32
     return {
         "engine": engine,
         "latency_ms_median": milliseconds,
@@ -64,6 +64,9 @@ def latency_of(milliseconds: float, base: float, engine: str) -> dict:
         "ratio_to_base": ratio,
         "ratio_to_base_low": ratio * 0.99,
         "ratio_to_base_high": ratio * 1.01,
+        "ratio_to_fp32": to_fp32,
+        "ratio_to_fp32_low": to_fp32 * 0.99,
+        "ratio_to_fp32_high": to_fp32 * 1.01,
         "gflops": 50.0,
     }
 
@@ -77,9 +80,10 @@ def write_inputs(directory: Path) -> None:
     for name, (*_, opencv, onnxruntime) in VARIANTS.items():
         (evaluate / f"{name}.json").write_text(json.dumps(evaluation_of(name)))
         engine = "classic" if "int8" in name else "new"
+        *_, fp32_opencv, fp32_onnxruntime = VARIANTS[name.removesuffix("_int8")]
         benchmark[name] = {
-            "opencv": latency_of(opencv, base_opencv, engine),
-            "onnxruntime": latency_of(onnxruntime, base_onnxruntime, "cpu"),
+            "opencv": latency_of(opencv, base_opencv, fp32_opencv, engine),
+            "onnxruntime": latency_of(onnxruntime, base_onnxruntime, fp32_onnxruntime, "cpu"),
         }
     (directory / "metrics" / "benchmark.json").write_text(json.dumps(benchmark))
 
@@ -148,7 +152,55 @@ def test_summary_has_the_same_keys_for_every_variant_and_the_inputs_values(outpu
             "nonzero_params": nonzero,
             "macs": macs,
             "latency_ratio_to_base": {"opencv": opencv / 4.4, "onnxruntime": onnxruntime / 4.1},
+            "latency_ratio_to_fp32": {
+                "opencv": opencv / VARIANTS[name.removesuffix("_int8")][5],
+                "onnxruntime": onnxruntime / VARIANTS[name.removesuffix("_int8")][6],
+            },
+            "faster_precision": {"opencv": "FP32", "onnxruntime": "INT8"},
         }
+
+
+def test_the_precision_to_use_follows_from_what_was_measured_in_each_runtime(outputs):
+    text = (outputs / "metrics" / "summary.md").read_text()
+    assert (
+        "- in OpenCV DNN use FP32 for base (1.23 × [1.22, 1.24]); "
+        "use FP32 for pruned (1.24 × [1.23, 1.25])\n"
+        "- in ONNX Runtime use INT8 for base (0.78 × [0.77, 0.79]); "
+        "use INT8 for pruned (0.84 × [0.83, 0.85])\n"
+    ) in text
+    assert "What INT8 does to accuracy, in points: -0.10 (base), -0.10 (pruned)." in text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "faster"),
+    [
+        (0.98, 0.99, "INT8"),
+        (1.01, 1.2, "FP32"),
+        (0.98, 1.02, "no detectable difference"),
+        (1.0, 1.1, "no detectable difference"),
+    ],
+)
+def test_a_precision_is_faster_only_if_the_whole_interval_says_so(low, high, faster):
+    assert precision.faster_precision(low, high) == faster
+
+
+def test_without_a_pair_of_precisions_none_is_recommended(inputs, monkeypatch):
+    path = inputs / "metrics" / "benchmark.json"
+    blocks = json.loads(path.read_text())
+    for name in ("base", "pruned"):
+        del blocks[name]
+        (inputs / "metrics" / "evaluate" / f"{name}.json").unlink()
+    for name in ("base_int8", "pruned_int8"):
+        for runtime in ("opencv", "onnxruntime"):
+            blocks[name][runtime] |= dict.fromkeys(precision.RATIO_KEYS)
+    path.write_text(json.dumps(blocks))
+
+    run_compare(inputs, monkeypatch)
+
+    assert "Precision" not in (inputs / "metrics" / "summary.md").read_text()
+    block = json.loads((inputs / "metrics" / "summary.json").read_text())["base_int8"]
+    assert block["faster_precision"] == {"opencv": "not measured", "onnxruntime": "not measured"}
+    assert block["latency_ratio_to_fp32"] == {"opencv": None, "onnxruntime": None}
 
 
 def test_markdown_table_has_a_row_a_variant_with_its_figures(outputs):

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from scipy import stats
 
-from stages.common.statistics import latency_summary, ratio_of_medians
+from stages.common.statistics import latency_summary, ratio_of_medians, ratio_over_blocks
 
 
 def lognormal(rng: np.random.Generator, median: float, rounds: int) -> np.ndarray:
@@ -63,3 +64,48 @@ def test_same_seed_gives_the_same_interval():
 def test_samples_that_are_not_paired_are_refused():
     with pytest.raises(AssertionError, match="not paired"):
         ratio_of_medians(np.ones(3), np.ones(4), bootstrap_samples=10, seed=0)
+
+
+def test_the_interval_is_scipys_bootstrap_interval():
+    rng = np.random.default_rng(0)
+    base, samples = lognormal(rng, 4.0, 80), lognormal(rng, 2.0, 80)
+    expected = stats.bootstrap(
+        (samples, base),
+        lambda a, b, axis: np.median(a, axis=axis) / np.median(b, axis=axis),
+        paired=True,
+        method="percentile",
+        n_resamples=4000,
+        rng=0,
+    ).confidence_interval
+    ratio = ratio_of_medians(samples, base, bootstrap_samples=4000, seed=0, name="ratio")
+    assert (ratio["ratio_low"], ratio["ratio_high"]) == pytest.approx(tuple(expected), rel=0.005)
+
+
+def test_with_one_round_a_block_the_interval_over_blocks_is_scipys_for_their_median():
+    ratios = lognormal(np.random.default_rng(0), 1.1, 25)
+    expected = stats.bootstrap(
+        (ratios,), np.median, method="percentile", n_resamples=4000, rng=0
+    ).confidence_interval
+    ratio, low, high = ratio_over_blocks(
+        ratios[:, None], np.ones((25, 1)), bootstrap_samples=4000, seed=0
+    )
+    assert ratio == np.median(ratios)
+    assert (low, high) == pytest.approx(tuple(expected), rel=0.005)
+
+
+def test_what_differs_from_load_to_load_is_part_of_the_interval_over_blocks():
+    """More rounds of one load do not see it."""
+    rng = np.random.default_rng(0)
+    placement = np.exp(rng.normal(scale=0.05, size=(2, 12, 1)))  # of 12 loads of each
+    samples, base = placement * np.exp(rng.normal(scale=0.01, size=(2, 12, 50)))
+    _, low, high = ratio_over_blocks(samples, base, bootstrap_samples=500, seed=0)
+    one_load = ratio_of_medians(samples[0], base[0], bootstrap_samples=500, seed=0)
+    assert high - low > 5 * width(one_load)
+
+
+def test_one_disturbed_block_does_not_move_the_ratio_over_blocks():
+    base = np.random.default_rng(0).normal(4, 0.01, size=(9, 20))
+    samples = base / 2
+    samples[3] *= 10
+    ratio, _, _ = ratio_over_blocks(samples, base, bootstrap_samples=100, seed=0)
+    assert ratio == pytest.approx(0.5)

@@ -1,4 +1,4 @@
-"""Latency samples summed up: percentiles, and a ratio of medians with its interval."""
+"""Latency samples summed up: percentiles, and ratios of medians with their intervals."""
 
 import numpy as np
 
@@ -16,12 +16,17 @@ def latency_summary(samples_ms: np.ndarray) -> dict:
 
 
 def ratio_of_medians(
-    samples: np.ndarray, base: np.ndarray, bootstrap_samples: int, seed: int
+    samples: np.ndarray,
+    base: np.ndarray,
+    bootstrap_samples: int,
+    seed: int,
+    name: str = "ratio_to_base",
 ) -> dict:
     """Median of ``samples`` divided by that of ``base``, with a bootstrap interval.
 
-    Both are (rounds,), and position i of both was measured in the same round. Rounds are drawn
-    with replacement and taken from both together, so a drift that hits both cancels out.
+    The keys are ``name``, and ``name`` with _low and _high. Both are (rounds,), and position i of
+    both was measured in the same round. Rounds are drawn with replacement and taken from both
+    together, so a drift that hits both cancels out.
     """
     assert samples.shape == base.shape, f"{samples.shape} and {base.shape} are not paired"
     rng = np.random.default_rng(seed)
@@ -29,9 +34,42 @@ def ratio_of_medians(
     for index in range(bootstrap_samples):
         rounds = rng.integers(len(base), size=len(base))
         ratios[index] = np.median(samples[rounds]) / np.median(base[rounds])
-    low, high = np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = interval(ratios)
     return {
-        "ratio_to_base": float(np.median(samples) / np.median(base)),
-        "ratio_to_base_low": float(low),
-        "ratio_to_base_high": float(high),
+        name: float(np.median(samples) / np.median(base)),
+        f"{name}_low": low,
+        f"{name}_high": high,
     }
+
+
+def ratio_over_blocks(
+    samples: np.ndarray, base: np.ndarray, bootstrap_samples: int, seed: int
+) -> tuple[float, float, float]:
+    """Ratio of medians in each block, its median over the blocks, with a bootstrap interval.
+
+    Both are (blocks, rounds): in each block the models were loaded anew, because where a model
+    comes to lie in memory may make it faster or slower for as long as it stays loaded. More rounds
+    of one load do not see that, so the bootstrap is hierarchical: blocks are drawn with
+    replacement, and rounds within each of them, from both models together. The median over the
+    blocks is not moved by one block that something disturbed.
+    """
+    assert samples.shape == base.shape, f"{samples.shape} and {base.shape} are not paired"
+    rng = np.random.default_rng(seed)
+    blocks, rounds = samples.shape
+    ratios = np.empty(bootstrap_samples)
+    for index in range(bootstrap_samples):
+        drawn_blocks = rng.integers(blocks, size=(blocks, 1))
+        drawn = drawn_blocks, rng.integers(rounds, size=(blocks, rounds))
+        ratios[index] = np.median(block_ratios(samples[drawn], base[drawn]))
+    return float(np.median(block_ratios(samples, base))), *interval(ratios)
+
+
+def block_ratios(samples: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """(blocks,) ratios of the medians of two (blocks, rounds)."""
+    return np.median(samples, axis=1) / np.median(base, axis=1)
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Where the middle ``CONFIDENCE`` of bootstrap values lies."""
+    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)

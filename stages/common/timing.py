@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from tqdm import tqdm
 
+from stages.common.cli import InputError
 from stages.common.machine import available_cores
 
 
@@ -18,9 +19,16 @@ def measurement_orders(contestants: int, rounds: int, seed: int) -> np.ndarray:
 
 
 def time_interleaved(
-    calls: list[Callable[[], object]], rounds: int, warmup: int, seed: int
+    calls: list[Callable[[], object]],
+    rounds: int,
+    warmup: int,
+    seed: int,
+    progress: str | None = "benchmark",
 ) -> np.ndarray:
-    """(rounds, calls) milliseconds; one round times every call once."""
+    """(rounds, calls) milliseconds; one round times every call once.
+
+    ``progress`` names the progress bar; None shows none.
+    """
     for call in calls:
         for _ in range(warmup):
             call()
@@ -28,7 +36,8 @@ def time_interleaved(
     orders = measurement_orders(len(calls), rounds, seed)
     gc.disable()
     try:
-        for round_index, order in enumerate(tqdm(orders, desc="benchmark", unit="round")):
+        bar = tqdm(orders, desc=progress, unit="round", disable=progress is None)
+        for round_index, order in enumerate(bar):
             for index in order:
                 samples_ns[round_index, index] = time_once(calls[index])
     finally:
@@ -42,6 +51,13 @@ def time_once(call: Callable[[], object]) -> int:
     start = time.perf_counter_ns()
     call()
     return time.perf_counter_ns() - start
+
+
+def require_cores(threads: int, key: str) -> None:
+    """Raise ``InputError`` when the params ask for more threads than this process has cores."""
+    cores = available_cores()
+    if threads > cores:
+        raise InputError(f"{key} is {threads}; allowed: 1 to {cores}, the cores of this machine")
 
 
 def load_average() -> float | None:

@@ -1,0 +1,75 @@
+"""Which precision is the faster one, FP32 or INT8, from what was timed side by side.
+
+INT8 is not faster by itself: it depends on the runtime, the processor and the model.
+"""
+
+INT8_SUFFIX = "_int8"  # what the name of an INT8 variant adds to that of its FP32 model
+RATIO_TO_FP32 = "ratio_to_fp32"
+RATIO_KEYS = (RATIO_TO_FP32, f"{RATIO_TO_FP32}_low", f"{RATIO_TO_FP32}_high")
+NO_DIFFERENCE = "no detectable difference"
+UNKNOWN = "not measured"
+
+
+def fp32_name(name: str, names: list[str]) -> str | None:
+    """The variant that an INT8 one was made of, if it is among the names."""
+    fp32 = name.removesuffix(INT8_SUFFIX)
+    return fp32 if fp32 != name and fp32 in names else None
+
+
+def faster_precision(low: float, high: float) -> str:
+    """From the 95 % interval of INT8's time over FP32's."""
+    if low <= 1 <= high:
+        return NO_DIFFERENCE
+    return "INT8" if high < 1 else "FP32"
+
+
+def faster_precisions(latencies: dict[str, dict[str, dict]], runtime: str) -> dict[str, str]:
+    """The faster precision of every variant's network in a runtime, by variant.
+
+    ``latencies``: by variant and runtime, blocks of the benchmark with ``RATIO_KEYS``. Both
+    variants of a network have the same answer; one without its other half was not measured.
+    """
+    answers = dict.fromkeys(latencies, UNKNOWN)
+    for int8, fp32 in pairs(latencies).items():
+        _, low, high = (latencies[int8][runtime][key] for key in RATIO_KEYS)
+        answers[int8] = answers[fp32] = faster_precision(low, high)
+    return answers
+
+
+def pairs(latencies: dict[str, dict[str, dict]]) -> dict[str, str]:
+    """INT8 variant -> its FP32 one, where their ratio was measured."""
+    names = {name: fp32_name(name, list(latencies)) for name in latencies}
+    return {
+        int8: fp32
+        for int8, fp32 in names.items()
+        if fp32 and all(block[RATIO_TO_FP32] is not None for block in latencies[int8].values())
+    }
+
+
+def recommendation(
+    latencies: dict[str, dict[str, dict]], accuracies: dict[str, float], runtimes: dict[str, str]
+) -> str:
+    """A Markdown list: for each runtime (key: title) what to use for each network, and why.
+
+    ``accuracies`` in percent by variant. Empty when no INT8 variant was timed beside its FP32 one.
+    """
+    found = pairs(latencies)
+    if not found:
+        return ""
+    lines = ["Precision, by measured time (INT8's as a multiple of FP32's, 95 % interval):", ""]
+    for runtime, title in runtimes.items():
+        advice = [advice_on(fp32, latencies[int8][runtime]) for int8, fp32 in found.items()]
+        lines.append(f"- in {title} {'; '.join(advice)}")
+    changes = ", ".join(
+        f"{accuracies[int8] - accuracies[fp32]:+.2f} ({fp32})" for int8, fp32 in found.items()
+    )
+    return "\n".join([*lines, "", f"What INT8 does to accuracy, in points: {changes}."])
+
+
+def advice_on(network: str, block: dict) -> str:
+    ratio, low, high = (block[key] for key in RATIO_KEYS)
+    measured = f"({ratio:.2f} × [{low:.2f}, {high:.2f}])"
+    precision = faster_precision(low, high)
+    if precision == NO_DIFFERENCE:
+        return f"either for {network}: {NO_DIFFERENCE} {measured}"
+    return f"use {precision} for {network} {measured}"
