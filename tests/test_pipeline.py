@@ -91,7 +91,7 @@ def test_pruning_to_milliseconds_needs_a_profile_and_nothing_else_does(repositor
     profile = repository.path / where["profile"]
     committed = profile.read_bytes() if profile.exists() else None
     profile.unlink(missing_ok=True)
-    by_time = ["-S", "prune.target=latency", "-S", "prune.round_to=8", "-S", "prune.amount=0.2"]
+    by_time = ["-S", "prune.target=latency", "-S", "prune.round_to=8", "-S", "prune.amount=0.1"]
     refused = repository.dvc("exp", "run", *by_time, succeed=False)
     assert f"error: {where['profile']} is missing: the latency of this device is not" in refused
     repository.run("git", "checkout", "--quiet", "params.yaml")
@@ -101,7 +101,7 @@ def test_pruning_to_milliseconds_needs_a_profile_and_nothing_else_does(repositor
     assert {"device", "prune", "export@pruned"} <= ran
     assert not ran & {"train", "teach", "export@base"}
     report = repository.json("metrics/prune.json")
-    assert 0.2 <= report["amount_reached"] < 1
+    assert 0.1 <= report["amount_reached"] < 1
     assert report["predicted_latency_ms"]["device"] == "test"
     repository.run("git", "checkout", "--quiet", ".")
     if committed is None:
