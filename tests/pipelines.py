@@ -31,6 +31,8 @@ TINY = {
     "teach": {"views": 2},
     "export": {"check_images": 50},
     "quantize": {"calibration_images": 100, "max_accuracy_drop": 100},
+    "tflite": {"calibration_images": 100, "check_images": 50, "min_agreement": 0},
+    "npu": {"targets": ["ethos-u55-256 Ethos_U55_High_End_Embedded Shared_Sram"]},
     "benchmark": {"rounds": 20, "warmup": 2, "bootstrap_samples": 100},
     "studies": {"seeds": {"prune": {"seed": [0, 1]}}},
 }
@@ -48,6 +50,11 @@ ALL_STAGES = {
     "evaluate@pruned",
     "evaluate@base_int8",
     "evaluate@pruned_int8",
+    "tflite@base",
+    "tflite@pruned",
+    "evaluate_tflite@base",
+    "evaluate_tflite@pruned",
+    "npu",
     "benchmark",
     "compare",
 }
