@@ -12,7 +12,6 @@ Raises  InputError when Vela refuses a network or a target
 """
 
 import argparse
-import copy
 import dataclasses
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -20,23 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-from ai_edge_litert.schema_py_generated import ModelT, TensorT
-
 from stages.common.chain import read_chain
 from stages.common.charts import save_png
 from stages.common.cli import run
 from stages.common.files import write_csv, write_json, write_text
 from stages.common.npu_chart import npu_chart
 from stages.common.params import load_params
-from stages.common.tflite import (
-    buffer_of,
-    int8_values,
-    load_tflite,
-    packed,
-    tflite_bytes,
-    weight_tensors,
-)
+from stages.common.sparsity import nonzero_weights, share_of_zeros, thinned
+from stages.common.tflite import tflite_bytes
+from stages.common.tflite_file import load_tflite, packed
 from stages.common.vela import VERSION, Estimate, Target, estimate, target_list
 
 ESTIMATED = f"Estimates of Arm's compiler (Vela {VERSION}), not measurements"
@@ -49,42 +40,6 @@ class NPUParams:
     """What is compiled for: accelerator, system configuration and memory mode, by Vela's names."""
 
     targets: list[str] = target_list()
-
-
-def nonzero_weights(model: ModelT) -> int:
-    return sum(np.count_nonzero(int8_values(model, tensor)) for tensor in weight_tensors(model))
-
-
-def share_of_zeros(model: ModelT) -> float:
-    """In percent of all weights; biases are none."""
-    count = sum(int8_values(model, tensor).size for tensor in weight_tensors(model))
-    return round(100 * (1 - nonzero_weights(model) / count), 2)
-
-
-def thinned(model: ModelT, nonzero: int) -> ModelT:
-    """A copy with zeros for the smallest weights of all 3x3 filters, ``nonzero`` weights left.
-
-    Smallest in what they stand for, integer times scale, as ``prune.method: unstructured`` ranks
-    them. Other weights stay, so that more than ``nonzero`` are left where these alone are more.
-    """
-    model = copy.deepcopy(model)
-    filters = [tensor for tensor in weight_tensors(model) if tensor.shape[1:3].tolist() == [3, 3]]
-    values = [int8_values(model, tensor) for tensor in filters]
-    size = np.concatenate([magnitudes(v, t).ravel() for v, t in zip(values, filters, strict=True)])
-    zeros = int(np.count_nonzero(size == 0))
-    count = min(max(nonzero_weights(model) - nonzero, 0) + zeros, size.size)
-    cleared = np.zeros(size.size, bool)
-    cleared[np.argsort(size, kind="stable")[:count]] = True
-    ends = np.cumsum([value.size for value in values])[:-1]
-    for value, tensor, clear in zip(values, filters, np.split(cleared, ends), strict=True):
-        value[clear.reshape(value.shape)] = 0
-        model.buffers[tensor.buffer] = buffer_of(value.tobytes())
-    return model
-
-
-def magnitudes(values: np.ndarray, tensor: TensorT) -> np.ndarray:
-    """|real value| of int8 filters (O, kH, kW, I) with a scale for each output channel."""
-    return np.abs(values.astype(np.float32)) * tensor.quantization.scale.reshape(-1, 1, 1, 1)
 
 
 def write_variants(folder: Path, base: Path, pruned: Path, fp32: Path) -> dict[str, Path]:

@@ -51,7 +51,9 @@ def draw_times(axes: Axes, by_target: dict[str, dict[str, dict]]) -> None:
     axes.set_yticks(range(len(labels)), [label.replace(", ", "\n") for label in labels], fontsize=8)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set(title="Total cycles, base = 1", xlim=(0, 1.12 * max(axes.get_xlim()[1], 1)))
+    axes.set(
+        title="Total cycles (base on the same NPU = 1)", xlim=(0, 1.12 * max(axes.get_xlim()[1], 1))
+    )
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=len(variants))
 
 
@@ -62,8 +64,8 @@ def draw_sizes(axes: Axes, blocks: dict[str, dict]) -> None:
         axes.bar(index, encoded, 0.7, color=colour(index))
         axes.plot(index, before, "_", color="black", markersize=40, markeredgewidth=1.5)
         axes.annotate(
-            kilobytes(row["encoded_weight_bytes"]), (index, encoded), (0, 3),
-            textcoords="offset points", ha="center", va="bottom",
+            kilobytes(row["encoded_weight_bytes"]), (index, encoded / 2), ha="center",
+            va="center", color="white",
         )  # fmt: skip
     axes.set_xticks(range(len(blocks)), list(blocks))
     axes.grid(axis="x", visible=False)

@@ -7,17 +7,13 @@ TFLite's layout is NHWC, and its filters are (O, kH, kW, I).
 """
 
 import json
-from pathlib import Path
 
-import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from stages.common.chain import Chain, Layer, Quantization
-from stages.common.cli import InputError
+from stages.common.tflite_file import AlignedBuffer, packed
 
-IDENTIFIER = b"TFL3"
-ALIGNMENT = 16  # bytes; the schema's force_align of a buffer, which microcontrollers rely on
 METADATA = "edge_model"  # the name of the metadata buffer: JSON
 # The operator, and the version of it that first took int8 with a scale for each channel
 # (tensorflow/compiler/mlir/lite/tools/versioning/op_version.cc).
@@ -49,7 +45,7 @@ class ModelWriter:
     def __init__(self, chain: Chain):
         self._chain = chain
         self._type = np.dtype(np.float32 if chain.input is None else np.int8)
-        self._buffers = [buffer_of(b"")]  # number 0 stands for 'no data'
+        self._buffers = [AlignedBuffer(b"")]  # number 0 stands for 'no data'
         self._tensors: list[schema.TensorT] = []
         self._operators: list[schema.OperatorT] = []
 
@@ -104,7 +100,7 @@ class ModelWriter:
     def _constant(self, name: str, values: np.ndarray, found: Quantization | None) -> int:
         tensor = tensor_of(name, values.shape, TYPES[values.dtype], found)
         tensor.buffer = len(self._buffers)
-        self._buffers.append(buffer_of(little_endian(values)))
+        self._buffers.append(AlignedBuffer(little_endian(values)))
         return self._tensor(tensor)
 
     def _tensor(self, tensor: schema.TensorT) -> int:
@@ -114,7 +110,7 @@ class ModelWriter:
     def _metadata(self) -> schema.MetadataT:
         metadata = schema.MetadataT()
         metadata.name, metadata.buffer = METADATA, len(self._buffers)
-        self._buffers.append(buffer_of(json.dumps(described(self._chain)).encode()))
+        self._buffers.append(AlignedBuffer(json.dumps(described(self._chain)).encode()))
         return metadata
 
     def _subgraph(self, first: int, last: int) -> schema.SubGraphT:
@@ -123,61 +119,6 @@ class ModelWriter:
         subgraph.tensors, subgraph.operators = self._tensors, self._operators
         subgraph.inputs, subgraph.outputs = [first], [last]
         return subgraph
-
-
-class AlignedBuffer(schema.BufferT):
-    """A buffer whose data start at a multiple of ``ALIGNMENT``: the generated code forgets it."""
-
-    def Pack(self, builder: flatbuffers.Builder) -> int:  # noqa: N802  the generated code's name
-        data = bytes(self.data)
-        if data:
-            builder.StartVector(1, len(data), ALIGNMENT)
-            builder.head -= len(data)
-            builder.Bytes[builder.Head() : builder.Head() + len(data)] = data
-            vector = builder.EndVector()
-        schema.BufferStart(builder)
-        if data:
-            schema.BufferAddData(builder, vector)
-        return schema.BufferEnd(builder)
-
-
-def load_tflite(path: str | Path) -> schema.ModelT:
-    """Raises ``InputError`` when the file is missing or no TFLite model."""
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; run 'dvc repro' (or 'dvc pull')") from None
-    if data[4:8] != IDENTIFIER:
-        raise InputError(f"{path} is no TFLite model; delete it and run 'dvc repro'")
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
-    model.buffers = [
-        buffer_of(b"" if buffer.data is None else bytes(buffer.data)) for buffer in model.buffers
-    ]
-    return model
-
-
-def weight_tensors(model: schema.ModelT) -> list[schema.TensorT]:
-    """The filters and matrices of all operators that have one, in their order."""
-    subgraph = model.subgraphs[0]
-    return [subgraph.tensors[node.inputs[1]] for node in subgraph.operators if len(node.inputs) > 1]
-
-
-def int8_values(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray:
-    """A copy of a constant tensor's integers, in its shape."""
-    return np.frombuffer(model.buffers[tensor.buffer].data, np.int8).reshape(tensor.shape).copy()
-
-
-def packed(model: schema.ModelT) -> bytes:
-    """The file's bytes; its buffers are ``AlignedBuffer``."""
-    builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), IDENTIFIER)
-    return bytes(builder.Output())
-
-
-def buffer_of(data: bytes) -> AlignedBuffer:
-    buffer = AlignedBuffer()
-    buffer.data = data
-    return buffer
 
 
 def little_endian(values: np.ndarray) -> bytes:
