@@ -6,7 +6,7 @@ no NPU takes. Vela's estimates are not measurements. "unstructured" is compiled 
 fine-tuned or evaluated: zeros as such change what the compiler makes of it, whatever it predicts.
 
 Reads   the INT8 TFLite files of base and pruned, the FP32 ONNX file of base
-Writes  a JSON by variant and target, the same as CSV and as Markdown, a picture
+Writes  a JSON by variant and target, a CSV with all that Vela says, a Markdown table, a picture
 Params  npu.*  (see NPUParams)
 Raises  InputError when Vela refuses a network or a target
 """
@@ -32,6 +32,14 @@ from stages.common.vela import VERSION, Estimate, Target, estimate, target_list
 
 ESTIMATED = f"Estimates of Arm's compiler (Vela {VERSION}), not measurements"
 CONTROL = "base_fp32"
+METRICS = (  # what `dvc metrics diff` compares; the CSV has all
+    "npu_operators",
+    "npu_cycles",
+    "total_cycles",
+    "inferences_per_second",
+    "sram_bytes",
+    "encoded_weight_bytes",
+)
 Estimates = dict[str, dict[Target, Estimate]]  # by variant
 
 
@@ -66,7 +74,10 @@ def metrics_of(estimates: Estimates, zeros: dict[str, float]) -> dict:
     return {
         name: {
             "zero_weights_percent": zeros.get(name),
-            **{str(target): dataclasses.asdict(found) for target, found in by_target.items()},
+            **{
+                str(target): {key: getattr(found, key) for key in METRICS}
+                for target, found in by_target.items()
+            },
         }
         for name, by_target in estimates.items()
     }
