@@ -24,9 +24,11 @@ from stages.common.verdicts import VerdictParams
 from stages.controls import ControlsParams
 from stages.evaluate import EvaluateParams
 from stages.export import ExportParams
+from stages.npu import NPUParams
 from stages.prepare import PrepareParams
 from stages.quantize import QuantizeParams
 from stages.teach import TeachParams
+from stages.tflite import TFLiteParams
 from stages.train import TrainParams
 
 SECTIONS = {
@@ -38,6 +40,8 @@ SECTIONS = {
     "prune": PruneParams,
     "export": ExportParams,
     "quantize": QuantizeParams,
+    "tflite": TFLiteParams,
+    "npu": NPUParams,
     "evaluate": EvaluateParams,
     "benchmark": BenchmarkParams,
     "controls": ControlsParams,
@@ -54,7 +58,7 @@ def check(content: dict, path: str | Path) -> None:
         section: parse_section(cls, content, section=section, path=path)
         for section, cls in SECTIONS.items()
     }
-    check_counts(params["data"], params["export"], params["quantize"], path)
+    check_counts(params["data"], params["export"], params["quantize"], params["tflite"], path)
     refuse_zeros_for_time(params["prune"])
     check_studies(params["studies"], content, path)
 
@@ -72,7 +76,11 @@ def check_studies(studies: StudiesParams, content: dict, path: str | Path) -> No
 
 
 def check_counts(
-    data: DataParams, export: ExportParams, quantize: QuantizeParams, path: str | Path
+    data: DataParams,
+    export: ExportParams,
+    quantize: QuantizeParams,
+    tflite: TFLiteParams,
+    path: str | Path,
 ) -> None:
     """No stage may want more images than there are for it."""
     for key, wanted, limit, why in (
@@ -93,6 +101,18 @@ def check_counts(
             quantize.calibration_images,
             data.train_images,
             "data.train_images",
+        ),
+        (
+            "tflite.calibration_images",
+            tflite.calibration_images,
+            data.train_images,
+            "data.train_images",
+        ),
+        (
+            "tflite.check_images",
+            tflite.check_images,
+            data.validation_images,
+            "data.validation_images",
         ),
     ):
         if wanted > limit:

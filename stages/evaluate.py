@@ -1,7 +1,7 @@
 """Measure a model's accuracy on the test images, as it runs when deployed, and count its cost.
 
-The only stage that reads the test images. Predictions come from OpenCV DNN; the JSON has the same
-keys for every model, FP32 or INT8.
+With evaluate_tflite the only stage that reads the test images. Predictions come from OpenCV DNN;
+the JSON has the same keys for every model, FP32 or INT8.
 
 Reads   an ONNX file, the test images
 Writes  a JSON of accuracy and cost, a CSV of actual and predicted class names in test order

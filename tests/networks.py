@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from onnx import ModelProto
 from torch import nn
 
 from stages import export, quantize
+from stages.common.chain import quantization_between, read_chain, with_output
 from stages.common.model import BatchNorm, Checkpoint, Network, save_checkpoint
+from stages.common.tflite import tflite_bytes
 from stages.common.training import RecipeParams
 from stages.quantize import QuantizeParams
 from tests.conftest import make_images
@@ -39,6 +42,8 @@ PARAMS = {
         "reduce_range": True,
         "max_accuracy_drop": 10.0,
     },
+    "tflite": {"calibration_images": 100, "check_images": 50, "min_agreement": 90},
+    "npu": {"targets": ["ethos-u55-256 Ethos_U55_High_End_Embedded Shared_Sram"]},
     "evaluate": {"engine": "classic", "batch_size": 64},
 }
 
@@ -90,6 +95,15 @@ def int8_bytes() -> bytes:
     params = QuantizeParams(**PARAMS["quantize"])
     model = quantize.quantized(fp32_model(), make_images(100), params)
     return model.SerializeToString(deterministic=True)
+
+
+@cache
+def int8_tflite() -> bytes:
+    """The INT8 network as TFLite; its logits lie between -8 and 8."""
+    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
+        file.write(int8_bytes())
+        file.flush()
+        return tflite_bytes(with_output(read_chain(file.name), quantization_between(-8.0, 8.0)))
 
 
 def fp32_model() -> ModelProto:

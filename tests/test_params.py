@@ -40,6 +40,11 @@ def test_the_committed_params_are_accepted(content):
         ("quantize.calibration_images", 49_000, "allowed: at most 47500"),
         ("data.train_images", 49_999, "data.train_images is 49999; allowed: at most 47500"),
         ("export.check_images", 2_501, "export.check_images is 2501; allowed: at most 2500"),
+        ("tflite.check_images", 2_501, "tflite.check_images is 2501; allowed: at most 2500"),
+        ("tflite.calibration_images", 49_000, "allowed: at most 47500"),
+        ("npu.targets", [], "npu.targets is []; allowed: a list of one or more 'ACCELERATOR"),
+        ("npu.targets", ["ethos-u55-256 Ethos_U65_High_End Shared_Sram"], "such as 'ethos-u55"),
+        ("npu.targets", ["ethos-u55-256 Ethos_U55_High_End_Embedded"], "SYSTEM_CONFIG"),
         ("prepare.sources", ["ftp"], "allowed: a list of one or more of local, official, npm"),
     ],
 )

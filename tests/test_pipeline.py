@@ -73,6 +73,7 @@ def test_another_amount_runs_only_what_depends_on_pruning_and_shows_what_changed
     assert ran == {name for name in ALL_STAGES if "pruned" in name} | {
         "check",
         "prune",
+        "npu",
         "benchmark",
         "compare",
     }
@@ -170,7 +171,7 @@ def test_the_same_seed_makes_the_same_bits_twice(repository):
     repository.dvc(
         "repro", "--force", "--single-item", "--no-run-cache", *sorted(stages, key=order)
     )
-    assert len(before) == 7
+    assert len(before) == 9
     for path, content in before.items():
         assert path.read_bytes() == content, path.name
     assert (repository.path / "metrics" / "train.json").read_bytes() == metrics

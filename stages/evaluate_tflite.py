@@ -1,0 +1,84 @@
+"""Measure a TFLite file's accuracy on the test images, and its agreement with the other runtimes.
+
+What ``evaluate`` is for ONNX files; nothing is chosen here. All images run through LiteRT with the
+kernels of phones and PCs (XNNPACK).
+
+Reads   a TFLite file, the INT8 ONNX file that it was made of, that file's predictions in OpenCV DNN
+        (CSV of ``evaluate``), the test images
+Writes  a JSON of accuracy, agreement (same prediction, percent) and bytes
+Params  none
+Raises  InputError when the predictions are of other images
+"""
+
+import argparse
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+
+from stages.common.accuracy import accuracy
+from stages.common.cli import InputError, run
+from stages.common.data import CLASSES, Images, load_test_images
+from stages.common.files import write_json
+from stages.common.litert import LiteRTSession
+from stages.common.runtime import BATCH_SIZE, OnnxRuntimeSession, predict
+
+
+def opencv_predictions(path: Path, labels: np.ndarray) -> np.ndarray:
+    """(N,) class indices, of images whose labels are ``labels``."""
+    try:
+        rows = list(csv.DictReader(path.read_text().splitlines()))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; run 'dvc repro evaluate'") from None
+    if [row.get("actual") for row in rows] != [CLASSES[label] for label in labels]:
+        raise InputError(f"{path} is of other images; run 'dvc repro evaluate'")
+    return np.array([CLASSES.index(row["predicted"]) for row in rows])
+
+
+def metrics_of(
+    litert: np.ndarray, onnxruntime: np.ndarray, opencv: np.ndarray, images: Images
+) -> dict:
+    """``litert`` and ``onnxruntime`` are logits (N, classes), ``opencv`` predictions (N,).
+
+    ``tied_predictions``: images whose two largest logits are the same int8; the first one counts.
+    """
+    predictions = litert.argmax(axis=1)
+    highest = litert.max(axis=1, keepdims=True)
+    return {
+        "accuracy": round(accuracy(predictions, images.labels), 2),
+        "agreement_opencv": round(accuracy(predictions, opencv), 2),
+        "agreement_onnxruntime": round(accuracy(predictions, onnxruntime.argmax(axis=1)), 2),
+        "tied_predictions": int(((litert == highest).sum(axis=1) > 1).sum()),
+        "images": len(images),
+    }
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10")
+    parser.add_argument("--tflite", type=Path, required=True, help="model to evaluate")
+    parser.add_argument("--onnx", type=Path, required=True, help="INT8 model it was made of")
+    parser.add_argument("--predictions", type=Path, required=True, help="CSV of OpenCV DNN's")
+    parser.add_argument("--metrics", type=Path, required=True, help="JSON to write")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    images = load_test_images(args.data)
+    opencv = opencv_predictions(args.predictions, images.labels)
+    threads = os.cpu_count()
+    session = LiteRTSession(args.tflite, threads=threads, kernels="xnnpack")
+    litert = predict(session, images, BATCH_SIZE)
+    onnxruntime = predict(OnnxRuntimeSession(args.onnx, threads=threads), images, BATCH_SIZE)
+    metrics = metrics_of(litert, onnxruntime, opencv, images)
+    write_json(args.metrics, {**metrics, "size_bytes": args.tflite.stat().st_size})
+    print(
+        f"{args.tflite}: {metrics['accuracy']:.2f} % of {len(images)} test images right in LiteRT, "
+        f"{metrics['agreement_opencv']:.2f} % predicted as in OpenCV DNN"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

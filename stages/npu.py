@@ -1,0 +1,180 @@
+"""Compile the networks for Arm's Ethos-U NPUs and show what the compiler estimates of each.
+
+Four variants: base and pruned, INT8; "unstructured", the base with its smallest 3x3 filter weights
+set to 0 until as many non-zero weights are left as in pruned; and the base in FP32, a control that
+no NPU takes. Vela's estimates are not measurements. "unstructured" is compiled only, never
+fine-tuned or evaluated: zeros as such change what the compiler makes of it, whatever it predicts.
+
+Reads   the INT8 TFLite files of base and pruned, the FP32 ONNX file of base
+Writes  a JSON by variant and target, a CSV with all that Vela says, a Markdown table, a picture
+Params  npu.*  (see NPUParams)
+Raises  InputError when Vela refuses a network or a target
+"""
+
+import argparse
+import dataclasses
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from stages.common.chain import read_chain
+from stages.common.charts import save_png
+from stages.common.cli import run
+from stages.common.files import write_csv, write_json, write_text
+from stages.common.npu_chart import npu_chart
+from stages.common.params import load_params
+from stages.common.sparsity import nonzero_weights, share_of_zeros, thinned
+from stages.common.tflite import tflite_bytes
+from stages.common.tflite_file import load_tflite, packed
+from stages.common.vela import VERSION, Estimate, Target, estimate, target_list
+
+ESTIMATED = f"Estimates of Arm's compiler (Vela {VERSION}), not measurements"
+CONTROL = "base_fp32"
+METRICS = (  # what `dvc metrics diff` compares; the CSV has all
+    "npu_operators",
+    "npu_cycles",
+    "total_cycles",
+    "inferences_per_second",
+    "sram_bytes",
+    "encoded_weight_bytes",
+)
+Estimates = dict[str, dict[Target, Estimate]]  # by variant
+
+
+@dataclass(frozen=True)
+class NPUParams:
+    """What is compiled for: accelerator, system configuration and memory mode, by Vela's names."""
+
+    targets: list[str] = target_list()
+
+
+def write_variants(folder: Path, base: Path, pruned: Path, fp32: Path) -> dict[str, Path]:
+    """The TFLite file of every variant; those that only this stage needs go to ``folder``."""
+    unstructured, control = folder / "unstructured.tflite", folder / "fp32.tflite"
+    nonzero = nonzero_weights(load_tflite(pruned))
+    unstructured.write_bytes(packed(thinned(load_tflite(base), nonzero)))
+    control.write_bytes(tflite_bytes(read_chain(fp32)))
+    return {"base": base, "pruned": pruned, "unstructured": unstructured, CONTROL: control}
+
+
+def estimate_all(variants: dict[str, Path], targets: list[Target]) -> Estimates:
+    jobs = [(name, target) for name in variants for target in targets]
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # each waits for a process
+        found = list(pool.map(lambda job: estimate(variants[job[0]], job[1]), jobs))
+    estimates = {name: {} for name in variants}
+    for (name, target), result in zip(jobs, found, strict=True):
+        estimates[name][target] = result
+    return estimates
+
+
+def metrics_of(estimates: Estimates, zeros: dict[str, float]) -> dict:
+    """By variant and target; ``zeros``: percent of the weights, by variant."""
+    return {
+        name: {
+            "zero_weights_percent": zeros.get(name),
+            **{
+                str(target): {key: getattr(found, key) for key in METRICS}
+                for target, found in by_target.items()
+            },
+        }
+        for name, by_target in estimates.items()
+    }
+
+
+def rows_of(estimates: Estimates) -> list[dict]:
+    """One flat row for each target and variant that runs on the NPU."""
+    return [
+        {"name": f"{variant} | {place(target, found)}", "variant": variant, "target": str(target)}
+        | dataclasses.asdict(found)
+        for variant, by_target in estimates.items()
+        for target, found in by_target.items()
+        if found.npu_operators
+    ]
+
+
+def place(target: Target, found: Estimate) -> str:
+    """Such as "U55-256, weights in flash"."""
+    return f"{target.npu}, weights in {found.weights_in}"
+
+
+def markdown_table(estimates: Estimates, zeros: dict[str, float]) -> str:
+    heads = ["NPU, memory mode", "variant", "NPU cycles", "total cycles", "× base", "limited by"]
+    heads += ["inferences/s", "SRAM", "encoded weights"]
+    rows = [heads, ["---", "---", *["---:"] * 3, "---", *["---:"] * 3]]
+    for target in estimates["base"]:
+        for variant, by_target in estimates.items():
+            if by_target[target].npu_operators:
+                base = estimates["base"][target]
+                rows.append(markdown_row(target, variant, by_target[target], base))
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([*lines, "", conditions(estimates, zeros), ""])
+
+
+def markdown_row(target: Target, variant: str, found: Estimate, base: Estimate) -> list[str]:
+    return [
+        f"{place(target, found)} ({target.memory_mode})",
+        variant,
+        f"{found.npu_cycles:,}",
+        f"{found.total_cycles:,}",
+        f"{found.total_cycles / base.total_cycles:.2f}",
+        "arithmetic" if found.limited_by == "npu" else found.limited_by,
+        f"{found.inferences_per_second:,.0f}",
+        f"{found.sram_bytes / 1000:,.0f} KB",
+        f"{found.encoded_weight_bytes / 1000:,.0f} KB",
+    ]
+
+
+def conditions(estimates: Estimates, zeros: dict[str, float]) -> str:
+    systems = sorted({target.system_config for target in estimates["base"]})
+    counts = [
+        f"{name} {min(found.npu_operators for found in by_target.values())} of "
+        f"{max(found.operators for found in by_target.values())}"
+        for name, by_target in estimates.items()
+    ]
+    shares = ", ".join(f"{name} {share:.1f} %" for name, share in zeros.items())
+    return (
+        f"{ESTIMATED}; batch 1; memories as Vela's Arm/vela.ini has them: {', '.join(systems)}. "
+        f"Weights that are 0: {shares}; unstructured is neither fine-tuned nor evaluated. "
+        f"Operators on the NPU: {', '.join(counts)}. KB are 1000 bytes; SRAM holds the weights too "
+        "where they are in it."
+    )
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--params", type=Path, required=True)
+    parser.add_argument("--base", type=Path, required=True, help="INT8 TFLite file")
+    parser.add_argument("--pruned", type=Path, required=True, help="INT8 TFLite file")
+    parser.add_argument("--fp32", type=Path, required=True, help="FP32 ONNX file of base")
+    parser.add_argument("--metrics", type=Path, required=True, help="JSON to write")
+    parser.add_argument("--csv", type=Path, required=True, help="CSV to write")
+    parser.add_argument("--table", type=Path, required=True, help="Markdown table to write")
+    parser.add_argument("--picture", type=Path, required=True, help="PNG to write")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    params = load_params(NPUParams, args.params, section="npu")
+    targets = [Target(*text.split()) for text in params.targets]
+    with TemporaryDirectory() as folder:
+        variants = write_variants(Path(folder), args.base, args.pruned, args.fp32)
+        estimates = estimate_all(variants, targets)
+        zeros = {
+            name: share_of_zeros(load_tflite(path))
+            for name, path in variants.items()
+            if name != CONTROL
+        }
+    rows = rows_of(estimates)
+    table = markdown_table(estimates, zeros)
+    write_json(args.metrics, metrics_of(estimates, zeros))
+    write_csv(args.csv, rows, header=list(rows[0]))
+    write_text(args.table, table)
+    save_png(args.picture, npu_chart(rows, note=ESTIMATED))
+    print(table)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,124 @@
+"""Write an INT8 network as a TFLite file of integers from input to output, and check it.
+
+The file is for microcontrollers, Coral-class devices and NPU compilers, which take no FP32: its
+input is int8 (NHWC) and so are its logits, whose range comes from training images. The weights and
+all other scales are those of the ONNX file. LiteRT has two kinds of kernels: XNNPACK's, for phones
+and PCs, and fixed-point ones, which compute as microcontrollers do. Both are checked.
+
+Reads   an INT8 ONNX file, the training images (range of the logits), the validation images (check)
+Writes  a TFLite file, a JSON of how far LiteRT agrees with ONNX Runtime
+Params  data.*, tflite.*  (see DataParams, TFLiteParams)
+Raises  InputError when an operator cannot be converted, or when LiteRT agrees with ONNX Runtime
+        on fewer predictions than tflite.min_agreement; the TFLite file is then not written
+"""
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stages.common.accuracy import accuracy
+from stages.common.chain import quantization_between, read_chain, with_output
+from stages.common.cli import InputError, run
+from stages.common.data import DataParams, Images, load_training_images
+from stages.common.files import replacing, write_json
+from stages.common.litert import KERNELS, LiteRTSession
+from stages.common.params import load_params, number, whole
+from stages.common.runtime import BATCH_SIZE, OnnxRuntimeSession, predict
+from stages.common.tflite import tflite_bytes
+
+
+@dataclass(frozen=True)
+class TFLiteParams:
+    """Images for the logits' range and for the check, and the agreement (%) it must show."""
+
+    calibration_images: int = whole(at_least=1)
+    check_images: int = whole(at_least=1)
+    min_agreement: float = number(at_least=0, at_most=100)
+
+
+def first(images: Images, count: int, key: str, limit: str) -> Images:
+    """The first ``count`` images, in official order: it mixes the classes."""
+    if count > len(images):
+        raise InputError(f"{key} is {count}; allowed: at most {len(images)}, which is {limit}")
+    return images[:count]
+
+
+def compare_kernels(path: Path, images: Images, expected: np.ndarray) -> dict[str, dict]:
+    """For each kind of kernels LiteRT's accuracy and how it differs from the ``expected`` logits.
+
+    ``expected``: (N, classes) float32. Accuracy and agreement (same prediction) are in percent.
+    """
+    results = {}
+    for kernels in KERNELS:
+        session = LiteRTSession(path, threads=os.cpu_count(), kernels=kernels)
+        found = predict(session, images, BATCH_SIZE)
+        predictions = found.argmax(axis=1)
+        results[kernels] = {
+            "accuracy": round(accuracy(predictions, images.labels), 2),
+            "agreement": round(accuracy(predictions, expected.argmax(axis=1)), 2),
+            "max_logit_difference": round(float(np.abs(found - expected).max()), 4),
+        }
+    return results
+
+
+def refuse_disagreement(results: dict[str, dict], path: Path, least: float) -> None:
+    for kernels, result in results.items():
+        if result["agreement"] < least:
+            raise InputError(
+                f"{path}: LiteRT ({kernels} kernels) agrees with ONNX Runtime on "
+                f"{result['agreement']:g} % of the predictions; wanted by tflite.min_agreement: "
+                f"{least:g}; lower it if the accuracies are near ({result['accuracy']:g} %), or "
+                "raise tflite.calibration_images"
+            )
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--params", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10")
+    parser.add_argument("--onnx", type=Path, required=True, help="INT8 model to convert")
+    parser.add_argument("--tflite", type=Path, required=True, help="TFLite model to write")
+    parser.add_argument("--metrics", type=Path, required=True, help="JSON to write")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    params = load_params(TFLiteParams, args.params, section="tflite")
+    data_params = load_params(DataParams, args.params, section="data")
+    chain = read_chain(args.onnx)
+    training, validation = load_training_images(args.data, data_params)
+    calibration = first(
+        training, params.calibration_images, "tflite.calibration_images", "data.train_images"
+    )
+    checked = first(
+        validation, params.check_images, "tflite.check_images", "data.validation_images"
+    )
+    session = OnnxRuntimeSession(args.onnx, threads=os.cpu_count())
+    logits = predict(session, calibration, BATCH_SIZE)
+    output = quantization_between(float(logits.min()), float(logits.max()))
+    expected = predict(session, checked, BATCH_SIZE)
+    with replacing(args.tflite) as temporary:
+        temporary.write_bytes(tflite_bytes(with_output(chain, output)))
+        results = compare_kernels(temporary, checked, expected)
+        refuse_disagreement(results, args.tflite, params.min_agreement)
+    size = args.tflite.stat().st_size
+    metrics = {
+        "onnxruntime_accuracy": round(accuracy(expected.argmax(axis=1), checked.labels), 2),
+        **results,
+        "logit_step": round(float(output.scale[0]), 6),
+        "images": len(checked),
+        "size_bytes": size,
+    }
+    write_json(args.metrics, metrics)
+    least = min(result["agreement"] for result in results.values())
+    print(
+        f"{args.tflite}: {size:,} bytes; LiteRT agrees with ONNX Runtime on {least:.1f} % or more"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

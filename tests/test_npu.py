@@ -1,0 +1,171 @@
+"""stages.npu: estimates that are Vela's own, and zeros where they are said to be."""
+
+import csv
+import dataclasses
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages import npu
+from stages.common.chain import read_chain
+from stages.common.cli import InputError
+from stages.common.sparsity import magnitudes, nonzero_weights, share_of_zeros, thinned
+from stages.common.tflite import tflite_bytes
+from stages.common.tflite_file import int8_values, load_tflite, packed, weight_tensors
+from stages.common.vela import Estimate, Target, estimate, estimate_of, is_target
+from tests.networks import PARAMS, call, int8_tflite, write_models, write_params
+
+TARGET = Target(*PARAMS["npu"]["targets"][0].split())
+SUMMARY = {
+    "cycles_npu": "1000",
+    "cycles_sram_access": "300",
+    "cycles_on_chip_flash_access": "20",
+    "cycles_off_chip_flash_access": "2000",
+    "cycles_dram_access": "0",
+    "cycles_total": "2500",
+    "inferences_per_second": "200000.0",
+    "sram_memory_used": "10.5",
+    "on_chip_flash_memory_used": "1",
+    "off_chip_flash_memory_used": "4",
+    "dram_memory_used": "0",
+    "total_original_weights": "5000",
+    "total_npu_encoded_weights": "4000",
+    "weights_storage_area": "Off-chip Flash",
+}
+OUTPUT = "\nCPU operators = 1 (25.0%)\nNPU operators = 3 (75.0%)\n"
+
+
+@pytest.fixture
+def model_file(tmp_path) -> Path:
+    path = tmp_path / "int8.tflite"
+    path.write_bytes(int8_tflite())
+    return path
+
+
+@cache
+def estimate_of_bytes(content: bytes, folder: Path) -> Estimate:
+    (folder / "model.tflite").write_bytes(content)
+    return estimate(folder / "model.tflite", TARGET)
+
+
+def test_as_many_weights_are_left_as_asked_and_they_are_the_largest_of_the_3x3_filters(model_file):
+    model = load_tflite(model_file)
+    nonzero = nonzero_weights(model) // 4
+    thin = thinned(model, nonzero)
+
+    assert nonzero_weights(thin) == nonzero
+    assert share_of_zeros(thin) > 70 > share_of_zeros(model)
+    kept, cleared = [], []
+    for before, after in zip(weight_tensors(model), weight_tensors(thin), strict=True):
+        old, new = int8_values(model, before), int8_values(thin, after)
+        if before.shape[1:3].tolist() != [3, 3]:
+            np.testing.assert_array_equal(old, new)
+            continue
+        size = magnitudes(old, before)
+        np.testing.assert_array_equal(new[new != 0], old[new != 0])
+        kept += size[new != 0].tolist()
+        cleared += size[(new == 0) & (old != 0)].tolist()
+    assert cleared
+    assert max(cleared) <= min(kept)
+    assert packed(model) == int8_tflite()  # the first one is unchanged
+
+
+def test_nothing_is_cleared_where_more_weights_may_stay_than_there_are(model_file):
+    assert packed(thinned(load_tflite(model_file), 10**9)) == int8_tflite()
+
+
+def test_zeros_shrink_the_encoded_weights_and_not_the_arithmetic(model_file, tmp_path):
+    model = load_tflite(model_file)
+    base = estimate_of_bytes(int8_tflite(), tmp_path)
+    thin = estimate_of_bytes(packed(thinned(model, nonzero_weights(model) // 5)), tmp_path)
+    assert thin.encoded_weight_bytes < 0.7 * base.encoded_weight_bytes
+    assert thin.weight_bytes == base.weight_bytes
+    assert thin.npu_cycles == pytest.approx(base.npu_cycles, rel=0.2)
+    assert base.npu_operators == base.operators == 12
+    assert 0 < base.npu_cycles <= base.total_cycles
+    assert base == estimate(model_file, TARGET)  # and a second time the same
+
+
+def test_fp32_stays_off_the_npu_and_has_no_cycles(tmp_path):
+    fp32, _ = write_models(tmp_path)
+    found = estimate_of_bytes(tflite_bytes(read_chain(fp32)), tmp_path)
+    assert found.npu_operators == 0 < found.operators
+    assert found.total_cycles is found.npu_cycles is found.encoded_weight_bytes is None
+
+
+def test_figures_are_those_of_velas_summary_in_bytes():
+    found = estimate_of(SUMMARY, OUTPUT)
+    assert (found.operators, found.npu_operators) == (4, 3)
+    assert (found.total_cycles, found.npu_cycles) == (2500, 1000)
+    assert (found.sram_access_cycles, found.off_chip_access_cycles) == (320, 2000)
+    assert (found.limited_by, found.weights_in) == ("flash", "flash")
+    assert (found.sram_bytes, found.off_chip_bytes) == (11776, 4096)
+    assert (found.weight_bytes, found.encoded_weight_bytes) == (5000, 4000)
+    in_sram = estimate_of(
+        SUMMARY | {"weights_storage_area": "On-chip Flash", "cycles_off_chip_flash_access": "0"},
+        OUTPUT,
+    )
+    assert (in_sram.limited_by, in_sram.weights_in) == ("npu", "SRAM")
+
+
+def test_a_network_that_vela_cannot_compile_is_named(tmp_path):
+    damaged = tmp_path / "damaged.tflite"
+    damaged.write_bytes(int8_tflite()[:3000])
+    with pytest.raises(InputError, match=r"damaged\.tflite: Vela \S+ cannot compile") as caught:
+        estimate(damaged, TARGET)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed"),
+    [
+        ("ethos-u55-128 Ethos_U55_High_End_Embedded Sram_Only", True),
+        ("ethos-u85-512 Ethos_U85_SYS_DRAM_Mid Dedicated_Sram_384KB", True),
+        ("ethos-u55-128 Ethos_U85_SYS_DRAM_Mid Sram_Only", False),
+        ("ethos-u55-129 Ethos_U55_High_End_Embedded Sram_Only", False),
+        ("ethos-u55-128 Ethos_U55_High_End_Embedded Sram", False),
+        ("ethos-u55-128", False),
+        (128, False),
+    ],
+)
+def test_targets_are_velas_own_and_their_memories_those_of_the_family(text, allowed):
+    assert is_target(text) == allowed
+
+
+def test_main_writes_the_same_keys_for_every_variant(tmp_path, model_file, monkeypatch):
+    arguments = {
+        "params": write_params(tmp_path / "params.yaml"),
+        "base": model_file,
+        "pruned": tmp_path / "pruned.tflite",
+        "fp32": write_models(tmp_path)[0],
+        "metrics": tmp_path / "npu.json",
+        "csv": tmp_path / "npu.csv",
+        "table": tmp_path / "npu.md",
+        "picture": tmp_path / "npu.png",
+    }
+    model = load_tflite(model_file)
+    left = nonzero_weights(model) // 3
+    arguments["pruned"].write_bytes(packed(thinned(model, left)))
+
+    call(npu, monkeypatch, **arguments)
+
+    metrics = json.loads(arguments["metrics"].read_text())
+    assert list(metrics) == ["base", "pruned", "unstructured", "base_fp32"]
+    for block in metrics.values():
+        assert set(block) == {"zero_weights_percent", str(TARGET)}
+        assert tuple(block[str(TARGET)]) == npu.METRICS
+    # As many weights are left in both, and here in the same places.
+    assert metrics["unstructured"] == metrics["pruned"] != metrics["base"]
+    assert metrics["base_fp32"][str(TARGET)]["npu_operators"] == 0
+    rows = list(csv.DictReader(arguments["csv"].read_text().splitlines()))
+    assert [row["variant"] for row in rows] == ["base", "pruned", "unstructured"]
+    assert {field.name for field in dataclasses.fields(Estimate)} < set(rows[0])
+    assert rows[0]["name"] == "base | U55-256, weights in flash"
+    table = arguments["table"].read_text()
+    assert "not measurements" in table
+    assert "base_fp32 0 of 12" in table
+    assert "unstructured is neither fine-tuned nor evaluated" in table
+    assert arguments["picture"].read_bytes().startswith(b"\x89PNG")

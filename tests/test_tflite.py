@@ -1,0 +1,195 @@
+"""stages.tflite: the same network in integers only, or no file."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from onnx import TensorProto, helper
+
+from stages import quantize, tflite
+from stages.common.chain import quantization_between, read_chain, with_output
+from stages.common.cli import InputError
+from stages.common.data import CLASSES
+from stages.common.litert import KERNELS, LiteRTSession
+from stages.common.runtime import OnnxRuntimeSession, predict
+from stages.common.tflite import tflite_bytes
+from stages.common.tflite_file import ALIGNMENT, load_tflite, packed
+from stages.quantize import QuantizeParams
+from tests.conftest import make_images
+from tests.networks import PARAMS, call, fp32_model, int8_tflite, write_models, write_params
+
+IMAGES = make_images(100, seed=7)
+
+
+@pytest.fixture
+def arguments(tmp_path, data_directory) -> dict[str, Path]:
+    return {
+        "params": write_params(tmp_path / "params.yaml"),
+        "data": data_directory,
+        "onnx": write_models(tmp_path)[1],
+        "tflite": tmp_path / "int8.tflite",
+        "metrics": tmp_path / "metrics.json",
+    }
+
+
+def write_quantized(path: Path, activation_type: str) -> Path:
+    params = QuantizeParams(**PARAMS["quantize"] | {"activation_type": activation_type})
+    model = quantize.quantized(fp32_model(), make_images(100), params)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("activation_type", ["uint8", "int8"])
+def test_integers_are_those_of_onnx_runtime_rounded_to_the_outputs_scale(tmp_path, activation_type):
+    """XNNPACK may be off by one; fixed-point numbers round twice, which adds up over layers."""
+    path = write_quantized(tmp_path / "int8.onnx", activation_type)
+    expected = predict(OnnxRuntimeSession(path, threads=1), IMAGES, 50)
+    output = quantization_between(expected.min(), expected.max())
+    (tmp_path / "int8.tflite").write_bytes(tflite_bytes(with_output(read_chain(path), output)))
+
+    rounded = np.rint(expected / output.scale[0]) * output.scale[0]
+    assert rounded.std() > 20 * output.scale[0]
+    for kernels, largest, mean, agreement in (
+        ("xnnpack", 1, 0.1, 0.99),
+        ("fixed_point", 20, 4, 0.95),
+    ):
+        found = predict(LiteRTSession(tmp_path / "int8.tflite", 1, kernels), IMAGES, 50)
+        steps = np.abs(found - rounded) / output.scale[0]
+        assert steps.max() <= largest + 0.01, kernels
+        assert steps.mean() <= mean, kernels
+        assert (found.argmax(1) == expected.argmax(1)).mean() >= agreement, kernels
+
+
+def test_fp32_is_the_same_function(tmp_path):
+    fp32, _ = write_models(tmp_path)
+    (tmp_path / "fp32.tflite").write_bytes(tflite_bytes(read_chain(fp32)))
+    found = predict(LiteRTSession(tmp_path / "fp32.tflite", 1, "xnnpack"), IMAGES, 30)
+    expected = predict(OnnxRuntimeSession(fp32, threads=1), IMAGES, 30)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_input_and_output_are_int8_of_one_image_and_the_file_says_what_they_are(tmp_path):
+    path = tmp_path / "int8.tflite"
+    path.write_bytes(int8_tflite())
+    model = load_tflite(path)
+    graph = model.subgraphs[0]
+    (first,), (last,) = graph.inputs, graph.outputs
+    assert graph.tensors[first].shape.tolist() == [1, 32, 32, 3]
+    assert graph.tensors[last].shape.tolist() == [1, 10]
+    floats = {tensor.name for tensor in graph.tensors if tensor.type == schema.TensorType.FLOAT32}
+    assert floats == set()
+
+    (metadata,) = model.metadata
+    said = json.loads(model.buffers[metadata.buffer].data)
+    scale = graph.tensors[first].quantization.scale[0]
+    assert said["classes"] == list(CLASSES)
+    assert (said["input"]["layout"], said["input"]["type"]) == ("NHWC", "int8")
+    assert said["input"]["scale"] == pytest.approx(scale)
+    assert said["input"]["zero_point"] == -128  # a pixel of 0 is the smallest integer
+
+
+def test_every_buffer_is_aligned_for_microcontrollers():
+    model = schema.Model.GetRootAsModel(int8_tflite(), 0)
+    starts = []
+    for index in range(model.BuffersLength()):
+        table = model.Buffers(index)._tab
+        offset = table.Offset(4)  # of the first field, data
+        starts += [table.Vector(offset)] if offset else []
+    assert len(starts) > 10
+    assert {start % ALIGNMENT for start in starts} == {0}
+
+
+def test_what_was_read_is_written_back_byte_for_byte(tmp_path):
+    (tmp_path / "int8.tflite").write_bytes(int8_tflite())
+    assert packed(load_tflite(tmp_path / "int8.tflite")) == int8_tflite()
+
+
+def test_main_writes_the_file_and_how_far_both_kinds_of_kernels_agree(
+    arguments, monkeypatch, capsys
+):
+    call(tflite, monkeypatch, **arguments)
+    metrics = json.loads(arguments["metrics"].read_text())
+    before = arguments["tflite"].read_bytes()
+    assert metrics["size_bytes"] == len(before)
+    assert metrics["images"] == 50
+    for kernels in KERNELS:
+        assert metrics[kernels]["agreement"] >= 90
+        assert abs(metrics[kernels]["accuracy"] - metrics["onnxruntime_accuracy"]) <= 10
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    call(tflite, monkeypatch, **arguments)
+    assert arguments["tflite"].read_bytes() == before
+
+
+def test_a_file_that_disagrees_is_not_written(arguments, monkeypatch):
+    right = LiteRTSession.logits
+    monkeypatch.setattr(LiteRTSession, "logits", lambda self, blob: -right(self, blob))
+    with pytest.raises(
+        InputError, match=r"\(xnnpack kernels\) agrees .* tflite\.min_agreement: 90"
+    ):
+        call(tflite, monkeypatch, **arguments)
+    assert not list(arguments["tflite"].parent.glob("*tflite*"))
+    assert not arguments["metrics"].exists()
+
+
+@pytest.mark.parametrize(("key", "limit"), [("calibration_images", 400), ("check_images", 100)])
+def test_more_images_than_there_are_is_refused(arguments, monkeypatch, key, limit):
+    write_params(arguments["params"], tflite={key: limit + 1})
+    message = rf"tflite\.{key} is {limit + 1}; allowed: at most {limit}"
+    with pytest.raises(InputError, match=message):
+        call(tflite, monkeypatch, **arguments)
+
+
+def write_graph(path: Path, *nodes: onnx.NodeProto) -> Path:
+    """Pixels to logits of the same shape, through ``nodes``."""
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3, 32, 32])
+        for name in ("pixels", "logits")
+    ]
+    filters = helper.make_tensor("filters", TensorProto.FLOAT, [3, 1, 1, 1], [1.0] * 3)
+    graph = helper.make_graph(nodes, "graph", ends[:1], ends[1:], [filters])
+    onnx.save(helper.make_model(graph), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        (
+            [helper.make_node("Sigmoid", ["pixels"], ["logits"])],
+            "Sigmoid .it makes 'logits'.*knows",
+        ),
+        ([helper.make_node("Relu", ["pixels"], ["logits"])], "Relu .*must follow Conv or Gemm"),
+        ([helper.make_node("Flatten", ["pixels"], ["logits"])], r"Flatten .*\(C, 1, 1\)"),
+        (
+            [helper.make_node("Conv", ["pixels", "filters"], ["logits"], group=3)],
+            "Conv .*one group",
+        ),
+        (
+            [
+                helper.make_node("Sigmoid", ["pixels"], ["left"]),
+                helper.make_node("Add", ["pixels", "left"], ["logits"]),
+            ],
+            "2 operators read 'pixels'; expected a chain",
+        ),
+    ],
+)
+def test_what_cannot_be_converted_is_named_with_its_file(tmp_path, nodes, said):
+    path = write_graph(tmp_path / "odd.onnx", *nodes)
+    with pytest.raises(InputError, match=rf"odd\.onnx: {said}"):
+        read_chain(path)
+
+
+def test_a_damaged_or_missing_file_is_named(tmp_path):
+    damaged = tmp_path / "damaged.tflite"
+    damaged.write_bytes(int8_tflite()[:3000])
+    with pytest.raises(InputError, match=r"damaged\.tflite: LiteRT refuses this model") as caught:
+        LiteRTSession(damaged, threads=1, kernels="xnnpack")
+    assert "\n" not in str(caught.value)
+    damaged.write_bytes(b"no model at all")
+    with pytest.raises(InputError, match=r"damaged\.tflite is no TFLite model; delete it"):
+        load_tflite(damaged)
+    with pytest.raises(InputError, match=r"none\.tflite is missing; run 'dvc repro'"):
+        load_tflite(tmp_path / "none.tflite")
