@@ -27,7 +27,7 @@ from stages.common.verdicts import (
     judge_latency,
 )
 from tests.test_benchmark import SLOW_WIDTH, write_model
-from tests.test_revisions import commit_models, make_repository
+from tests.test_model_files import commit_models, make_repository
 
 PARAMS = {
     "threads": 1,
