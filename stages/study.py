@@ -28,6 +28,7 @@ from stages.common.studies import Experiment, StudiesParams, experiments_of
 from stages.common.study_chart import study_chart
 
 RESULTS = "plots/tradeoff.csv"  # of each experiment
+RESULTS_STAGE = "compare"  # makes it; the stages that it does not need are not run
 NETWORK, NETWORK_INT8 = "pruned", "pruned_int8"
 SOURCES = ("stages", "params.yaml", "dvc.yaml", "dvc.lock")
 PREDICTED = "predicted_latency_ms"  # by the device's profile, where pruning counts milliseconds
@@ -84,7 +85,7 @@ def run_all(experiments: list[Experiment]) -> None:
     for each in missing:
         if f" {each.name} " in queued:  # left by a run that was stopped
             dvc("queue", "remove", each.name)
-        dvc("exp", "run", "--queue", "--name", each.name, *each.settings())
+        dvc("exp", "run", RESULTS_STAGE, "--queue", "--name", each.name, *each.settings())
     subprocess.run([sys.executable, "-m", "dvc", "exp", "run", "--run-all"], check=False)
     failed = [each.name for each in missing if revision(each.name) is None]
     if failed:
@@ -193,7 +194,7 @@ def conditions(experiments: list[Experiment], params: dict) -> str:
 
 def commands(experiments: list[Experiment]) -> str:
     """What to type for each row."""
-    lines = [f"dvc exp run {' '.join(each.settings())}" for each in experiments]
+    lines = [f"dvc exp run {RESULTS_STAGE} {' '.join(each.settings())}" for each in experiments]
     return "\n".join(["```", *lines, "```"])
 
 

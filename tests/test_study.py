@@ -79,7 +79,7 @@ def test_the_table_has_a_row_and_a_command_for_every_experiment():
         "| unstructured | 0.9 | 50,000,000 | 1,000 | 92.00 % | 4,000 | 2.00 ms (0.50 × base)"
         in table
     )
-    assert table.count("dvc exp run -S prune.method=") == 4
+    assert table.count("dvc exp run compare -S prune.method=") == 4
     assert "±" not in table  # one seed
     assert "predicted" not in table  # no milliseconds were asked for
 
