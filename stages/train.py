@@ -30,7 +30,7 @@ from stages.common.model import (
 )
 from stages.common.params import channel_widths, load_params, number, one_of, whole
 from stages.common.resume import EpochStore, Progress
-from stages.common.training import RecipeParams, Schedule, fit, pick_device
+from stages.common.training import RecipeParams, Schedule, fit, pick_device, pick_precision
 
 CURVE_COLUMNS = ["epoch", "loss", "learning_rate", "validation_accuracy"]
 WHITENING_IMAGES = 5000  # enough for a 12 x 12 covariance (cifar10-airbench takes as many)
@@ -87,12 +87,13 @@ def summary(network: Network, progress: Progress, images: Images, validation: Im
     }
 
 
-def speed_summary(progress: Progress, device: torch.device) -> dict:
+def speed_summary(progress: Progress, device: torch.device, precision: torch.dtype) -> dict:
     """What metrics/train_speed.json holds: how fast, and on what."""
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
     return {
         "device": device.type,
         "machine": machine,
+        "precision": str(precision).removeprefix("torch."),
         "cores": available_cores(),
         **progress.times.summary(progress.step_flops),
     }
@@ -134,7 +135,7 @@ def main() -> None:
     save_checkpoint(args.model, network, provenance)
     write_csv(args.curve, progress.history, header=CURVE_COLUMNS)
     write_json(args.metrics, metrics)
-    speed = speed_summary(progress, device)
+    speed = speed_summary(progress, device, pick_precision(recipe.precision, device))
     write_json(args.speed, speed)
     store.clear()
     print(

@@ -9,7 +9,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +26,8 @@ from stages.common.speed import keep_freed_memory, matmul_gflops
 from stages.common.training import (
     RecipeParams,
     make_optimizers,
+    pick_precision,
+    products_in,
     set_rate,
     smoothed_cross_entropy,
 )
@@ -43,23 +45,31 @@ class Change:
     batch_size: int
     channels_last: bool = True
     compiled: bool = False
-    bfloat16: bool = False
+    precision: torch.dtype = torch.float32
     fused: bool = False
     own_allocator: bool = True  # keep_freed_memory; once called, it holds for the process
 
 
-def changes(batch_size: int) -> list[Change]:
+def changes(batch_size: int, precision: torch.dtype) -> list[Change]:
     """The allocator's row first: what it measures ends with the next row."""
+    other = torch.float32 if precision == torch.bfloat16 else torch.bfloat16
+    committed = Change(f"as committed, {in_words(precision)}", batch_size, precision=precision)
     return [
-        Change("glibc gives freed tensors back to the system", batch_size, own_allocator=False),
-        Change("as committed", batch_size),
-        Change("without channels_last", batch_size, channels_last=False),
-        Change(f"batch {batch_size // 2}", batch_size // 2),
-        Change(f"batch {2 * batch_size}", 2 * batch_size),
-        Change("SGD part with fused steps", batch_size, fused=True),
-        Change("bfloat16 autocast", batch_size, bfloat16=True),
-        Change("torch.compile", batch_size, compiled=True),
+        replace(
+            committed, name="glibc gives freed tensors back to the system", own_allocator=False
+        ),
+        committed,
+        replace(committed, name=f"products in {in_words(other)}", precision=other),
+        replace(committed, name="without channels_last", channels_last=False),
+        replace(committed, name=f"batch {batch_size // 2}", batch_size=batch_size // 2),
+        replace(committed, name=f"batch {2 * batch_size}", batch_size=2 * batch_size),
+        replace(committed, name="SGD part with fused steps", fused=True),
+        replace(committed, name="torch.compile", compiled=True),
     ]
+
+
+def in_words(precision: torch.dtype) -> str:
+    return str(precision).removeprefix("torch.")
 
 
 def step_of(change: Change, params: TrainParams, recipe: RecipeParams) -> Callable[[], None]:
@@ -79,9 +89,9 @@ def step_of(change: Change, params: TrainParams, recipe: RecipeParams) -> Callab
     forward = torch.compile(model) if change.compiled else model
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=change.bfloat16):
-            value = loss(forward(pixels), labels, None)
-        value.backward()
+        with products_in(change.precision, CPU):
+            logits = forward(pixels)
+        loss(logits.float(), labels, None).backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -112,8 +122,8 @@ def table_of(rows: list[tuple[str, float, float]]) -> str:
         lines.append([name, f"{gflops:.0f}", f"{matmul:.0f}", f"{gflops / matmul:.0%}"])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     conditions = (
-        f"{cpu_model()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}, float32; "
-        f"median of {STEPS} steps after {WARMUP}; torch.mm measured before each row."
+        f"{cpu_model()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}; median of "
+        f"{STEPS} steps after {WARMUP}; torch.mm in float32, measured before each row."
     )
     return f"{table}\n\n{conditions}\n"
 
@@ -123,7 +133,8 @@ def main() -> None:
     params = load_params(TrainParams, args.params, section="train")
     recipe = load_params(RecipeParams, args.params, section="recipe")
     rows = []
-    for change in tqdm(changes(params.batch_size), unit="row"):
+    precision = pick_precision(recipe.precision, CPU)
+    for change in tqdm(changes(params.batch_size, precision), unit="row"):
         matmul = matmul_gflops(CPU)
         rows.append((change.name, step_gflops(change, params, recipe), matmul))
     table = table_of(rows)

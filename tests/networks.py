@@ -29,6 +29,7 @@ RECIPE = RecipeParams(
     label_smoothing=0.2,
     translate=2,
     cutout=0,
+    precision="float32",
 )
 CONFIG = {"widths": [[8, 8], [16, 16], [16, 32]], "classes": 10}
 PROVENANCE = {"data_digest": "ab" * 32, "train": {"seed": 0, "epochs": 1}}

@@ -57,12 +57,21 @@ def test_a_clone_prunes_by_another_amount_without_training_the_base(clone, repos
         "quantize@pruned",
         "evaluate@pruned",
         "evaluate@pruned_int8",
+        "tflite@pruned",
+        "evaluate_tflite@pruned",
+        "npu",
         "benchmark",
         "compare",
     }
     ours, theirs = models(clone), models(repository)
     same = {name for name in theirs if ours[name] == theirs[name]}
-    assert same == {"base_model.pt", "teacher.npz", "model.onnx", "model_int8.onnx"}
+    assert same == {
+        "base_model.pt",
+        "teacher.npz",
+        "model.onnx",
+        "model_int8.onnx",
+        "model_int8.tflite",
+    }
 
 
 def test_a_clone_makes_nothing_that_the_remote_holds(clone, repository):

@@ -19,7 +19,13 @@ from stages.common.data import Images
 from stages.common.model import PIXEL_MEAN
 from stages.common.muon import orthogonalize
 from stages.common.resume import EpochStore, model_digest
-from stages.common.training import Schedule, fit, pick_device, smoothed_cross_entropy
+from stages.common.training import (
+    Schedule,
+    fit,
+    pick_device,
+    pick_precision,
+    smoothed_cross_entropy,
+)
 from stages.train import build_network, whitening_filters
 from tests.conftest import make_images
 from tests.networks import RECIPE
@@ -94,6 +100,29 @@ def test_an_absent_device_is_refused(monkeypatch):
         pick_device("mps")
 
 
+@pytest.mark.parametrize(
+    ("device", "bfloat16", "tiles", "expected"),
+    [
+        ("cuda", False, False, torch.bfloat16),
+        ("mps", True, True, torch.float32),
+        ("cpu", True, False, torch.bfloat16),
+        ("cpu", False, True, torch.bfloat16),
+        ("cpu", False, False, torch.float32),
+    ],
+)
+def test_auto_takes_bfloat16_where_the_device_has_it(
+    monkeypatch, device, bfloat16, tiles, expected
+):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    assert pick_precision("auto", torch.device(device)) == expected
+
+
+def test_a_named_precision_is_taken_everywhere():
+    assert pick_precision("float32", torch.device("cuda")) == torch.float32
+    assert pick_precision("bfloat16", CPU) == torch.bfloat16
+
+
 # ----------------------------------------------------------------------------------- augmentation
 
 
@@ -158,6 +187,20 @@ def test_training_learns_what_the_images_show(tmp_path):
     assert progress.history[-1]["validation_accuracy"] > 70
     assert progress.history[-1]["loss"] < progress.history[0]["loss"]
     assert [row["epoch"] for row in progress.history] == [1, 2, 3, 4]
+
+
+def test_products_in_bfloat16_change_the_bits_and_not_what_is_learned(tmp_path):
+    images = make_images(400)
+    schedule = dataclasses.replace(SCHEDULE, epochs=4, batch_size=20, learning_rate=0.2)
+    widths = ((16, 16), (32, 32), (32, 32))
+    results = {}
+    for precision in ("float32", "bfloat16"):
+        recipe = dataclasses.replace(RECIPE, precision=precision)
+        network, progress = run_fit(tmp_path, images, schedule, widths=widths, recipe=recipe)
+        assert {value.dtype for value in network.parameters()} == {torch.float32}
+        assert progress.history[-1]["validation_accuracy"] > 70
+        results[precision] = model_digest(network)
+    assert results["float32"] != results["bfloat16"]
 
 
 def test_flops_are_three_forward_passes_less_what_needs_no_gradient(tmp_path):

@@ -23,7 +23,7 @@ from stages.common.cli import InputError
 from stages.common.data import Images
 from stages.common.model import Network
 from stages.common.muon import Muon
-from stages.common.params import number, whole
+from stages.common.params import number, one_of, whole
 from stages.common.resume import EpochStore, Progress, work_key
 from stages.common.speed import keep_freed_memory, matmul_gflops
 from stages.common.teacher import Teacher
@@ -47,6 +47,7 @@ class RecipeParams:
     label_smoothing: float = number(at_least=0, below=1)
     translate: int = whole(at_least=0, at_most=8)
     cutout: int = whole(at_least=0, at_most=32)
+    precision: str = one_of("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,21 @@ def pick_device(name: str) -> torch.device:
     if name in available and not available[name]():
         raise InputError(f"the device '{name}' is not available here; set it to auto or cpu")
     return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """The type of the products in training; weights, sums and evaluation stay float32.
+
+    'auto' is bfloat16 where the device multiplies it in hardware (CUDA; x86 with AVX-512 BF16 or
+    AMX), else float32: where it is emulated, a step takes longer than in float32.
+    """
+    if name != "auto":
+        return getattr(torch, name)
+    native = device.type == "cuda" or (
+        device.type == "cpu"
+        and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    )
+    return torch.bfloat16 if native else torch.float32
 
 
 # ----------------------------------------------------------------------------------- optimization
@@ -124,6 +140,7 @@ def fit(
     """
     keep_freed_memory()
     loss = loss or smoothed_cross_entropy(recipe.label_smoothing)
+    precision = pick_precision(recipe.precision, device)
     key = work_key(
         model,
         device,
@@ -132,6 +149,7 @@ def fit(
         schedule=dataclasses.asdict(schedule),
         seed=seed,
         loss=loss_key,
+        precision=str(precision),
     )
     model.to(device, memory_format=torch.channels_last)
     optimizers = make_optimizers(model, recipe)
@@ -147,7 +165,9 @@ def fit(
             bar.set_description(f"{title} {epoch + 1}/{schedule.epochs}")
             model.whitening.bias.requires_grad_(epoch < schedule.whitening_bias_epochs)
             progress.times.matmul_gflops.append(matmul_gflops(device))
-            row = train_epoch(model, epochs, epoch, optimizers, schedule, loss, progress, bar)
+            row = train_epoch(
+                model, epochs, epoch, optimizers, schedule, loss, precision, progress, bar
+            )
             started = time.perf_counter()
             row["validation_accuracy"] = evaluate(model, validation, device)
             progress.times.validation += time.perf_counter() - started
@@ -198,6 +218,7 @@ def train_epoch(
     optimizers: list[torch.optim.Optimizer],
     schedule: Schedule,
     loss: Loss,
+    precision: torch.dtype,
     progress: Progress,
     bar: tqdm,
 ) -> dict:
@@ -218,8 +239,9 @@ def train_epoch(
         times.loading += time.perf_counter() - started
         started = time.perf_counter()
         with counter if index == 0 else nullcontext():  # counting every step would slow it down
-            with torch.autocast(inputs.device.type, torch.bfloat16, enabled=inputs.is_cuda):
-                value = loss(model(inputs), labels, soft)
+            with products_in(precision, inputs.device):
+                logits = model(inputs)
+            value = loss(logits.float(), labels, soft)
             value.backward()
         for optimizer in optimizers:
             optimizer.step()
@@ -236,6 +258,11 @@ def train_epoch(
     progress.step_flops = counter.get_total_flops()
     progress.flops += progress.step_flops * len(order) // len(batches[0])
     return {"epoch": epoch + 1, "loss": round(total / len(order), 5), "learning_rate": rate}
+
+
+def products_in(precision: torch.dtype, device: torch.device) -> torch.autocast:
+    """The context in which a network's products are of this type."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16)
 
 
 def set_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
