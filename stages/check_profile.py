@@ -4,7 +4,8 @@ Reads   a profile of this machine (stages/profile_device.py)
 Writes  a CSV with a row for each network, precision and engine; a Markdown table of the errors; a
         picture of predicted against measured milliseconds
 Params  none
-Raises  InputError for a missing or damaged profile, or one of another processor or OpenCV
+Raises  InputError for a missing or damaged profile, one of another processor or OpenCV, or one of
+        too few networks
 
 The networks have random widths, drawn with another seed than those that the profile was fitted to.
 All of them are timed in interleaved rounds, as the benchmark does it. The error of a network is
@@ -14,6 +15,7 @@ networks, would say.
 
 import argparse
 import json
+import math
 import tempfile
 from pathlib import Path
 
@@ -37,8 +39,17 @@ Widths = list[list[int]]
 
 
 def unseen_networks(profile: dict, count: int) -> list[Widths]:
-    """Random widths that are not among the networks of the fit."""
+    """Random widths that are not among the networks of the fit.
+
+    Raises ``InputError`` when the profile's family is too small to draw so many.
+    """
     seen = [row[2] for row in profile["measured"]["networks"]]
+    family = math.prod(w // profile["step"] for block in profile["widths"] for w in block)
+    if 2 * (len(seen) + count) > family:
+        raise InputError(
+            f"the profile is of a family of {family} networks, too few to draw {count} that it "
+            "has not seen; give a smaller --networks, or a profile of wider ones"
+        )
     rng, found = np.random.default_rng(SEED), []
     while len(found) < count:
         widths = profile_device.random_widths(rng, profile["widths"])
@@ -212,8 +223,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("profile", "csv", "table", "picture"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--networks", type=int, default=30)
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--networks", type=profile_device.at_least(1), default=30)
+    parser.add_argument("--rounds", type=profile_device.at_least(1), default=60)
     return parser.parse_args()
 
 

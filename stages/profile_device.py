@@ -8,7 +8,8 @@ repository: copy it to a device and run
 Reads   nothing: the networks have random weights, because latency depends on shapes alone
 Writes  a JSON with the device, its processor, the threads, the version of OpenCV and the date; what
         was measured (milliseconds: median, 5th and 95th percentile); and what was fitted to it
-Exits   with 2 and one line when no engine runs our networks or the file cannot be written
+Exits   with 2 and one line when no engine runs our networks or the file cannot be written, before
+        anything is measured
 
 1. Every kind of layer is timed alone, over a grid of its channels in and out, FP32 and INT8, in
    every engine of OpenCV. Between the points of the grid lines are drawn, apart for odd and even
@@ -28,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from pathlib import Path
@@ -42,6 +44,7 @@ STEM_WIDTH, STEM_KERNEL = 24, 2  # the whitening layer, which pruning leaves as 
 WIDEST = [[64, 64], [256, 256], [256, 256]]
 STEP = 8  # all widths are multiples of this
 PRECISIONS = ("fp32", "int8")
+FOLDS = 8  # of the networks, in cross-validation
 
 # ------------------------------------------------------------------------- ONNX files, by hand
 #
@@ -354,11 +357,18 @@ def visit(case: Case, engine: str, content: bytes, seconds: float, most: int) ->
 def measure(
     cases: list[Case], engines: dict[str, list[str]], seconds: float, visits: int, title: str
 ) -> list[list[Timing]]:
-    """For each case and engine the timings of all visits; each visit in an order of its own."""
+    """For each case and engine the timings of all visits; each visit in an order of its own.
+
+    At least one visit of each, and no more than the time allows: a slow device gets fewer.
+    """
     pairs = visits * sum(len(engines[PRECISIONS[case.is_int8]]) for case in cases)
     found: dict[tuple[int, str], list[Timing]] = {}
     rng, done = np.random.default_rng(0), 0
-    for _ in range(visits):
+    began = time.perf_counter()
+    for visits_done in range(visits):
+        spent = time.perf_counter() - began
+        if visits_done and seconds - spent < spent / visits_done / 2:
+            break
         for index in rng.permutation(len(cases)):
             case = cases[index]
             its_engines = engines[PRECISIONS[case.is_int8]]
@@ -500,11 +510,11 @@ def fit(matrix: np.ndarray, ms: np.ndarray, ridge: float) -> np.ndarray:
     return scale * np.linalg.lstsq(left, right, rcond=None)[0]
 
 
-def errors_left_out(matrix: np.ndarray, ms: np.ndarray, ridge: float, folds: int = 8) -> np.ndarray:
+def errors_left_out(matrix: np.ndarray, ms: np.ndarray, ridge: float) -> np.ndarray:
     """(networks,) relative errors, each of a fit that has not seen the network."""
-    fold = np.arange(len(ms)) % folds
+    fold = np.arange(len(ms)) % FOLDS
     errors = np.empty(len(ms))
-    for left_out in range(folds):
+    for left_out in range(FOLDS):
         seen, unseen = fold != left_out, fold == left_out
         predicted = matrix[unseen] @ fit(matrix[seen], ms[seen], ridge)
         errors[unseen] = np.abs(predicted / ms[unseen] - 1)
@@ -569,7 +579,7 @@ def profile(device: str, widest: list[list[int]], threads: int, seconds: float, 
     """Measure and fit; ``count`` networks."""
     engines = working_engines(widest)
     if not engines["fp32"]:
-        raise SystemExit(f"error: OpenCV {cv2.__version__} runs our networks in no engine")
+        raise RuntimeError(f"OpenCV {cv2.__version__} runs our networks in no engine")
     rng = np.random.default_rng(1)
     networks = [widest, *(random_widths(rng, widest) for _ in range(count - 1))]
     whole = [
@@ -652,6 +662,26 @@ def save(path: Path, content: dict) -> None:
     os.replace(temporary, path)
 
 
+def require_writable(path: Path) -> None:
+    """Raise ``OSError`` now rather than after the measurement."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name the JSON to write")
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """An argument that is a whole number of at least ``least``."""
+
+    def whole(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number >= {least}")
+        return int(text)
+
+    return whole
+
+
 def family(text: str) -> list[list[int]]:
     """'[[64, 64], [256, 256]]' -> the lists, if all widths are multiples of STEP."""
     wrong = argparse.ArgumentTypeError(
@@ -671,15 +701,20 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("profile", type=Path, help="JSON to write")
     parser.add_argument("--device", default="", help="the device's name; its processor's if none")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=120, help="about how long to measure")
-    parser.add_argument("--networks", type=int, default=48, help="whole networks to fit to")
+    parser.add_argument("--threads", type=at_least(1), default=1)
+    parser.add_argument(
+        "--seconds", type=at_least(1), default=120, help="about how long to measure"
+    )
+    parser.add_argument(
+        "--networks", type=at_least(FOLDS), default=48, help="whole networks to fit to"
+    )
     parser.add_argument("--widths", type=family, default=WIDEST, help="of the widest network")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    require_writable(args.profile)
     cv2.setNumThreads(args.threads)
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5:
         print(
@@ -699,4 +734,11 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        sys.exit(130)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from stages.common.cli import InputError, run
 from stages.common.files import write_bytes, write_text
-from stages.common.revisions import Revision, branch_point, read, revision, stale_stages
+from stages.common.revisions import Revision, Stale, branch_point, read, revision, stale_stages
 
 SUMMARY = "metrics/summary.json"
 PICTURE = "plots/pareto.png"
@@ -167,25 +167,32 @@ def picture(at: Revision, content: bytes, files: str | None, report: Path, side:
     return f"![{side}]({path.name})"
 
 
-def status_line(stale: list[str]) -> str:
-    if not stale:
-        return "`dvc.lock` is up to date: the results follow from this code and these params."
-    stages = ", ".join(f"`{name}`" for name in stale)
-    return (
-        f"**`dvc.lock` is not up to date**: {stages} would run again, and the results below are "
-        f"not this revision's. Run `{TO_DO}` (in a fresh clone `dvc repro --pull` first) and "
-        "commit what it changes."
-    )
+def status_lines(stale: Stale) -> list[str]:
+    lines = ["`dvc.lock` is up to date: the results follow from this code and these params."]
+    if stale.stages:
+        lines = [
+            f"**`dvc.lock` is not up to date**: {in_code(stale.stages)} would run again, and the "
+            "results below are not this revision's. Run "
+            f"`{TO_DO}` (in a fresh clone `dvc repro --pull` first) and commit what it changes."
+        ]
+    if stale.on_request:
+        lines.append(
+            f"{in_code(stale.on_request)}, which `dvc repro` does not run, ran on another state "
+            "than this; what it found then may not hold now."
+        )
+    return lines
 
 
-def markdown_report(
-    root: Path, base: Revision, head: Revision, stale: list[str], pictures: str
-) -> str:
+def in_code(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def markdown_report(root: Path, base: Revision, head: Revision, stale: Stale, pictures: str) -> str:
     before, after = read_summary(root, base), read_summary(root, head)
     params = dvc_diff(root, "params", base, head)
     sections = [
         f"## Results: {base.title} → {head.title}",
-        "\n".join(f"- {line}" for line in [status_line(stale), *headlines(before, after)]),
+        "\n".join(f"- {line}" for line in [*status_lines(stale), *headlines(before, after)]),
         summary_table(before, after),
         NO_MILLISECONDS,
         "### Params",
@@ -208,9 +215,10 @@ def main() -> None:
     pictures = picture_section(root, sides, args.markdown)
     write_text(args.markdown, markdown_report(root, base, head, stale, pictures))
     print(f"{args.markdown}: {base.title} → {head.title}")
-    if stale:
+    if stale.stages:
         print(
-            f"error: dvc.lock is not up to date: {', '.join(stale)} would run again; run: {TO_DO}",
+            f"error: dvc.lock is not up to date: {', '.join(stale.stages)} would run again; "
+            f"run: {TO_DO}",
             file=sys.stderr,
         )
         sys.exit(1)

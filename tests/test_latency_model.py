@@ -72,6 +72,18 @@ def test_a_damaged_or_foreign_profile_is_refused(tmp_path, content, said):
     assert str(path) in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("", "is no JSON"), ("[]", "is damaged"), ('{"used": true}', "is damaged"), (None, "missing")],
+)
+def test_a_damaged_hand_over_is_refused(tmp_path, content, said):
+    path = tmp_path / "latency_model.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=said):
+        load_latency_model(path)
+
+
 def hand_over(tmp_path, monkeypatch, target: str, budget_ms: float) -> None:
     params = tmp_path / "params.yaml"
     # Other keys of the section are none of this stage's business.

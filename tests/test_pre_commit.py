@@ -1,4 +1,4 @@
-"""The hooks that `make hooks` sets up, in a repository of two files."""
+"""The hooks that `make hooks` sets up, in a repository of a few files."""
 
 import os
 import shutil
@@ -21,6 +21,7 @@ def clone(tmp_path, monkeypatch) -> Repository:
     clone.path.mkdir()
     for path in (CONFIG, ROOT / "pyproject.toml"):
         shutil.copy(path, clone.path)
+    (clone.path / "dvc.yaml").write_text("stages: {}\n")
     clone.run("git", "init", "--quiet")
     clone.run("git", "config", "user.name", "Test")
     clone.run("git", "config", "user.email", "test@example.com")
@@ -39,6 +40,17 @@ def test_a_commit_with_bad_style_is_refused_and_a_good_one_taken(clone):
     (clone.path / "code.py").write_text('x = "a"\n')
     clone.commit("good")
     assert clone.run("git", "log", "-1", "--format=%s").strip() == "good"
+
+
+def test_a_commit_says_what_dvc_repro_would_run_and_is_taken(clone):
+    """But not what runs on request only."""
+    for file, name in (("dvc.yaml", "make"), ("asked/dvc.yaml", "look")):
+        (clone.path / file).parent.mkdir(exist_ok=True)
+        (clone.path / file).write_text(f"stages: {{{name}: {{cmd: touch {name}, outs: [{name}]}}}}")
+    clone.run("git", "add", "--all")
+    said = clone.run("git", "commit", "--message", "pipelines").splitlines()
+    assert "make:" in said
+    assert not any(line.endswith("look:") for line in said)
 
 
 def test_git_checkout_brings_the_models_of_the_branch(clone):

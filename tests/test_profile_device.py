@@ -1,5 +1,6 @@
 """The profiler: its files are what export and quantize write, its fit finds what is there."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -158,6 +159,52 @@ def profile(tmp_path_factory) -> Path:
     return folder / "board.json"
 
 
+def test_it_imports_nothing_but_numpy_opencv_and_pythons_own():
+    tree = ast.parse(Path(profile_device.__file__).read_text())
+    imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import)
+                for name in node.names}  # fmt: skip
+    imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    others = {name for name in imported if name.split(".")[0] not in sys.stdlib_module_names}
+    assert others == {"cv2", "numpy"}
+
+
+def test_a_slow_device_gets_fewer_visits_and_a_fast_one_all(monkeypatch):
+    clock = [0.0]
+
+    def visit(case, engine, content, seconds, most):
+        clock[0] += 1.0  # whatever time it was given
+        return np.ones(5)
+
+    monkeypatch.setattr(profile_device, "visit", visit)
+    monkeypatch.setattr(profile_device.time, "perf_counter", lambda: clock[0])
+    cases = [
+        profile_device.Case(layers_of(widths), is_int8=False, what=widths)
+        for widths in ([[8, 8]], [[16, 8]])
+    ]
+    for seconds, visits in ((100, 3), (6, 2), (5, 1), (0.1, 1)):  # a round of visits takes 4 s
+        found = profile_device.measure(
+            cases, {"fp32": ["new", "classic"]}, seconds=seconds, visits=3, title="t"
+        )
+        assert [len(timings) for timings in found] == [visits] * 4, seconds
+
+
+def test_what_cannot_be_written_is_refused_in_one_line_before_anything_is_measured(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "board.json", tmp_path):
+        result = subprocess.run(
+            [sys.executable, profile_device.__file__, str(path)], capture_output=True, text=True
+        )
+        assert result.returncode == 2
+        [line] = result.stderr.splitlines()
+        assert line.startswith("error: ")
+
+
+def test_where_no_engine_runs_our_networks_that_is_said(monkeypatch):
+    monkeypatch.setattr(profile_device, "working_engines", lambda _: {"fp32": [], "int8": []})
+    with pytest.raises(RuntimeError, match="runs our networks in no engine"):
+        profile_device.profile("board", WIDEST, threads=1, seconds=1, count=8)
+
+
 def test_one_file_alone_makes_a_profile_that_predicts(profile):
     content = json.loads(profile.read_text())
     assert content["device"] == "board"
@@ -185,6 +232,12 @@ def test_the_check_times_networks_that_the_profile_has_not_seen(profile, tmp_pat
     assert not seen & set(map(str, unseen))
 
 
+def test_a_family_too_small_to_draw_unseen_networks_from_is_refused(profile):
+    content = json.loads(profile.read_text())
+    with pytest.raises(InputError, match=r"a family of 384 networks, too few to draw 200"):
+        check_profile.unseen_networks(content, 200)
+
+
 def test_a_profile_of_another_processor_cannot_be_checked_here(profile):
     content = json.loads(profile.read_text())
     check_profile.require_same_machine(content, profile)
@@ -210,6 +263,13 @@ def test_the_errors_of_the_table_are_those_of_the_rows():
     assert "| FP32 | new | 1.00 to 1.00 ms | 10.0% | 10.0% | 10.0% | 100.0% |" in table
     assert "| FP32 | faster engine | 0.80 to 0.80 ms | 25.0% | 25.0% | 25.0% | 150.0% |" in table
     assert "D, C, 1 thread, OpenCV 5, profile of 2026-01-01; 1 networks" in table
+
+
+@pytest.mark.parametrize("text", ["7", "-1", "1.5", "x", ""])
+def test_a_number_that_is_too_small_or_none_is_refused(text):
+    assert profile_device.at_least(8)("8") == 8
+    with pytest.raises(profile_device.argparse.ArgumentTypeError, match="whole number >= 8"):
+        profile_device.at_least(8)(text)
 
 
 @pytest.mark.parametrize("text", ["[[64, 60]]", "[]", "[[]]", "64", "[[0]]", "x", "[[[8]]]"])

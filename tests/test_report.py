@@ -138,6 +138,32 @@ def test_a_stage_without_results_is_not_up_to_date(clone, monkeypatch):
         reported(monkeypatch, "main")
 
 
+ON_REQUEST = """
+stages:
+  look:
+    wdir: ..
+    cmd: cp asked/question found
+    deps: [asked/question]
+    outs: [found: {cache: false}]
+"""
+
+
+def test_a_pipeline_that_runs_on_request_fails_no_report_but_is_not_passed_over(clone, monkeypatch):
+    """Before it ran there is nothing to say; afterwards its results may be another state's."""
+    (clone.path / "asked").mkdir()
+    (clone.path / "asked" / "dvc.yaml").write_text(ON_REQUEST)
+    (clone.path / "asked" / "question").write_text("one")
+    assert "`look`" not in reported(monkeypatch, "main")
+    clone.dvc("repro", "asked/dvc.yaml")
+    assert "`look`" not in reported(monkeypatch, "main")
+    (clone.path / "asked" / "question").write_text("two")
+    clone.commit("another question")
+    for head in ([], ["HEAD"]):
+        text = reported(monkeypatch, "main", *head)
+        assert "- `dvc.lock` is up to date" in text
+        assert "- `look`, which `dvc repro` does not run, ran on another state than this" in text
+
+
 def test_both_pictures_are_written_beside_the_report(clone, monkeypatch):
     text = reported(monkeypatch, "main", "more")
     assert "| ![before](report_before.png) | ![after](report_after.png) |" in text

@@ -128,7 +128,9 @@ def load_latency_model(path: str | Path) -> LatencyModel | None:
         raise InputError(f"{path} is missing; run 'dvc repro'") from None
     except ValueError as error:
         raise InputError(f"{path} is no JSON ({error}); run 'dvc repro'") from None
-    return None if content.get("used") is False else model_from(content, path)
+    if isinstance(content, dict) and content.get("used") is False:
+        return None
+    return model_from(content, path)
 
 
 def model_from(content: dict, path: str | Path) -> LatencyModel:

@@ -2,13 +2,17 @@
 
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
+from dvc.stage import Stage
 
 from stages.common.cli import InputError
+
+PIPELINE_FILE = "dvc.yaml"  # what `dvc repro` runs where it is called: the root's
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,16 @@ def read(root: Path, revision: Revision, path: str) -> bytes | None:
     return None if found.returncode else found.stdout
 
 
-def stale_stages(root: Path, revision: Revision) -> list[str]:
-    """The stages that `dvc repro` would run because dvc.lock does not fit to cmd, params, code or
-    results that are in git. Needs neither data nor models: what is missing counts as unchanged.
-    """
+@dataclass(frozen=True)
+class Stale:
+    """Stages whose results in git do not fit to cmd, params, code or other results in git."""
+
+    stages: list[str]  # of dvc.yaml: `dvc repro` would run them
+    on_request: list[str]  # of the other pipelines: ran once, and not since
+
+
+def stale_stages(root: Path, revision: Revision) -> Stale:
+    """Needs neither data nor models: what is missing counts as unchanged."""
     if revision.commit is None:
         return _changed_stages(root)
     with tempfile.TemporaryDirectory() as folder:
@@ -74,20 +84,33 @@ def stale_stages(root: Path, revision: Revision) -> list[str]:
         return _changed_stages(clone)
 
 
-def _changed_stages(root: Path) -> list[str]:
+def _changed_stages(root: Path) -> Stale:
     """What `dvc repro --dry --allow-missing` decides by; DVC 3.67 itself stops at the first changed
     stage whose data is missing.
     """
     try:
         with Repo(str(root)) as repository, repository.lock:
             graph = repository.index.graph
-            return sorted(
-                stage.addressing.rpartition(":")[2]  # without where the clone lies
+            changed = [
+                stage
                 for stage in graph
                 if stage.changed(allow_missing=True, upstream=list(graph.successors(stage)))
+            ]
+            return Stale(
+                stages=_names(each for each in changed if each.path_in_repo == PIPELINE_FILE),
+                on_request=_names(
+                    each
+                    for each in changed
+                    if each.path_in_repo != PIPELINE_FILE and any(o.hash_info for o in each.outs)
+                ),
             )
     except DvcException as error:
         raise InputError(f"DVC cannot compare dvc.yaml with dvc.lock: {error}") from error
+
+
+def _names(stages: Iterable[Stage]) -> list[str]:
+    """Without the path of their dvc.yaml."""
+    return sorted(stage.addressing.rpartition(":")[2] for stage in stages)
 
 
 def git(root: Path, *arguments: str) -> subprocess.CompletedProcess:
