@@ -24,6 +24,19 @@ def write_half(path) -> None:
         raise RuntimeError("killed")
 
 
+def test_a_full_disk_is_told_with_the_files_name_and_what_to_do(tmp_path, capsys):
+    def main() -> None:
+        with replacing(tmp_path / "model.pt"):
+            raise OSError(28, "No space left on device")  # as write(2) fails: without a name
+
+    with pytest.raises(SystemExit):
+        run(main)
+    said = capsys.readouterr().err
+    assert "No space left on device" in said
+    assert str(tmp_path / "model.pt") in said
+    assert "run the same command again" in said
+
+
 def test_a_csv_has_its_header_even_without_rows(tmp_path):
     write_csv(tmp_path / "curve.csv", [], header=["epoch", "loss"])
     assert (tmp_path / "curve.csv").read_text() == "epoch,loss\n"
