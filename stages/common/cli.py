@@ -4,6 +4,8 @@ import errno
 import sys
 from collections.abc import Callable
 
+INTERRUPTED = "interrupted: run the same command again to go on"
+
 
 class InputError(ValueError):
     """Something the user can mend; its text names what is wrong, what was expected, what to do."""
@@ -19,7 +21,7 @@ def run(main: Callable[[], None]) -> None:
         hint = "; free some space, then run the same command again" if is_disk_full(error) else ""
         sys.exit(_fail(f"error: {error}{hint}", code=2))
     except KeyboardInterrupt:
-        sys.exit(_fail("interrupted: run the same command again to go on", code=130))
+        sys.exit(_fail(INTERRUPTED, code=130))
 
 
 def is_disk_full(error: Exception) -> bool:
