@@ -59,10 +59,12 @@ fetch_packages() {
 
 # fetch_wheels: the versions that deploy/requirements.txt names, for Python 3.11 on aarch64.
 fetch_wheels() {
+	local versions
+	mapfile -t versions < <(pinned_versions)
 	python -m pip download --quiet --no-deps --only-binary=:all: --dest "$work/wheels" \
 		--python-version 3.11 --implementation cp --abi cp311 --abi abi3 \
 		--platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 \
-		--platform manylinux2014_aarch64 $(pinned_versions) ||
+		--platform manylinux2014_aarch64 "${versions[@]}" ||
 		fail "the aarch64 wheels could not be fetched (see above); is there a network?"
 }
 

