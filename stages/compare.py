@@ -23,8 +23,14 @@ COST_KEYS = ("size_bytes", "params", "nonzero_params", "macs", "peak_activation_
 EVALUATION_KEYS = ("accuracy", "class_accuracy", "images", *COST_KEYS)
 RATIO_KEYS = ("ratio_to_base", "ratio_to_base_low", "ratio_to_base_high")
 LATENCY_KEYS = ("latency_ms_median", *RATIO_KEYS)
-BENCHMARK_KEYS = ("engine", "latency_ms_p5", "latency_ms_p95", *LATENCY_KEYS, *FP32_RATIO_KEYS)
-ENVIRONMENT_KEYS = ("cpu", "threads", "rounds", "opencv", "onnxruntime")
+RATE_KEYS = ("gflops", "share_of_matmul")
+BENCHMARK_KEYS = (
+    *("engine", "latency_ms_p5", "latency_ms_p95"),
+    *LATENCY_KEYS,
+    *FP32_RATIO_KEYS,
+    *RATE_KEYS,
+)
+ENVIRONMENT_KEYS = ("cpu", "threads", "rounds", "opencv", "onnxruntime", "matmul_gflops")
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,8 @@ def markdown_table(results: list[Result], environment: dict) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     accuracies = {result.variant: result.evaluation["accuracy"] for result in results}
     advice = recommendation(latencies_of(results), accuracies, RUNTIMES)
-    paragraphs = ["\n".join(lines), advice, conditions(results, environment)]
+    rates = achieved_rates(results, environment)
+    paragraphs = ["\n".join(lines), advice, rates, conditions(results, environment)]
     return "\n\n".join(filter(None, paragraphs)) + "\n"
 
 
@@ -165,6 +172,23 @@ def markdown_row(result: Result) -> list[str]:
         cells.append(f"{result.latency[runtime]['latency_ms_median']:.2f} ms")
         cells.append(f"{ratio:.2f} [{low:.2f}, {high:.2f}]")
     return cells
+
+
+def achieved_rates(results: list[Result], environment: dict) -> str:
+    """How near each model comes to what the processor does in a float32 matrix product."""
+    lines = [
+        "Achieved GFLOP/s, and as a share of this machine's float32 matrix product in the same "
+        f"rounds ({environment['matmul_gflops']:.0f} GFLOP/s):",
+        "",
+    ]
+    for runtime, title in RUNTIMES.items():
+        rates = [
+            f"{result.variant} {block['gflops']:.0f} ({block['share_of_matmul']:.0%})"
+            for result in results
+            for block in [result.latency[runtime]]
+        ]
+        lines.append(f"- {title}: {', '.join(rates)}")
+    return "\n".join(lines)
 
 
 def conditions(results: list[Result], environment: dict) -> str:
