@@ -74,16 +74,13 @@ class QuantizeParams:
 
 
 class CalibrationReader(CalibrationDataReader):
-    """Hands images to the quantizer, a batch at a time."""
+    """Hands images to the quantizer one at a time: its histograms take batches of one size only."""
 
     def __init__(self, images: Images, input_name: str):
-        self._batches = (
-            {input_name: to_blob(images.pixels[start : start + BATCH_SIZE])}
-            for start in range(0, len(images), BATCH_SIZE)
-        )
+        self._images = ({input_name: to_blob(image[None])} for image in images.pixels)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self._batches, None)
+        return next(self._images, None)
 
 
 def calibration_images(training: Images, count: int) -> Images:

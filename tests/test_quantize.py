@@ -59,6 +59,13 @@ def test_main_writes_the_file_and_what_it_costs(arguments, monkeypatch, capfd):
     assert output.err == ""
 
 
+@pytest.mark.parametrize("method", quantize.METHODS)
+def test_the_number_of_calibration_images_need_not_be_round(method):
+    params = QuantizeParams(**{**PARAMS["quantize"], "calibration_method": method})
+    images = make_images(quantize.BATCH_SIZE + 1)
+    assert quantize.quantized(fp32_model(), images, params).graph.node
+
+
 def test_equal_inputs_give_equal_bytes(arguments, monkeypatch):
     call(quantize, monkeypatch, **arguments)
     first = arguments["int8"].read_bytes()
