@@ -1,7 +1,7 @@
 # make quick   set up, then run the whole pipeline on a little of the real data, in build/quick
 # make test    set up, then check style and pass the tests
 # make full    set up, then the committed pipeline on all of CIFAR-10 (dvc repro)
-# make study   NAME=sweep (or seeds, tiny): run the experiments of params.yaml's studies
+# make study   NAME=sweep (or seeds, tiny, targets): run the experiments of params.yaml's studies
 # make peers   time the study's tiny model beside MLPerf Tiny's ResNet-8 (run make study NAME=tiny first)
 # make verdict BASE=main (HEAD=another): compare two revisions on this machine; HEAD is the working tree
 # make speed   measure what each choice of the training loop brings
@@ -73,6 +73,7 @@ speed: install
 	python -m stages.training_speed --params params.yaml --table metrics/studies/training_speed.md
 
 profile: install
+	@test -n "$(NAME)" || { echo "error: name the device: make profile NAME=raspberry-pi-5" >&2; exit 1; }
 	python stages/profile_device.py targets/$(NAME).json --device "$(NAME)"
 	python -m stages.check_profile --profile targets/$(NAME).json --csv plots/studies/profile.csv \
 		--table metrics/studies/profile.md --picture plots/studies/profile.png

@@ -24,6 +24,7 @@ from stages.common.charts import save_png
 from stages.common.cli import InputError, run
 from stages.common.files import write_csv, write_text
 from stages.common.params import load_params, read_params
+from stages.common.seeds import MOST_SEEDS, paired_difference
 from stages.common.studies import Experiment, StudiesParams, experiments_of
 from stages.common.study_chart import study_chart
 
@@ -66,6 +67,13 @@ def require_committed() -> None:
             "the base or its outputs are not up to date, and every experiment would train anew; "
             "run 'dvc repro' (or 'dvc pull') first"
         )
+
+
+def require_few_seeds(study: str, experiments: list[Experiment]) -> None:
+    """Raise ``InputError`` for more seeds than an interval is known for, before any is run."""
+    count = len({each.changes.get(SEED) for each in experiments})
+    if count > MOST_SEEDS:
+        raise InputError(f"studies.{study}: {SEED} has {count} values; allowed: 1 to {MOST_SEEDS}")
 
 
 def revision(name: str) -> str | None:
@@ -149,33 +157,44 @@ def network_cells(row: Row) -> list[str]:
 
 
 def spread(varied: tuple[str, ...], networks: tuple[list[Row], list[Row]]) -> list[str]:
-    """Mean and sample standard deviation over the seeds, for each value of what else varies."""
+    """What the seeds say together, for each value of what else varies."""
     if SEED not in varied:
         return []
     sentences = []
     for kind, rows in zip(("FP32", "INT8"), networks, strict=True):
-        groups: dict[str, list[float]] = {}
+        groups: dict[str, list[Row]] = {}
         for row in sorted(rows, key=lambda row: int(row[SEED])):
             name = " ".join([kind, *(row[key] for key in varied if key != SEED)])
-            groups.setdefault(name, []).append(float(row["accuracy"]))
-        sentences += [
-            f"{name}: {mean_and_deviation(values)} % (mean and standard deviation, n = "
-            f"{len(values)} seeds of pruning and fine-tuning, one base)."
-            for name, values in groups.items()
-        ]
+            groups.setdefault(name, []).append(row)
+        sentences += [group_in_words(*group) for group in groups.items()]
         if len(groups) == 2:
             sentences.append(difference(*groups.items()))
     return [" ".join(sentences)]
 
 
-def difference(first: tuple[str, list[float]], second: tuple[str, list[float]]) -> str:
+def group_in_words(name: str, rows: list[Row]) -> str:
+    """Mean and sample standard deviation of the accuracy, and the time that it takes."""
+    values = accuracies_of(rows)
+    ratio = statistics.mean(float(row["ratio_to_base"]) for row in rows)
+    return (
+        f"{name}: {statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} % (mean and "
+        f"standard deviation, n = {len(rows)} seeds of pruning and fine-tuning, one base) at "
+        f"{ratio:.2f} × the base's time in OpenCV DNN."
+    )
+
+
+def difference(first: tuple[str, list[Row]], second: tuple[str, list[Row]]) -> str:
     """How much better the second is, with one seed's run of one beside the same seed's other."""
-    gains = [after - before for before, after in zip(first[1], second[1], strict=True)]
-    return f"{second[0]} less {first[0]}: {mean_and_deviation(gains, sign='+')} points, by seed."
+    gain = paired_difference(accuracies_of(second[1]), accuracies_of(first[1]))
+    unsure = ": the seeds alone could explain it" if gain["low"] <= 0 <= gain["high"] else ""
+    return (
+        f"{second[0]} less {first[0]}: {gain['points']:+.2f} ± {gain['std']:.2f} points, by seed "
+        f"(95 % t interval {gain['low']:+.2f} to {gain['high']:+.2f}{unsure})."
+    )
 
 
-def mean_and_deviation(values: list[float], sign: str = "") -> str:
-    return f"{statistics.mean(values):{sign}.2f} ± {statistics.stdev(values):.2f}"
+def accuracies_of(rows: list[Row]) -> list[float]:
+    return [float(row["accuracy"]) for row in rows]
 
 
 def conditions(experiments: list[Experiment], params: dict) -> str:
@@ -204,6 +223,7 @@ def main() -> None:
     if not hasattr(params, args.name):
         raise InputError(f"{args.params} has no study '{args.name}'; see its section 'studies'")
     experiments = experiments_of(args.name, getattr(params, args.name))
+    require_few_seeds(args.name, experiments)
     require_committed()
     run_all(experiments)
     rows = [row for experiment in experiments for row in results(experiment)]

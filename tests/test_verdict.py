@@ -291,7 +291,14 @@ def test_a_slower_model_is_called_slower_and_exceeds_its_tolerance(
     assert result["tolerance_exceeded"]
     report = (root / "build" / "v.md").read_text()
     assert report.startswith("**Tolerance exceeded: slowed takes ")
-    assert "| kept | same file | same file | same file |" in report
+    same = "no detectable change (same file)"
+    assert f"| kept | {same} | {same} | {same} |" in report
+    assert set(variants["kept"]["verdicts"].values()) == {NO_CHANGE}
+    assert set(variants["gone"]["verdicts"].values()) == {None}
+    assert set(variants["slowed"]["verdicts"]) == {"opencv", "onnxruntime", "accuracy"}
+    assert variants["slowed"]["verdicts"]["opencv"] == "slower"
+    accuracy = variants["slowed"]["accuracy"]["verdict"]
+    assert variants["slowed"]["verdicts"]["accuracy"] == accuracy
     assert report.strip() in capsys.readouterr().out
 
 
@@ -316,7 +323,9 @@ def test_a_larger_file_exceeds_its_tolerance(root, data_directory, monkeypatch):
 
 def test_the_same_revision_twice_runs_nothing_and_needs_no_images(root, tmp_path, monkeypatch):
     result = run_verdict(root, tmp_path / "absent", monkeypatch, "v1", "v1")
-    assert {block["status"] for block in result["variants"].values()} == {"same file"}
+    for block in result["variants"].values():
+        assert block["status"] == "same file"
+        assert set(block["verdicts"].values()) == {NO_CHANGE}
     assert result["verdict"] == f"No tolerance exceeded: {NO_CHANGE}."
     assert result["exit"] == 0
 

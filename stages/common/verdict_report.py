@@ -5,6 +5,7 @@ from stages.common.verdicts import (
     COMPARED,
     NO_CHANGE,
     RUNTIMES,
+    SAME_FILE,
     AccuracyChange,
     Comparison,
     LatencyChange,
@@ -77,6 +78,8 @@ def named(revision: Revision) -> str:
 
 def row(comparison: Comparison) -> list[str]:
     cells = [comparison.status] * 3
+    if comparison.status == SAME_FILE:
+        cells = [f"{NO_CHANGE} ({SAME_FILE})"] * 3
     if comparison.status == COMPARED:
         cells = [latency_cell(comparison.latency[runtime]) for runtime in RUNTIMES]
         cells.append(accuracy_cell(comparison.accuracy))

@@ -98,9 +98,21 @@ class Comparison:
     latency: dict[str, LatencyChange] = field(default_factory=dict)
     accuracy: AccuracyChange | None = None
 
+    def verdicts(self) -> dict[str, str | None]:
+        """By runtime, and of accuracy; None where one revision lacks the variant.
+
+        A file cannot differ from itself, so that the same one in both needs no measurement.
+        """
+        unmeasured = NO_CHANGE if self.status == SAME_FILE else None
+        changes = {**self.latency, **({"accuracy": self.accuracy} if self.accuracy else {})}
+        return {
+            key: changes[key].verdict if key in changes else unmeasured
+            for key in (*RUNTIMES, "accuracy")
+        }
+
     def as_json(self) -> dict:
         """Identical keys for every variant."""
-        values = dataclasses.asdict(self)
+        values = {**dataclasses.asdict(self), "verdicts": self.verdicts()}
         latency = {runtime: values["latency"].get(runtime) for runtime in RUNTIMES}
         ratio = None
         if self.base and self.head:
