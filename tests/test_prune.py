@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from stages.common.channels import channel_scores, widths_at, without_channels
 from stages.common.cli import InputError
 from stages.common.data import Images
 from stages.common.latency_model import model_from
+from stages.common.latency_pruning import in_blocks, widths_by_time
 from stages.common.model import Network, size_of, widths_of
 from stages.common.pruning import (
     PruneParams,
@@ -31,7 +33,7 @@ from stages.teach import TeachParams, teach
 from stages.train import build_network
 from tests.conftest import make_images
 from tests.networks import RECIPE
-from tests.profiles import smooth_profile
+from tests.profiles import profile, smooth_profile
 
 PARAMS = PruneParams(
     seed=0,
@@ -173,15 +175,42 @@ def test_by_time_nothing_is_cut_that_buys_none_and_more_importance_stays(base, i
         )
         for target in ("latency", "macs")
     )
-    assert min(width for block in widths_of(by_time) for width in block) == 16
+    assert min(width for block in widths_of(by_time) for width in block) >= 16
     scores = channel_scores(base, images, "taylor", seed=0)
 
     def kept(model: Network) -> float:
+        """The product of the shares that the layers keep."""
         widths = [width for block in widths_of(model) for width in block]
         best = [score.sort(descending=True).values for score in scores]
-        return sum(float(each[:width].sum()) for each, width in zip(best, widths, strict=True))
+        shares = [each[:width].sum() / each.sum() for each, width in zip(best, widths, strict=True)]
+        return float(torch.stack(shares).prod())
 
     assert kept(by_time) >= kept(by_macs)
+
+
+def test_by_time_no_layer_is_starved_because_its_channels_cost_most():
+    """The sum of all importance is largest with 8, 64 and 64 channels: a bottleneck."""
+    shape, steps = [[64], [64], [64]], np.arange(1, 9)
+    prices = (0.15, 0.10, 0.05)  # milliseconds of 8 channels, whatever the layer before has
+    tables = [
+        np.tile(price * steps, (rows, 1)) for price, rows in zip(prices, (1, 8, 8), strict=True)
+    ]
+    content = profile(shape)
+    content["fitted"]["fp32"]["new"] = {
+        "constant_ms": 0.0,
+        "layers_ms": [table.tolist() for table in (*tables, np.zeros((8, 1)))],
+    }
+    latency = model_from(content, "targets/test.json")
+    budget = 0.6 * latency.predict(shape)
+    equal = [torch.ones(64)] * 3
+    assert widths_by_time(equal, shape, budget, round_to=8, latency=latency) == [32, 32, 64]
+
+
+def test_by_time_a_layer_of_no_importance_is_no_obstacle():
+    scores = [torch.zeros(width) for block in BASE_WIDTHS for width in block]
+    budget = 0.6 * LATENCY.predict(BASE_WIDTHS)
+    widths = widths_by_time(scores, BASE_WIDTHS, budget, round_to=8, latency=LATENCY)
+    assert LATENCY.predict(in_blocks(widths, BASE_WIDTHS)) <= budget
 
 
 @pytest.mark.parametrize("target", ["latency", "macs"])

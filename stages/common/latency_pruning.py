@@ -2,12 +2,15 @@
 
 import math
 
+import numpy as np
 import torch
 
 from stages.common.channels import widths_at
 from stages.common.cli import InputError
 from stages.common.latency_model import LatencyModel
 from stages.common.latency_search import Choices, allowed_widths, best_widths, shortest_ms
+
+TINY = 1e-12  # a share of importance that is as good as none: its logarithm must be finite
 
 
 def widths_by_time(
@@ -19,13 +22,20 @@ def widths_by_time(
 ) -> list[int]:
     """The widths within the budget that keep most importance, each layer its best channels.
 
+    What counts is the product of the shares that the layers keep of their own importance: layers
+    follow one another, so that none can make up for what another has lost. (A sum would starve
+    the early layers, whose channels cost most.)
+
     ``shape`` are the widths now, ``scores`` one tensor (channels,) a layer. Raises ``InputError``
     when no widths are within the budget or the profile does not cover them.
     """
     require_known(shape, round_to, latency)
     widths = [allowed_widths(len(score), round_to) for score in scores]
     kept = [score.double().sort(descending=True).values.cumsum(0).numpy() for score in scores]
-    gains = [sums[[width - 1 for width in each]] for sums, each in zip(kept, widths, strict=True)]
+    gains = [
+        np.log(np.maximum(sums[[width - 1 for width in each]] / max(sums[-1], TINY), TINY))
+        for sums, each in zip(kept, widths, strict=True)
+    ]
     choices = Choices(widths=widths, gains=gains)
     best = best_widths(latency, choices, budget_ms)
     if best is None:
