@@ -1,3 +1,4 @@
+# make help    these lines
 # make quick   set up, then run the whole pipeline on a little of the real data, in build/quick
 # make test    set up, then check style and pass the tests
 # make full    set up, then the committed pipeline on all of CIFAR-10 (dvc repro)
@@ -21,15 +22,36 @@ QUICK = -S data.train_images=10000 -S train.widths=[[32,32],[64,64],[64,64]] -S 
 	-S teach.views=2 -S prune.amount=0.5 -S prune.round_to=16 -S prune.epochs=2 \
 	-S quantize.max_accuracy_drop=5 -S benchmark.rounds=100
 
-.PHONY: install test quick full study peers speed profile controls quick-settings report hooks colab verdict readme publish
+# Another make that does the same here would take the files away from this one.
+define only_one
+@mkdir -p build; running=$$(cat build/$(1).pid 2>/dev/null); \
+	if [ -n "$$running" ] && [ "$$running" != $$PPID ] && kill -0 "$$running" 2>/dev/null; then \
+		echo "error: make $(1) is running here already (process $$running): wait for it, or end it" \
+			"with Ctrl-C; if it is not, delete build/$(1).pid" >&2; exit 1; \
+	fi; echo $$PPID > build/$(1).pid
+endef
+
+# $(call needs,NAME,sweep): refuse to run without the variable.
+needs = @test -n "$($(1))" || { echo "error: $(1) is missing, e.g. make $@ $(1)=$(2)" >&2; exit 2; }
+
+.PHONY: help install test quick full study peers speed profile controls quick-settings report hooks colab verdict readme publish
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
 install: .venv/installed
 
 .venv/installed: requirements.txt
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
-		echo "error: $(PYTHON) is not Python 3.11; run: make PYTHON=/path/to/python3.11 ..." >&2; \
-		exit 1; }
-	"$(PYTHON)" -m venv .venv
-	python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
+		echo "error: $(or $(PYTHON),there is no python3 on PATH: it) is not Python 3.11; install it (apt" \
+			"install python3.11-venv, brew install python@3.11, uv python install 3.11), then run:" \
+			"make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	$(call only_one,install)
+	@"$(PYTHON)" -m venv .venv || { rm -rf .venv; echo "error: no virtual environment could be" \
+		"made (see above); Debian and Ubuntu want: apt install python3.11-venv" >&2; exit 1; }
+	@echo "Installing the packages of requirements.txt into .venv: once, some minutes, about 6 GB."
+	@python -m pip install --disable-pip-version-check -r requirements.txt || { \
+		echo "error: the packages could not be installed (see above); with a network and 8 GB of" \
+			"free disk, run the same command again: it goes on" >&2; exit 1; }
 	@touch $@
 
 test: install
@@ -38,12 +60,18 @@ test: install
 	python -m pytest
 
 quick: install
+	$(call only_one,quick)
 	rm -rf build/quick
 	git clone --quiet . build/quick
+	@git diff --quiet HEAD || git diff --binary HEAD | git -C build/quick apply --whitespace=nowarn
+	@git ls-files --others --exclude-standard stages targets | while read -r file; do \
+		mkdir -p "build/quick/$$(dirname "$$file")" && cp "$$file" "build/quick/$$file"; done
+	@git -C build/quick diff --quiet || echo "With what is changed here and not committed."
 	cd build/quick && dvc cache dir --local "$(CURDIR)/.dvc/cache" && dvc exp run --name quick $(QUICK)
 	@cat build/quick/metrics/summary.md
 	@echo "Pictures: build/quick/plots/*.png. All plots as one page: cd build/quick && ../../.venv/bin/dvc plots show"
 	@echo "A quick run of a small network on few images: it shows the way, not the result."
+	@echo "Next: source .venv/bin/activate && dvc repro (the whole, about an hour), or README.md, Every day."
 
 quick-settings:
 	@echo '$(QUICK)'
@@ -52,6 +80,7 @@ full: install
 	dvc repro
 
 study: install
+	$(call needs,NAME,sweep)
 	python -m stages.study --params params.yaml --name $(NAME) --csv plots/studies/$(NAME).csv \
 		--table metrics/studies/$(NAME).md --picture plots/studies/$(NAME).png
 
@@ -66,6 +95,7 @@ peers: install
 		--table metrics/studies/peers.md
 
 verdict: install
+	$(call needs,BASE,main)
 	python -m stages.verdict $(BASE) $(HEAD) --params params.yaml --data data/cifar10 \
 		--json build/verdict.json --markdown build/verdict.md
 
@@ -73,7 +103,7 @@ speed: install
 	python -m stages.training_speed --params params.yaml --table metrics/studies/training_speed.md
 
 profile: install
-	@test -n "$(NAME)" || { echo "error: name the device: make profile NAME=raspberry-pi-5" >&2; exit 1; }
+	$(call needs,NAME,epyc)
 	python stages/profile_device.py targets/$(NAME).json --device "$(NAME)"
 	python -m stages.check_profile --profile targets/$(NAME).json --csv plots/studies/profile.csv \
 		--table metrics/studies/profile.md --picture plots/studies/profile.png

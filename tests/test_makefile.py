@@ -1,7 +1,10 @@
 """Every command that the Makefile's header promises does something."""
 
+import os
 import re
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -32,12 +35,41 @@ def test_publishing_puts_tables_into_the_readme_and_models_into_the_remote():
     assert commands("publish") == ["python -m stages.publish --remote .dvc/remote"]
 
 
-def test_a_profile_without_a_name_is_refused_before_anything_is_measured():
-    result = subprocess.run(
-        ["make", *INSTALLED, "profile"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert result.returncode == 2
+def make(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    """In a folder with nothing but the Makefile and what counts as an installed .venv."""
+    shutil.copy(ROOT / "Makefile", folder)
+    installed = ("--old-file", ".venv/installed", "--old-file", "install")
+    return subprocess.run(["make", *installed, *words], cwd=folder, capture_output=True, text=True)
+
+
+def test_make_alone_says_what_there_is_and_does_nothing(tmp_path):
+    assert "make quick " in make(tmp_path).stdout
+    assert os.listdir(tmp_path) == ["Makefile"]
+
+
+@pytest.mark.parametrize(
+    ("target", "missing"), [("study", "NAME"), ("profile", "NAME"), ("verdict", "BASE")]
+)
+def test_a_variable_that_is_missing_is_named(tmp_path, target, missing):
     assert (
-        result.stderr.splitlines()[0] == "error: name the device: make profile NAME=raspberry-pi-5"
+        f"error: {missing} is missing, e.g. make {target} {missing}="
+        in make(tmp_path, target).stderr
     )
-    assert not (ROOT / "targets" / ".json").exists()
+
+
+def test_a_second_make_quick_does_not_take_the_firsts_files_away(tmp_path):
+    (tmp_path / "build" / "quick").mkdir(parents=True)
+    (tmp_path / "build" / "quick.pid").write_text(str(os.getpid()))
+    assert f"running here already (process {os.getpid()})" in make(tmp_path, "quick").stderr
+    assert (tmp_path / "build" / "quick").is_dir()
+
+
+def test_another_python_is_refused_with_what_to_install(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "requirements.txt").touch()
+    result = subprocess.run(
+        ["make", "install", "PYTHON=false"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "false is not Python 3.11" in result.stderr
+    assert "make PYTHON=" in result.stderr
+    assert not (tmp_path / ".venv").exists()
