@@ -24,8 +24,14 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
+try:
+    import cv2
+    import numpy as np
+except ImportError as error:  # none installed, or a library of OpenCV's windows (libGL) is missing
+    if __name__ != "__main__":
+        raise
+    print(f"error: {error}; run: python3 -m pip install -r requirements.txt", file=sys.stderr)
+    sys.exit(2)
 
 IMAGE_SUFFIXES = {
     ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif",
@@ -36,6 +42,7 @@ ENGINE_CALLS = 5  # with which engine="auto" times each engine, after one to war
 METADATA_FIELD = 14  # ModelProto.metadata_props, whose entries are key = 1, value = 2: onnx.proto
 UNDERSTOOD = {"layout": "NCHW", "channels": "RGB", "type": "float32", "range": [0, 255]}
 RECENT = 1000  # pictures whose milliseconds the summary is of: a camera runs for days
+CLEAR = "\r\033[K"  # the line of a terminal
 DRAWN_WIDTH = 240  # pixels; smaller pictures are enlarged so that the text fits
 JPEG_START = b"\xff\xd8"
 
@@ -99,6 +106,8 @@ def read_description(path: str | Path) -> tuple[tuple[str, ...], tuple[int, int]
     """
     if not Path(path).is_file():
         raise InputError(f"{path} is missing; expected a model, e.g. model_pruned_int8.onnx")
+    if Path(path).suffix == ".tflite":
+        raise foreign(path, "TFLite files are for microcontrollers and NPUs")
     metadata = read_metadata(path)
     classes, description = (json_of(metadata, key, path) for key in ("classes", "input"))
     if not (isinstance(classes, list) and classes):
@@ -331,14 +340,19 @@ def files_in(path: Path) -> list[Path]:
 def all_pictures(paths: list[Path], errors: list[Exception]) -> Iterator[Picture]:
     """The pictures of all files; one that cannot be read is reported and stops nothing."""
     counting = sys.stderr.isatty() and not sys.stdout.isatty()  # else the lines show progress
-    for number, path in enumerate(paths, start=1):
+    start = time.perf_counter()
+    for number, path in enumerate(paths):
         if counting:
-            print(f"\r{number}/{len(paths)} ", end="", file=sys.stderr, flush=True)
+            seconds = (time.perf_counter() - start) / max(number, 1) * (len(paths) - number)
+            left = f", {seconds:.0f} s left" if number else ""
+            print(f"{CLEAR}{number}/{len(paths)}{left} ", end="", file=sys.stderr, flush=True)
         try:
             yield from pictures(path)
         except (InputError, OSError) as error:
             errors.append(error)
-            print(f"error: {error}", file=sys.stderr)
+            print(f"{CLEAR if counting else ''}error: {error}", file=sys.stderr)
+    if counting:
+        print(CLEAR, end="", file=sys.stderr, flush=True)
 
 
 def results(model: Classifier, stream: Iterator[Picture], top: int, batch: int) -> Iterator[tuple]:
@@ -503,6 +517,7 @@ def main() -> int:
         outputs: list[Callable] = [print_json if args.json else print_text]
         if args.draw:
             outputs.append(stack.enter_context(closing(Drawer(args.draw))))
+            stack.callback(print, f"what was drawn is in {args.draw}", file=sys.stderr)
         if args.show:
             outputs.append(stack.enter_context(closing(Window())))
         stack.callback(print_summary, recent)

@@ -257,6 +257,7 @@ def test_a_video_is_classified_frame_by_frame_and_drawn(models, tmp_path):
     video = write_video(tmp_path / "clip.avi", frames=4)
     run = classify(models[0], video, "--json", "--draw", tmp_path / "drawn")
     assert run.returncode == 0, run.stderr
+    assert f"what was drawn is in {tmp_path / 'drawn'}" in run.stderr
     assert [result["frame"] for result in json_lines(run)] == [1, 2, 3, 4]
     capture = cv2.VideoCapture(str(tmp_path / "drawn" / "clip_classified.avi"))
     frames = [frame for found, frame in iter(capture.read, (False, None)) if found]
@@ -297,6 +298,20 @@ def test_what_cannot_be_read_or_used_is_one_error_without_traceback(models, word
     assert run.stderr.count("error:") == 1
     assert named in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_without_opencv_the_command_says_how_to_get_it():
+    bare = [sys.executable, "-I", "-S", str(DEPLOY / "classify.py"), "model.onnx", "cat.jpg"]
+    run = subprocess.run(bare, capture_output=True, text=True)  # -S: without site-packages
+    assert run.returncode == 2
+    assert run.stderr.count("\n") == 1
+    assert "No module named 'cv2'; run: python3 -m pip install -r requirements.txt" in run.stderr
+
+
+def test_a_tflite_file_is_named_as_what_it_is(tmp_path):
+    (tmp_path / "model.tflite").write_bytes(b"\x1c\0\0\0TFL3")
+    with pytest.raises(InputError, match="TFLite files are for microcontrollers"):
+        Classifier(tmp_path / "model.tflite")
 
 
 def test_ctrl_c_ends_cleanly_and_keeps_what_was_drawn(models, tmp_path):
