@@ -7,6 +7,7 @@
 # make speed   measure what each choice of the training loop brings
 # make profile NAME=epyc: measure this machine for pruning to milliseconds (targets/NAME.json), and check it
 # make controls  train what else pruning's budget buys, and compare (a DVC stage: cached)
+# make hardware  estimate energy on a chip of one's own (a DVC stage: cached)
 # make report  BASE=main: write build/report.md: what this working tree changes since it left main
 # make hooks   check style at every commit, keep models in step with git checkout (pre-commit)
 # make colab   let the README's link and colab.ipynb point to this clone's GitHub remote
@@ -21,7 +22,7 @@ QUICK = -S data.train_images=10000 -S train.widths=[[32,32],[64,64],[64,64]] -S 
 	-S teach.views=2 -S prune.amount=0.5 -S prune.round_to=16 -S prune.epochs=2 \
 	-S quantize.max_accuracy_drop=5 -S benchmark.rounds=100
 
-.PHONY: install test quick full study peers speed profile controls quick-settings report hooks colab verdict readme publish
+.PHONY: install test quick full study peers speed profile controls hardware quick-settings report hooks colab verdict readme publish
 install: .venv/installed
 
 .venv/installed: requirements.txt
@@ -79,6 +80,9 @@ profile: install
 
 controls: install
 	dvc repro stages/pipelines/controls/dvc.yaml
+
+hardware: install
+	dvc repro stages/pipelines/hardware/dvc.yaml
 
 report: install
 	python -m stages.report $(or $(BASE),main) --markdown build/report.md
