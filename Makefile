@@ -8,6 +8,7 @@
 # make speed   measure what each choice of the training loop brings
 # make profile NAME=epyc: measure this machine for pruning to milliseconds (targets/NAME.json), and check it
 # make controls  train what else pruning's budget buys, and compare (a DVC stage: cached)
+# make hardware  estimate energy on a chip of one's own (a DVC stage: cached)
 # make report  BASE=main: write build/report.md: what this working tree changes since it left main
 # make hooks   check style at every commit, keep models in step with git checkout (pre-commit)
 # make colab   let the README's link and colab.ipynb point to this clone's GitHub remote
@@ -34,7 +35,7 @@ endef
 # $(call needs,NAME,sweep): refuse to run without the variable.
 needs = @test -n "$($(1))" || { echo "error: $(1) is missing, e.g. make $@ $(1)=$(2)" >&2; exit 2; }
 
-.PHONY: help install test quick full study peers speed profile controls quick-settings report hooks colab verdict readme publish
+.PHONY: help install test quick full study peers speed profile controls hardware quick-settings report hooks colab verdict readme publish
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -110,6 +111,9 @@ profile: install
 
 controls: install
 	dvc repro stages/pipelines/controls/dvc.yaml
+
+hardware: install
+	dvc repro stages/pipelines/hardware/dvc.yaml
 
 report: install
 	python -m stages.report $(or $(BASE),main) --markdown build/report.md

@@ -15,6 +15,7 @@ from pathlib import Path
 from stages.benchmark import BenchmarkParams
 from stages.common.cli import InputError, run
 from stages.common.data import DataParams
+from stages.common.energy import EnergyParams
 from stages.common.files import write_json
 from stages.common.params import parse_section, read_params, reject_unknown_keys
 from stages.common.pruning import PruneParams, refuse_zeros_for_time
@@ -45,6 +46,7 @@ SECTIONS = {
     "evaluate": EvaluateParams,
     "benchmark": BenchmarkParams,
     "controls": ControlsParams,
+    "energy": EnergyParams,
     "verdict": VerdictParams,
     "studies": StudiesParams,
 }

@@ -45,6 +45,8 @@ def test_the_committed_params_are_accepted(content):
         ("npu.targets", [], "npu.targets is []; allowed: a list of one or more 'ACCELERATOR"),
         ("npu.targets", ["ethos-u55-256 Ethos_U65_High_End Shared_Sram"], "such as 'ethos-u55"),
         ("npu.targets", ["ethos-u55-256 Ethos_U55_High_End_Embedded"], "SYSTEM_CONFIG"),
+        ("energy.dram_pj", [2600, 1300], "two numbers of at least 0, the lower one first"),
+        ("energy.weight_sram", "2 MB", "'2 MB'; allowed: 8 KB or 32 KB or 1 MB"),
         ("prepare.sources", ["ftp"], "allowed: a list of one or more of local, official, npm"),
     ],
 )

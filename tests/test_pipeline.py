@@ -33,7 +33,10 @@ def test_a_second_run_does_nothing_and_the_status_is_clean(repository):
     assert "up to date" in repository.dvc("status", "dvc.yaml")
     # Without a target, DVC names the pipelines that run on request as well.
     named = [line for line in repository.dvc("status").splitlines() if not line.startswith("\t")]
-    assert named == ["stages/pipelines/controls/dvc.yaml:controls:"]
+    assert set(named) == {
+        "stages/pipelines/controls/dvc.yaml:controls:",
+        "stages/pipelines/hardware/dvc.yaml:energy:",
+    }
 
 
 def test_everything_renders_as_one_page(repository):
@@ -158,7 +161,21 @@ def test_controls_run_when_they_are_asked_for_and_once(repository):
     assert (
         pruned["macs"] == scratch["macs"] == repository.json("metrics/prune.json")["after"]["macs"]
     )
-    assert "up to date" in repository.dvc("status")  # cached, and no other stage is stale for it
+    assert "up to date" in repository.dvc("status", name)  # cached
+    assert "up to date" in repository.dvc("status", "dvc.yaml")  # and nothing is stale for it
+    repository.run("git", "checkout", "--quiet", ".")
+    repository.run("git", "clean", "-d", "--force", "--quiet")
+
+
+def test_energy_is_estimated_when_it_is_asked_for_and_once(repository):
+    name = "stages/pipelines/hardware/dvc.yaml"
+    assert f"dvc repro {name}" in (repository.path / "Makefile").read_text()
+    assert stages_run(repository.dvc("repro", f"{name}:energy")) == {f"{name}:energy"}
+    assert stages_run(repository.dvc("repro", f"{name}:energy")) == set()
+    metrics = repository.json("metrics/energy.json")
+    for variant in VARIANTS:
+        evaluated = repository.json(f"metrics/evaluate/{variant}.json")
+        assert metrics[variant]["macs"] == evaluated["macs"]
     repository.run("git", "checkout", "--quiet", ".")
     repository.run("git", "clean", "-d", "--force", "--quiet")
 
