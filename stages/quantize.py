@@ -1,7 +1,9 @@
 """Quantize an FP32 ONNX file to INT8 after training, and check it in both runtimes.
 
 Weights become INT8, symmetric, one scale for each output channel; activations become 8 bits with
-one scale for each tensor, from their ranges over training images. The file is a QDQ graph: each
+one scale for each tensor, from their ranges over training images. The first layer's weights are
+rounded so that its outputs on those images change least (common/rounding.py): rounding each to the
+nearest integer cost more accuracy there than in all other layers. The file is a QDQ graph: each
 operator stands between DequantizeLinear and QuantizeLinear, and a runtime fuses them. The logits
 stay FP32, so that two classes do not tie by rounding.
 
@@ -25,7 +27,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnx
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -33,7 +35,11 @@ from onnxruntime.quantization import (
     QuantType,
     quantize_static,
 )
-from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+from onnxruntime.quantization.quant_utils import (
+    ONNX_INT_TYPE_REDUCED_RANGE,
+    ONNX_INT_TYPE_SYMMETRIC_RANGE,
+    add_pre_process_metadata,
+)
 
 from stages.common.accuracy import accuracy
 from stages.common.cli import InputError, run
@@ -41,6 +47,7 @@ from stages.common.data import DataParams, Images, load_training_images
 from stages.common.files import replacing, write_json
 from stages.common.graph import load_model, read_metadata, strip
 from stages.common.params import flag, load_params, number, one_of, whole
+from stages.common.rounding import patches_of, round_filters
 from stages.common.runtime import (
     BATCH_SIZE,
     OnnxRuntimeSession,
@@ -55,6 +62,11 @@ METHODS = {
     "entropy": CalibrationMethod.Entropy,
     "percentile": CalibrationMethod.Percentile,
 }
+# The largest integer of a weight, with 8 bits and with 7, as onnxruntime.quantization has them.
+LEVELS, REDUCED_LEVELS = (
+    ranges[QuantType.QInt8.tensor_type][1].item()
+    for ranges in (ONNX_INT_TYPE_SYMMETRIC_RANGE, ONNX_INT_TYPE_REDUCED_RANGE)
+)
 ACTIVATION_TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
 
 
@@ -97,6 +109,7 @@ def quantized(model: ModelProto, images: Images, params: QuantizeParams) -> Mode
     """The INT8 model; equal inputs give equal bytes."""
     prepared = ModelProto()
     prepared.CopyFrom(model)
+    round_first_layer(prepared, images, REDUCED_LEVELS if params.reduce_range else LEVELS)
     add_pre_process_metadata(prepared)  # BatchNorm is folded already: nothing to pre-process
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         quantize_static(
@@ -118,6 +131,21 @@ def quantized(model: ModelProto, images: Images, params: QuantizeParams) -> Mode
     onnx.helper.set_model_props(result, {**read_metadata(model), "quantize": how})
     onnx.checker.check_model(result, full_check=True)
     return result
+
+
+def round_first_layer(model: ModelProto, images: Images, levels: int) -> None:
+    """Put the first convolution's weights on their INT8 grid, in place."""
+    first = next(node for node in model.graph.node if node.op_type == "Conv")
+    pads = next((list(each.ints) for each in first.attribute if each.name == "pads"), [])
+    assert first.input[0] == model.graph.input[0].name, "it reads the pixels"
+    assert not any(pads), "every patch lies within the image"
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    filters, bias = (numpy_helper.to_array(constants[name]) for name in first.input[1:])
+    patches = patches_of(images.pixels, filters.shape[2:])
+    for name, value in zip(
+        first.input[1:], round_filters(filters, bias, patches, levels), strict=True
+    ):
+        constants[name].CopyFrom(numpy_helper.from_array(value, name))
 
 
 def shorten_names(model: ModelProto) -> None:
