@@ -59,6 +59,7 @@ class ControlsParams:
 
     seeds: list = seeds()
     epochs: int = whole(at_least=1)
+    learning_rate: float = number(at_least=0)
     scratch_learning_rate: float = number(at_least=0)
     scratch_whitening_bias_epochs: int = whole(at_least=0)
     scratch_b: bool = flag()
@@ -97,7 +98,7 @@ def train_all(
     inherited = Schedule(
         epochs=params.epochs,
         batch_size=given.prune.batch_size,
-        learning_rate=given.prune.learning_rate,
+        learning_rate=params.learning_rate,
         warmup=given.prune.warmup,
     )
     scratch = dataclasses.replace(

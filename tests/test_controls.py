@@ -32,6 +32,7 @@ WIDTHS = [[16, 16], [32, 32]]
 CONTROLS = ControlsParams(
     seeds=[3, 4],
     epochs=2,
+    learning_rate=0.04,
     scratch_learning_rate=0.1,
     scratch_whitening_bias_epochs=1,
     scratch_b=False,
@@ -158,10 +159,10 @@ def test_every_arm_is_trained_with_every_seed_and_its_true_size_is_reported(stor
 def test_only_scratch_differs_in_its_schedule_and_that_is_stated(stored):
     arms, _ = stored
     rest = {arms[name].schedule for name in ("pruned", "random_channels", "zeros")}
-    assert rest == {Schedule(epochs=2, batch_size=50, learning_rate=0.05, warmup=0.1)}
+    assert rest == {Schedule(epochs=2, batch_size=50, learning_rate=0.04, warmup=0.1)}
     report = summary(arms, 10**9, PRUNE, validation_images=50)
     rates = {name: block["learning_rate"] for name, block in report["arms"].items()}
-    assert rates == {"pruned": 0.05, "scratch": 0.1, "random_channels": 0.05, "zeros": 0.05}
+    assert rates == {"pruned": 0.04, "scratch": 0.1, "random_channels": 0.04, "zeros": 0.04}
     assert {block["epochs"] for block in report["arms"].values()} == {2}
 
 
