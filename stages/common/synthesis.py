@@ -35,7 +35,7 @@ def refuse_without_tools(liberty: Path) -> None:
 
 
 def standard_cells(rtl: Path, form: Format, liberty: Path) -> dict:
-    """In the cells of ``liberty``, for least delay as ABC's script has it."""
+    """In the cells of ``liberty``, as ABC maps to them by default."""
     design = synthesized(
         rtl,
         form,
