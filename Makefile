@@ -8,7 +8,7 @@
 # make speed   measure what each choice of the training loop brings
 # make profile NAME=epyc: measure this machine for pruning to milliseconds (targets/NAME.json), and check it
 # make controls  train what else pruning's budget buys, and compare (a DVC stage: cached)
-# make hardware  estimate energy on a chip of one's own (a DVC stage: cached)
+# make hardware  energy and area on a chip of one's own, estimated (DVC stages: cached)
 # make report  BASE=main: write build/report.md: what this working tree changes since it left main
 # make hooks   check style at every commit, keep models in step with git checkout (pre-commit)
 # make colab   let the README's link and colab.ipynb point to this clone's GitHub remote
@@ -113,7 +113,8 @@ controls: install
 	dvc repro stages/pipelines/controls/dvc.yaml
 
 hardware: install
-	dvc repro stages/pipelines/hardware/dvc.yaml
+	python -m pip install --quiet --disable-pip-version-check -r requirements-hardware.txt
+	dvc repro --keep-going stages/pipelines/hardware/dvc.yaml
 
 report: install
 	python -m stages.report $(or $(BASE),main) --markdown build/report.md

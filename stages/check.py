@@ -25,6 +25,7 @@ from stages.common.verdicts import VerdictParams
 from stages.controls import ControlsParams
 from stages.evaluate import EvaluateParams
 from stages.export import ExportParams
+from stages.mac_area import MacAreaParams
 from stages.npu import NPUParams
 from stages.prepare import PrepareParams
 from stages.quantize import QuantizeParams
@@ -47,6 +48,7 @@ SECTIONS = {
     "benchmark": BenchmarkParams,
     "controls": ControlsParams,
     "energy": EnergyParams,
+    "mac_area": MacAreaParams,
     "verdict": VerdictParams,
     "studies": StudiesParams,
 }

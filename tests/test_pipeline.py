@@ -36,6 +36,7 @@ def test_a_second_run_does_nothing_and_the_status_is_clean(repository):
     assert set(named) == {
         "stages/pipelines/controls/dvc.yaml:controls:",
         "stages/pipelines/hardware/dvc.yaml:energy:",
+        "stages/pipelines/hardware/dvc.yaml:mac_area:",
     }
 
 
@@ -169,7 +170,7 @@ def test_controls_run_when_they_are_asked_for_and_once(repository):
 
 def test_energy_is_estimated_when_it_is_asked_for_and_once(repository):
     name = "stages/pipelines/hardware/dvc.yaml"
-    assert f"dvc repro {name}" in (repository.path / "Makefile").read_text()
+    assert f"dvc repro --keep-going {name}" in (repository.path / "Makefile").read_text()
     assert stages_run(repository.dvc("repro", f"{name}:energy")) == {f"{name}:energy"}
     assert stages_run(repository.dvc("repro", f"{name}:energy")) == set()
     metrics = repository.json("metrics/energy.json")

@@ -20,9 +20,10 @@ def energy_chart(spent: dict[str, dict[str, dict]], note: str) -> Figure:
     """
     note += "; bars: the lower energy of DRAM, black mark: the total with the higher one"
     figure, panels = new_figure("Energy of one inference, estimated", note, columns=len(spent))
+    highest = max(row["total_uj_high"] for rows in spent.values() for row in rows.values())
     for panel, (memory, rows) in zip(panels, spent.items(), strict=True):
         draw_rows(panel, rows)
-        panel.set(title=TITLES[memory], xlabel="microjoules")
+        panel.set(title=TITLES[memory], xlabel="microjoules", xlim=(0, 1.3 * highest))
     for panel in panels[1:]:
         panel.tick_params(labelleft=False)
     panels[0].legend(loc="lower right")
@@ -31,7 +32,6 @@ def energy_chart(spent: dict[str, dict[str, dict]], note: str) -> Figure:
 
 def draw_rows(axes: Axes, rows: dict[str, dict]) -> None:
     """One stacked bar for each row, from the top down."""
-    highest = max(row["total_uj_high"] for row in rows.values())
     for place, row in enumerate(rows.values()):
         parts = (row["arithmetic_uj"], row["activations_uj"], row["weights_uj_low"])
         left = 0.0
@@ -49,4 +49,3 @@ def draw_rows(axes: Axes, rows: dict[str, dict]) -> None:
     axes.set_yticks(range(len(rows)), [name.replace(", ", "\n") for name in rows])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set(xlim=(0, 1.3 * highest))
