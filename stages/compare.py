@@ -25,7 +25,9 @@ RATIO_KEYS = ("ratio_to_base", "ratio_to_base_low", "ratio_to_base_high")
 LATENCY_KEYS = ("latency_ms_median", *RATIO_KEYS)
 RATE_KEYS = ("gflops", "share_of_matmul")
 BENCHMARK_KEYS = (
-    *("engine", "latency_ms_p5", "latency_ms_p95"),
+    "engine",
+    "latency_ms_p5",
+    "latency_ms_p95",
     *LATENCY_KEYS,
     *FP32_RATIO_KEYS,
     *RATE_KEYS,

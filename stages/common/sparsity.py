@@ -6,6 +6,7 @@ import numpy as np
 from ai_edge_litert.schema_py_generated import ModelT, TensorT
 
 from stages.common.tflite_file import AlignedBuffer, int8_values, weight_tensors
+from stages.common.thinning import smallest
 
 
 def nonzero_weights(model: ModelT) -> int:
@@ -27,14 +28,10 @@ def thinned(model: ModelT, nonzero: int) -> ModelT:
     model = copy.deepcopy(model)
     filters = [tensor for tensor in weight_tensors(model) if tensor.shape[1:3].tolist() == [3, 3]]
     values = [int8_values(model, tensor) for tensor in filters]
-    size = np.concatenate([magnitudes(v, t).ravel() for v, t in zip(values, filters, strict=True)])
-    zeros = int(np.count_nonzero(size == 0))
-    count = min(max(nonzero_weights(model) - nonzero, 0) + zeros, size.size)
-    cleared = np.zeros(size.size, bool)
-    cleared[np.argsort(size, kind="stable")[:count]] = True
-    ends = np.cumsum([value.size for value in values])[:-1]
-    for value, tensor, clear in zip(values, filters, np.split(cleared, ends), strict=True):
-        value[clear.reshape(value.shape)] = 0
+    sizes = [magnitudes(value, tensor) for value, tensor in zip(values, filters, strict=True)]
+    cleared = smallest(sizes, surplus=nonzero_weights(model) - nonzero)
+    for value, tensor, clear in zip(values, filters, cleared, strict=True):
+        value[clear] = 0
         model.buffers[tensor.buffer] = AlignedBuffer(value.tobytes())
     return model
 

@@ -116,9 +116,7 @@ class Counter:
         if node.op_type == "MaxPool":
             return self._pooling(node, moved)
         zeros = weight_zeros(node, self.constants, self.dequantized)
-        positions = math.prod(
-            self.shapes[name][2:]
-        )  # (1, C, H, W): each weight is used H x W times
+        positions = math.prod(self.shapes[name][2:])  # each weight is used height x width times
         nonzero = int((~zeros).sum())
         return Operator(
             precision="int8" if self._weight_bytes(node) == 1 else "fp32",

@@ -3,6 +3,7 @@
 import numpy as np
 from onnx import ModelProto, numpy_helper
 
+from stages.common.thinning import smallest
 from stages.common.traffic import work_of
 
 
@@ -24,16 +25,10 @@ def thinned(model: ModelProto, nonzero: int) -> ModelProto:
         for name, scale in quantized_filters(thin)
     ]
     values = [channels_last(numpy_helper.to_array(tensor)) for tensor, _ in filters]
-    size = np.concatenate(
-        [magnitudes(v, scale).ravel() for v, (_, scale) in zip(values, filters, strict=True)]
-    )
-    zeros = int(np.count_nonzero(size == 0))
-    count = min(max(nonzero_weights(model) - nonzero, 0) + zeros, size.size)
-    cleared = np.zeros(size.size, bool)
-    cleared[np.argsort(size, kind="stable")[:count]] = True
-    ends = np.cumsum([value.size for value in values])[:-1]
-    for value, (tensor, _), clear in zip(values, filters, np.split(cleared, ends), strict=True):
-        kept = np.where(clear.reshape(value.shape), 0, value).astype(value.dtype)
+    sizes = [magnitudes(v, scale) for v, (_, scale) in zip(values, filters, strict=True)]
+    cleared = smallest(sizes, surplus=nonzero_weights(model) - nonzero)
+    for value, (tensor, _), clear in zip(values, filters, cleared, strict=True):
+        kept = np.where(clear, 0, value).astype(value.dtype)
         tensor.CopyFrom(numpy_helper.from_array(channels_first(kept), tensor.name))
     return thin
 
