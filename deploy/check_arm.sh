@@ -9,7 +9,8 @@
 # Reads   the models; FOLDER, or else 48 images of those that training holds out (data/cifar10)
 # Writes  build/check_arm only: an emulator and an arm64 Python of Debian 12 (unpacked, nothing is
 #         installed), the aarch64 wheels of deploy/requirements.txt, the outputs of each run
-# Needs   Debian or its kin on x86-64 with apt and debian-archive-keyring; a python that has numpy
+# Needs   Debian 12 on x86-64, or its kin with DEBIAN_MIRROR set to the address of a mirror of Debian;
+#         apt and debian-archive-keyring; a python that has numpy
 #         and OpenCV of the pinned versions (source .venv/bin/activate); about 600 MB of disk
 # Exits   0 when all classes agree; 1 when one does not; 2 when something is missing
 set -euo pipefail
@@ -33,10 +34,11 @@ fetch_packages() {
 	local apt=$work/apt keys=/usr/share/keyrings/debian-archive-keyring.gpg
 	command -v apt-get dpkg-deb >/dev/null || fail "apt-get is missing; expected Debian or its kin"
 	[ -e "$keys" ] || fail "$keys is missing; install debian-archive-keyring"
+	local mirror=${DEBIAN_MIRROR:-$(system_mirror)}
+	[ -n "$mirror" ] || fail "this system's apt names no mirror of Debian 12; set DEBIAN_MIRROR to one"
 	mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$work/debs"
 	: >"$apt/status"
-	echo "deb [arch=amd64,arm64 signed-by=$keys] http://deb.debian.org/debian bookworm main" \
-		>"$apt/sources.list"
+	echo "deb [arch=amd64,arm64 signed-by=$keys] $mirror bookworm main" >"$apt/sources.list"
 	cat >"$apt/apt.conf" <<-CONF
 		Dir::Etc::SourceList "$apt/sources.list";
 		Dir::Etc::SourceParts "/dev/null";
@@ -55,6 +57,13 @@ fetch_packages() {
 			{libc6,libgcc-s1,libstdc++6,zlib1g,libexpat1,libffi8}:arm64 \
 			{python3.11-minimal,libpython3.11-minimal,libpython3.11-stdlib}:arm64
 	) || fail "the Debian packages could not be fetched (see above); is there a network?"
+}
+
+# system_mirror: where this system's apt has Debian 12's main packages from; nothing if it has not.
+system_mirror() {
+	# shellcheck disable=SC2016  # apt fills it in, not the shell
+	apt-get indextargets --format '$(REPO_URI)' \
+		'Created-By: Packages' 'Codename: bookworm' 'Component: main' | sed -n 1p
 }
 
 # fetch_wheels: the versions that deploy/requirements.txt names, for Python 3.11 on aarch64.
