@@ -17,6 +17,7 @@ from stages.common.cli import InputError, run
 from stages.common.data import DataParams
 from stages.common.energy import EnergyParams
 from stages.common.files import write_json
+from stages.common.hardware_figures import HardwareParams
 from stages.common.params import parse_section, read_params, reject_unknown_keys
 from stages.common.pruning import PruneParams, refuse_zeros_for_time
 from stages.common.studies import StudiesParams, experiments_of
@@ -49,6 +50,7 @@ SECTIONS = {
     "controls": ControlsParams,
     "energy": EnergyParams,
     "mac_area": MacAreaParams,
+    "hardware": HardwareParams,
     "verdict": VerdictParams,
     "studies": StudiesParams,
 }

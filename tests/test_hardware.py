@@ -1,0 +1,200 @@
+"""stages.hardware: figures of other stages side by side, and claims judged by them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stages import hardware
+from stages.common.claims import CHANNELS, Claim, Evidence, claims_of, in_words
+from stages.common.cli import InputError
+from stages.common.hardware_figures import HardwareParams, Sources, collect, nearest_zeros
+from stages.common.quantities import ASIC, CPU, NPU, PLATFORMS, VARIANTS, Quantity
+from tests.pipelines import ROOT
+
+SLOW, FAST = "ethos-u55-256 Some_System Shared_Sram", "ethos-u55-256 Some_System Sram_Only"
+PARAMS = HardwareParams(npu_slow_weights=SLOW, npu_fast_weights=FAST, noise=0.05)
+RATIOS = "ratio_to_base,onnxruntime_ratio_to_base"
+SWEEP = f"""prune.method,prune.amount,variant,nonzero_params,size_bytes,{RATIOS}
+structured,0.6,pruned,300,1200,0.5,0.4
+unstructured,0.3,pruned,700,4000,1.01,1.02
+unstructured,0.3,pruned_int8,700,1000,0.51,0.52
+unstructured,0.6,pruned,400,4000,1.03,1.04
+unstructured,0.6,pruned_int8,390,1000,0.53,0.54
+"""
+
+
+def variant_summary(ratio: float, size: int) -> dict:
+    return {
+        "nonzero_params": 350,
+        "size_bytes": size,
+        "latency_ratio_to_base": {"opencv": ratio, "onnxruntime": ratio / 2},
+    }
+
+
+def engine(total: float) -> dict:
+    return {memory: {"total_uj_low": total} for memory in ("streamed", "resident")}
+
+
+def sources(folder: Path) -> Sources:
+    """Metrics of a base of 1000 multiply-accumulates and a pruned network of 250."""
+    ratios = {"base": (1.0, 4000), "pruned": (0.4, 1000), "base_int8": (0.5, 1000),
+              "pruned_int8": (0.2, 250)}  # fmt: skip
+    npu = {
+        name: {
+            target: {"total_cycles": cycles, "encoded_weight_bytes": size, "sram_bytes": 10 * size}
+            for target, cycles in ((SLOW, slow), (FAST, fast))
+        }
+        for name, slow, fast, size in (
+            ("base", 900, 300, 1000), ("pruned", 300, 100, 250), ("unstructured", 450, 300, 330)
+        )
+    }  # fmt: skip
+    area = {
+        form: {
+            "standard_cells": {"area_um2": um2},
+            "xilinx7": {"dsps": dsps},
+            "xilinx7_without_dsps": {"luts": luts},
+        }
+        for form, um2, luts, dsps in (("int8", 100.0, 50, 1), ("fp32", 500.0, 300, 2))
+    }
+    energy = {
+        name: {"macs": macs, "nonzero_macs": nonzero, "dense": engine(dense),
+               "zero_skipping": engine(sparse)}
+        for name, macs, nonzero, dense, sparse in (
+            ("base", 1000, 1000, 40.0, 44.0), ("pruned", 250, 250, 10.0, 11.0),
+            ("base_int8", 1000, 1000, 8.0, 9.0), ("pruned_int8", 250, 250, 2.0, 2.2),
+            ("unstructured_int8", 1000, 250, 8.0, 3.0),
+        )
+    }  # fmt: skip
+    contents = {
+        "summary.json": {name: variant_summary(*each) for name, each in ratios.items()},
+        "benchmark.json": {"environment": {"cpu": "a processor"}},
+        "npu.json": npu,
+        "mac_area.json": area,
+        "energy.json": energy,
+        "accelerator/base.json": {"cycles": 8000, "cycles_with_zeros": 8000},
+        "accelerator/pruned.json": {"cycles": 2400, "cycles_with_zeros": 2400},
+    }
+    for name, content in contents.items():
+        path = folder / "metrics" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    (folder / "sweep.csv").write_text(SWEEP)
+    return Sources(folder / "metrics", folder / "sweep.csv")
+
+
+def named(quantities: list[Quantity], platform: str, name: str) -> Quantity:
+    [found] = [each for each in quantities if (each.platform, each.name) == (platform, name)]
+    return found
+
+
+def test_every_hardware_has_time_or_energy_and_every_figure_is_a_multiple_of_base(tmp_path):
+    quantities, _ = collect(sources(tmp_path), PARAMS)
+    assert {each.platform for each in quantities if each.kind in ("time", "energy")} == set(
+        PLATFORMS
+    )
+    assert all(each.ratio(each.reference) == 1 for each in quantities)
+    cycles = named(quantities, NPU, "cycles, weights in slow memory")
+    assert cycles.reference == "base_int8"  # FP32 does not run there
+    assert cycles.ratio("pruned_int8") == pytest.approx(1 / 3)
+    assert cycles.ratio("unstructured_int8") == pytest.approx(1 / 2)
+
+
+def test_area_for_equal_speed_counts_what_an_engine_multiplies(tmp_path):
+    quantities, _ = collect(sources(tmp_path), PARAMS)
+    dense = named(quantities, ASIC, "area for equal speed")
+    sparse = named(quantities, ASIC, "area for equal speed, zeros skipped")
+    assert dense.ratio("pruned") == 0.25
+    assert dense.ratio("base_int8") == pytest.approx(0.2)
+    assert dense.ratio("unstructured_int8") == pytest.approx(0.2)
+    assert sparse.ratio("unstructured_int8") == pytest.approx(0.05)
+
+
+def test_zeros_on_the_cpu_are_the_sweeps_point_with_next_to_as_many_weights(tmp_path):
+    quantities, notes = collect(sources(tmp_path), PARAMS)
+    time = named(quantities, CPU, "time in OpenCV DNN")
+    assert (time.values["unstructured"], time.values["unstructured_int8"]) == (1.03, 0.53)
+    assert "400 weights" in notes[0]
+
+
+def test_a_sweep_without_zeros_says_what_to_run():
+    rows = [{"prune.method": "structured", "variant": "pruned", "nonzero_params": "3"}]
+    with pytest.raises(InputError, match="unstructured.*make study NAME=sweep"):
+        nearest_zeros(rows, 3)
+
+
+@pytest.mark.parametrize("file", ["summary.json", "npu.json", "accelerator/pruned.json"])
+def test_a_missing_file_is_named_with_the_command_that_makes_it(tmp_path, file):
+    found = sources(tmp_path)
+    (found.folder / file).unlink()
+    with pytest.raises(InputError, match=f"{file} is missing; run '(dvc repro|make hardware)"):
+        collect(found, PARAMS)
+
+
+def test_a_target_that_vela_was_not_asked_for_is_named(tmp_path):
+    params = HardwareParams(npu_slow_weights="u99 X Y", npu_fast_weights=FAST, noise=0.05)
+    with pytest.raises(InputError, match="npu.json lacks base / u99 X Y"):
+        collect(sources(tmp_path), params)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "verdict"),
+    [((0.5, 0.9), "confirmed"), ((0.5, 0.97), "conditional"), ((0.96, 1.2), "refuted")],
+)
+def test_a_claim_is_judged_by_all_its_figures_and_noise_is_no_gain(ratios, verdict):
+    evidence = tuple(
+        Evidence(Quantity(CPU, "time", "t", "ms", "measured", {"base": 1, "pruned": ratio}), *pair)
+        for ratio in ratios
+        for pair in CHANNELS[:1]
+    )
+    assert Claim("it is so", evidence).verdict(noise=0.05) == verdict
+
+
+def test_evidence_for_a_claim_is_all_that_was_found_of_its_kind(tmp_path):
+    quantities, _ = collect(sources(tmp_path), PARAMS)
+    claims = {claim.text: claim for claim in claims_of(quantities)}
+    smaller = claims["INT8 arithmetic is smaller"]
+    assert smaller.verdict(0.05) == "confirmed"
+    assert {each.quantity.kind for each in smaller.evidence} == {"arithmetic"}
+    sparse = claims["Sparse models map well on hardware"]
+    assert sparse.verdict(0.05) == "conditional"
+    holding = in_words([each for each in sparse.evidence if each.holds(0.05)])
+    assert "NPU cycles, weights in slow memory (unstructured INT8 0.50)" in holding
+    assert "NPU cycles, weights in SRAM" not in holding
+
+
+def test_one_sentence_a_platform_says_what_pays_and_what_does_not(tmp_path):
+    quantities, _ = collect(sources(tmp_path), PARAMS)
+    lines = hardware.what_pays(quantities, 0.05).splitlines()
+    assert [line.split("**")[1] for line in lines] == list(PLATFORMS)
+    assert "pays: structured INT8 (0.20), structured (0.40)" in lines[0]
+    assert lines[0].endswith("does not: unstructured (1.03).")
+
+
+def test_the_stage_writes_page_metrics_and_picture(tmp_path, monkeypatch, capsys):
+    found = sources(tmp_path)
+    arguments = {
+        "params": ROOT / "params.yaml",
+        "metrics-folder": found.folder,
+        "sweep": found.sweep,
+        "metrics": tmp_path / "hardware.json",
+        "page": tmp_path / "hardware.md",
+        "picture": tmp_path / "hardware.png",
+    }
+    npu = found.folder / "npu.json"
+    params = hardware.load_params(HardwareParams, ROOT / "params.yaml", section="hardware")
+    npu.write_text(
+        npu.read_text()
+        .replace(SLOW, params.npu_slow_weights)
+        .replace(FAST, params.npu_fast_weights)
+    )
+    flags = [item for key, value in arguments.items() for item in (f"--{key}", str(value))]
+    monkeypatch.setattr("sys.argv", ["hardware", *flags])
+    hardware.main()
+    page = arguments["page"].read_text()
+    metrics = json.loads(arguments["metrics"].read_text())
+    assert set(metrics["quantities"]) == set(PLATFORMS)
+    assert set(metrics["claims"].values()) <= {"confirmed", "conditional", "refuted"}
+    assert all(title in page for title in VARIANTS.values())
+    assert page.strip() == capsys.readouterr().out.strip()
+    assert arguments["picture"].read_bytes().startswith(b"\x89PNG")
