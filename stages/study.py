@@ -120,12 +120,17 @@ def results(experiment: Experiment) -> list[Row]:
 
 
 def markdown(experiments: list[Experiment], rows: list[Row]) -> str:
-    """One row an experiment, FP32 and INT8 side by side; mean and deviation where seeds vary."""
+    """One row an experiment, FP32 and INT8 side by side; mean and deviation where seeds vary.
+
+    Where nothing but the seed varies there is no time: one shape has one, and the runs may be of
+    several machines.
+    """
     varied = experiments[0].varied
+    timed = varied != (SEED,)
     has_predictions = any(row.get(PREDICTED) for row in rows)
     heads = [*varied, "MACs", "params", *(["predicted FP32"] if has_predictions else [])]
     for kind in ("FP32", "INT8"):
-        heads += [f"{kind} accuracy", "bytes", "OpenCV DNN", "ONNX Runtime"]
+        heads += [f"{kind} accuracy", "bytes", *(["OpenCV DNN", "ONNX Runtime"] if timed else [])]
     lines = [heads, ["---:"] * len(heads)]
     networks = select(rows, NETWORK), select(rows, NETWORK_INT8)
     for fp32, int8 in zip(*networks, strict=True):
@@ -136,7 +141,7 @@ def markdown(experiments: list[Experiment], rows: list[Row]) -> str:
         ]
         if has_predictions:
             cells.append(f"{float(fp32[PREDICTED]):.2f} ms" if fp32[PREDICTED] else "")
-        lines.append([*cells, *network_cells(fp32), *network_cells(int8)])
+        lines.append([*cells, *network_cells(fp32, timed), *network_cells(int8, timed)])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return "\n\n".join([table, *spread(varied, networks), commands(experiments)]) + "\n"
 
@@ -145,10 +150,10 @@ def select(rows: list[Row], variant: str) -> list[Row]:
     return [row for row in rows if row["variant"] == variant]
 
 
-def network_cells(row: Row) -> list[str]:
+def network_cells(row: Row, timed: bool) -> list[str]:
     """Accuracy, bytes, and the latency in both runtimes with its ratio to the base's."""
     cells = [f"{float(row['accuracy']):.2f} %", f"{int(row['size_bytes']):,}"]
-    for runtime in ("", "onnxruntime_"):
+    for runtime in ("", "onnxruntime_") if timed else ():
         latency, ratio = (
             float(row[f"{runtime}{key}"]) for key in ("latency_ms_median", "ratio_to_base")
         )
@@ -166,20 +171,21 @@ def spread(varied: tuple[str, ...], networks: tuple[list[Row], list[Row]]) -> li
         for row in sorted(rows, key=lambda row: int(row[SEED])):
             name = " ".join([kind, *(row[key] for key in varied if key != SEED)])
             groups.setdefault(name, []).append(row)
-        sentences += [group_in_words(*group) for group in groups.items()]
+        timed = varied != (SEED,)
+        sentences += [group_in_words(*group, timed) for group in groups.items()]
         if len(groups) == 2:
             sentences.append(difference(*groups.items()))
     return [" ".join(sentences)]
 
 
-def group_in_words(name: str, rows: list[Row]) -> str:
+def group_in_words(name: str, rows: list[Row], timed: bool) -> str:
     """Mean and sample standard deviation of the accuracy, and the time that it takes."""
     values = accuracies_of(rows)
     ratio = statistics.mean(float(row["ratio_to_base"]) for row in rows)
     return (
         f"{name}: {statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} % (mean and "
-        f"standard deviation, n = {len(rows)} seeds of pruning and fine-tuning, one base) at "
-        f"{ratio:.2f} × the base's time in OpenCV DNN."
+        f"standard deviation, n = {len(rows)} seeds of pruning and fine-tuning, one base)"
+        + (f" at {ratio:.2f} × the base's time in OpenCV DNN." if timed else ".")
     )
 
 

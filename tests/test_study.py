@@ -57,6 +57,8 @@ def test_seeds_get_their_mean_and_sample_deviation():
     table = markdown(experiments, rows_of(experiments, [93.0, 93.1, 93.5]))
     assert "FP32: 93.20 ± 0.26 % (mean and standard deviation, n = 3 seeds" in table
     assert "INT8: 92.20 ± 0.26 %" in table
+    assert "| 2 | 50,000,000 | 1,000 | 93.50 % | 4,000 | 92.50 % | 1,000 |" in table
+    assert " ms" not in table  # one shape, and perhaps several machines
 
 
 def test_two_ways_are_compared_seed_by_seed_at_the_latency_that_was_predicted():
