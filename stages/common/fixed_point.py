@@ -168,11 +168,12 @@ def convolved(x: np.ndarray, layer: IntegerLayer) -> np.ndarray:
 def windows(x: np.ndarray, layer: IntegerLayer) -> list[tuple[int, int, np.ndarray]]:
     """Row and column within the kernel, and what stands there in every window: (N, H', W', C)."""
     (height, width), (down, right) = layer.shape[:2], layer.stride
+    tall, wide = height * down, width * right
     return [
-        (row, column, x[:, row : row + height * down : down, column : column + width * right : right])
+        (row, column, x[:, row : row + tall : down, column : column + wide : right])
         for row in range(layer.kernel[0])
         for column in range(layer.kernel[1])
-    ]  # fmt: skip
+    ]
 
 
 def rescaled(total: np.ndarray, layer: IntegerLayer) -> np.ndarray:
