@@ -20,13 +20,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from stages.common.accelerator import (
-    Accelerator,
-    AcceleratorParams,
-    Run,
-    Simulator,
-    refuse_without_nngen,
-)
+from stages.common.accelerator import Accelerator, AcceleratorParams, refuse_without_nngen
+from stages.common.accelerator_bench import Run, Simulator
 from stages.common.accuracy import accuracy
 from stages.common.chain import Chain, read_chain
 from stages.common.cli import run

@@ -12,17 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages import accelerator, accelerator_table, quantize
+from stages import accelerator, accelerator_table
 from stages.common import accelerator as hardware
 from stages.common import fixed_point, verilator
-from stages.common.accelerator import (
-    Accelerator,
-    AcceleratorParams,
+from stages.common.accelerator import Accelerator, AcceleratorParams, refuse_without_nngen
+from stages.common.accelerator_bench import (
     Resources,
     Run,
     Simulator,
     counted_resources,
-    refuse_without_nngen,
     run_of,
     write_memory,
 )
@@ -40,9 +38,8 @@ from stages.common.fixed_point import (
 from stages.common.params import parse_section
 from stages.common.runtime import OnnxRuntimeSession, predict
 from stages.common.verilator import refuse_without_verilator
-from stages.quantize import QuantizeParams
 from tests.conftest import make_images
-from tests.networks import PARAMS, call, fp32_model, write_models, write_params
+from tests.networks import call, write_models, write_params
 
 SECTION = {
     "par_ich": 2,
@@ -170,13 +167,19 @@ def test_predictions_are_those_of_onnx_runtime(tmp_path):
 
 
 def test_other_activations_than_uint8_from_0_are_refused(tmp_path):
-    params = QuantizeParams(**PARAMS["quantize"] | {"activation_type": "int8"})
-    path = tmp_path / "int8.onnx"
-    path.write_bytes(quantize.quantized(fp32_model(), make_images(100), params).SerializeToString())
-    chain = read_chain(path)
+    chain = read_chain(write_models(tmp_path)[1])
     shifted = replace(chain.input, zero_point=np.array([0]))
     with pytest.raises(InputError, match=r"not uint8 with zero point 0.*activation_type"):
         integer_network(replace(chain, input=shifted))
+    with pytest.raises(InputError, match="not uint8 with zero point 0"):
+        integer_network(read_chain(tmp_path / "fp32.onnx"))
+
+
+def test_a_pool_whose_windows_overlap_is_refused():
+    refusing = object.__new__(Accelerator)
+    overlapping = replace(pool(3, (3, 3, 3)), stride=(2, 2))
+    with pytest.raises(InputError, match=r"kernel \(3, 3\) and stride \(2, 2\)"):
+        refusing._max_pool(None, overlapping)
 
 
 def test_zeros_take_the_smallest_weights_and_nothing_else(tmp_path):
@@ -339,7 +342,7 @@ def test_one_wrong_weight_is_noticed(simulator, monkeypatch):
     weight = last.weight.copy()
     weight[0, 0, 0, 0] ^= 64
     wrong = replace(NETWORK, layers=(*NETWORK.layers[:-1], replace(last, weight=weight)))
-    made = simulator._accelerator
+    made = simulator.accelerator
     image = made.memory(wrong, PIXELS[0])
     assert (image != made.memory(NETWORK, PIXELS[0])).sum() == 1
     monkeypatch.setattr(made, "memory", lambda network, pixels: image)
