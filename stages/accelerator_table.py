@@ -63,13 +63,14 @@ def conditions(metrics: dict[str, dict]) -> str:
         f"One image through Verilog that NNgen generates ({base['par_ich']} input times "
         f"{base['par_och']} output channels at once, AXI of {base['axi_bits']} bits), from the "
         "start bit to the end, in simulation (Verilator) with veriloggen's memory, in which a "
-        "request waits 10 cycles; what a cycle takes is left open. The Verilog has, by the bits of "
-        f"the operands: {hardware}. Every logit of the validation images simulated ({images}, and "
-        "one with zeros) equals that of the integer network that the accuracy is of (test images: "
-        f"{tested}), in which 16-bit multipliers and shifts stand for ONNX's real scales. Busy: "
-        "of the multipliers of 8x8 bits, in the mean. Read and written: over AXI, weights "
-        "included; KB are 1000 bytes. The zeros are neither fine-tuned nor evaluated: the same "
-        "hardware, with the smallest weights set to 0."
+        "request waits 10 cycles and which rests in 4 of 19; how long a cycle takes is left open. "
+        f"Multipliers by the bits of their operands, and RAM on the chip: {hardware}. Every logit "
+        f"of the validation images simulated ({images}, and one with zeros) equals that of the "
+        "integer network whose accuracy this is (test images: "
+        f"{tested}), in which 16-bit multipliers and shifts stand for ONNX's real scales. Busy: of "
+        "the multipliers of 8x8 bits, in the mean. Read and written: over AXI, weights included; "
+        "KB are 1000 bytes. The zeros are neither fine-tuned nor evaluated: the same hardware, "
+        "with the smallest weights set to 0."
     )
 
 
