@@ -153,13 +153,13 @@ def write_memory(path: Path, content: np.ndarray) -> None:
 
 def counted_resources(source: str) -> Resources:
     """``source``: Verilog as NNgen writes it, each multiplier and each RAM a module used once."""
+    operands, rams = OPERANDS.findall(source), RAM.findall(source)
+    for name, found in ((r"(?:madd|multiplier)_core_", operands), ("ram_w", rams)):
+        modules = len(re.findall(f"^module {name}", source, re.MULTILINE))
+        assert len(found) == modules > 0, f"{len(found)} of {modules} modules {name} are understood"
     multipliers: dict[str, int] = {}
-    for a, b in OPERANDS.findall(source):
-        kind = f"{a}x{b}"
-        multipliers[kind] = multipliers.get(kind, 0) + 1
-    rams = RAM.findall(source)
-    assert multipliers, "NNgen's Verilog has a module for each multiplier"
-    assert rams, "NNgen's Verilog has a module for each RAM"
+    for a, b in operands:
+        multipliers[f"{a}x{b}"] = multipliers.get(f"{a}x{b}", 0) + 1
     return Resources(
         multipliers=dict(sorted(multipliers.items())),
         ram_bits=sum(int(width) * int(length) for width, length in rams),
