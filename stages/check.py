@@ -11,8 +11,10 @@ Raises  InputError naming the first key that is unknown, missing or out of range
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from stages.benchmark import BenchmarkParams
+from stages.common.accelerator import AcceleratorParams
 from stages.common.cli import InputError, run
 from stages.common.data import DataParams
 from stages.common.energy import EnergyParams
@@ -50,6 +52,7 @@ SECTIONS = {
     "controls": ControlsParams,
     "energy": EnergyParams,
     "mac_area": MacAreaParams,
+    "accelerator": AcceleratorParams,
     "hardware": HardwareParams,
     "verdict": VerdictParams,
     "studies": StudiesParams,
@@ -64,7 +67,7 @@ def check(content: dict, path: str | Path) -> None:
         section: parse_section(cls, content, section=section, path=path)
         for section, cls in SECTIONS.items()
     }
-    check_counts(params["data"], params["export"], params["quantize"], params["tflite"], path)
+    check_counts(params, path)
     refuse_zeros_for_time(params["prune"])
     check_studies(params["studies"], content, path)
 
@@ -81,14 +84,11 @@ def check_studies(studies: StudiesParams, content: dict, path: str | Path) -> No
                 parse_section(SECTIONS[section], changed, section=section, path=where)
 
 
-def check_counts(
-    data: DataParams,
-    export: ExportParams,
-    quantize: QuantizeParams,
-    tflite: TFLiteParams,
-    path: str | Path,
-) -> None:
-    """No stage may want more images than there are for it."""
+def check_counts(params: dict[str, Any], path: str | Path) -> None:
+    """No stage may want more images than there are for it; ``params`` by section."""
+    data, export, quantize, tflite, accelerator = (
+        params[name] for name in ("data", "export", "quantize", "tflite", "accelerator")
+    )
     for key, wanted, limit, why in (
         (
             "data.train_images",
@@ -117,6 +117,12 @@ def check_counts(
         (
             "tflite.check_images",
             tflite.check_images,
+            data.validation_images,
+            "data.validation_images",
+        ),
+        (
+            "accelerator.images",
+            accelerator.images,
             data.validation_images,
             "data.validation_images",
         ),

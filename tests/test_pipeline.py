@@ -35,6 +35,9 @@ def test_a_second_run_does_nothing_and_the_status_is_clean(repository):
     named = [line for line in repository.dvc("status").splitlines() if not line.startswith("\t")]
     assert set(named) == {
         "stages/pipelines/controls/dvc.yaml:controls:",
+        "stages/pipelines/hardware/dvc.yaml:accelerator@base:",
+        "stages/pipelines/hardware/dvc.yaml:accelerator@pruned:",
+        "stages/pipelines/hardware/dvc.yaml:accelerator_table:",
         "stages/pipelines/hardware/dvc.yaml:energy:",
         "stages/pipelines/hardware/dvc.yaml:mac_area:",
     }
