@@ -9,7 +9,7 @@ from stages import hardware
 from stages.common.claims import CHANNELS, Claim, Evidence, claims_of, in_words
 from stages.common.cli import InputError
 from stages.common.hardware_figures import HardwareParams, Sources, collect, nearest_zeros
-from stages.common.quantities import ASIC, CPU, NPU, PLATFORMS, VARIANTS, Quantity
+from stages.common.quantities import ASIC, CPU, FPGA, NPU, PLATFORMS, VARIANTS, Quantity
 from tests.pipelines import ROOT
 
 SLOW, FAST = "ethos-u55-256 Some_System Shared_Sram", "ethos-u55-256 Some_System Sram_Only"
@@ -34,6 +34,10 @@ def variant_summary(ratio: float, size: int) -> dict:
 
 def engine(total: float) -> dict:
     return {memory: {"total_uj_low": total} for memory in ("streamed", "resident")}
+
+
+def design(**figures: int) -> dict:
+    return {"design": {"reuse_factor": 9}, "reuse_factors": {"1": {}, "9": figures}}
 
 
 def sources(folder: Path) -> Sources:
@@ -74,6 +78,8 @@ def sources(folder: Path) -> Sources:
         "energy.json": energy,
         "accelerator/base.json": {"cycles": 8000, "cycles_with_zeros": 8000},
         "accelerator/pruned.json": {"cycles": 2400, "cycles_with_zeros": 2400},
+        "hls/base.json": design(multipliers=90, weight_bits=16000),
+        "hls/pruned.json": design(multipliers=30, weight_bits=4000),
     }
     for name, content in contents.items():
         path = folder / "metrics" / name
@@ -100,6 +106,13 @@ def test_every_hardware_has_time_or_energy_and_every_figure_is_a_multiple_of_bas
     assert cycles.ratio("unstructured_int8") == pytest.approx(1 / 2)
 
 
+def test_a_pipeline_of_all_layers_is_compared_at_one_reuse_factor(tmp_path):
+    quantities, _ = collect(sources(tmp_path), PARAMS)
+    multipliers = named(quantities, FPGA, "multipliers of a pipeline of all layers")
+    assert multipliers.values == {"base_int8": 90, "pruned_int8": 30}
+    assert named(quantities, FPGA, "weights on the chip").values["base_int8"] == 2  # KB
+
+
 def test_area_for_equal_speed_counts_what_an_engine_multiplies(tmp_path):
     quantities, _ = collect(sources(tmp_path), PARAMS)
     dense = named(quantities, ASIC, "area for equal speed")
@@ -123,7 +136,9 @@ def test_a_sweep_without_zeros_says_what_to_run():
         nearest_zeros(rows, 3)
 
 
-@pytest.mark.parametrize("file", ["summary.json", "npu.json", "accelerator/pruned.json"])
+@pytest.mark.parametrize(
+    "file", ["summary.json", "npu.json", "accelerator/pruned.json", "hls/base.json"]
+)
 def test_a_missing_file_is_named_with_the_command_that_makes_it(tmp_path, file):
     found = sources(tmp_path)
     (found.folder / file).unlink()

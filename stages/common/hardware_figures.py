@@ -134,9 +134,12 @@ def on_npu(sources: Sources, params: HardwareParams) -> tuple[list[Quantity], st
 
 def on_fpga(sources: Sources) -> tuple[list[Quantity], str]:
     area, area_path = sources.metrics("mac_area.json", HARDWARE)
-    runs = {
-        name: sources.metrics(f"accelerator/{name}.json", HARDWARE) for name in ("base", "pruned")
-    }
+    runs, designs = (
+        {name: sources.metrics(f"{stage}/{name}.json", HARDWARE) for name in ("base", "pruned")}
+        for stage in ("accelerator", "hls")
+    )
+    block, path = designs["base"]
+    reuse = f"{figure(block, 'design', 'reuse_factor', where=path):.0f}"
     luts = {
         name: figure(area, form, "xilinx7_without_dsps", "luts", where=area_path)
         for name, form in per_precision()
@@ -146,19 +149,30 @@ def on_fpga(sources: Sources) -> tuple[list[Quantity], str]:
         for name, form in per_precision()
     }
 
-    def simulated(key: str, zeros_key: str, unit: float = 1) -> dict[str, float]:
+    def simulated(key: str, zeros_key: str) -> dict[str, float]:
         values = {
-            f"{name}_int8": figure(block, key, where=path) / unit
-            for name, (block, path) in runs.items()
+            f"{name}_int8": figure(block, key, where=path) for name, (block, path) in runs.items()
         }
-        return values | {
-            "unstructured_int8": figure(runs["base"][0], zeros_key, where=runs["base"][1]) / unit
+        block, path = runs["base"]
+        return values | {"unstructured_int8": figure(block, zeros_key, where=path)}
+
+    def designed(key: str, unit: float = 1) -> dict[str, float]:
+        return {
+            f"{name}_int8": figure(block, "reuse_factors", reuse, key, where=path) / unit
+            for name, (block, path) in designs.items()
         }
 
     quantities = [
         Quantity(
-            FPGA, "time", "cycles of the accelerator", "cycles", "simulated",
+            FPGA, "time", "cycles of one engine for all layers", "cycles", "simulated",
             simulated("cycles", "cycles_with_zeros"),
+        ),
+        Quantity(
+            FPGA, "multipliers", "multipliers of a pipeline of all layers", "multipliers",
+            "counted", designed("multipliers"),
+        ),
+        Quantity(
+            FPGA, "memory", "weights on the chip", "KB", "counted", designed("weight_bits", 8000)
         ),
         Quantity(
             FPGA, "arithmetic", "LUTs of one multiply-accumulate", "LUTs", "synthesized", luts
@@ -167,7 +181,12 @@ def on_fpga(sources: Sources) -> tuple[list[Quantity], str]:
             FPGA, "arithmetic", "DSP blocks of one multiply-accumulate", "DSPs", "synthesized", dsps
         ),
     ]  # fmt: skip
-    return quantities, ""
+    note = (
+        "FPGA: INT8 stands for 8 bits; the engine is NNgen's, the pipeline hls4ml's, whose every "
+        f"multiplier is used {reuse} times a position at the most, in both networks at the same "
+        "speed."
+    )
+    return quantities, note
 
 
 def per_precision() -> list[tuple[str, str]]:
