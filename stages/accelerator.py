@@ -2,7 +2,7 @@
 
 NNgen generates it, Verilator simulates it, with its memory. Nothing is reported of an accelerator
 that computes wrong: on every simulated image its logits must be those of the integer network
-(stages/common/fixed_point.py), bit by bit. That network's accuracy is measured on all test images,
+(stages/common/integer_arithmetic.py), bit by bit. That network's accuracy is measured on all test images,
 beside ONNX Runtime's. A control runs the same hardware with most weights set to 0.
 
 Reads   an INT8 ONNX file, validation images (simulated), the test images (accuracy)
@@ -27,7 +27,7 @@ from stages.common.chain import Chain, read_chain
 from stages.common.cli import run
 from stages.common.data import DataParams, Images, load_test_images, load_training_images
 from stages.common.files import write_json
-from stages.common.fixed_point import IntegerNetwork, integer_logits, integer_network
+from stages.common.integer_arithmetic import IntegerNetwork, integer_logits, integer_network
 from stages.common.params import load_params
 from stages.common.runtime import BATCH_SIZE, OnnxRuntimeSession, predict
 from stages.common.thinning import smallest

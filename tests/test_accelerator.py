@@ -14,7 +14,7 @@ import pytest
 
 from stages import accelerator, accelerator_table
 from stages.common import accelerator as hardware
-from stages.common import fixed_point, verilator
+from stages.common import integer_arithmetic, verilator
 from stages.common.accelerator import Accelerator, AcceleratorParams, refuse_without_nngen
 from stages.common.accelerator_bench import (
     Resources,
@@ -26,7 +26,7 @@ from stages.common.accelerator_bench import (
 )
 from stages.common.chain import read_chain
 from stages.common.cli import InputError
-from stages.common.fixed_point import (
+from stages.common.integer_arithmetic import (
     IntegerLayer,
     IntegerNetwork,
     convolved,
@@ -143,7 +143,7 @@ def test_sums_beyond_float32_are_exact(monkeypatch):
     wide = layer(3, (2, 600), size=4, seed=5)
     wide = replace(wide, weight=np.full_like(wide.weight, 127), multiplier=np.ones(2, np.int16))
     wide = replace(wide, shift=17)
-    assert fixed_point.largest_sums(wide.weight, wide.bias).min() > 2**24
+    assert integer_arithmetic.largest_sums(wide.weight, wide.bias).min() > 2**24
     x = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 600)).astype(np.uint8)
     expected = np.pad(x.astype(np.int64), ((0, 0), (1, 1), (1, 1), (0, 0))).sum(axis=3) * 127
     sums = sum(expected[:, i : i + 4, j : j + 4] for i in range(3) for j in range(3))

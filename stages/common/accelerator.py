@@ -6,7 +6,7 @@ in a memory behind an AXI bus, from which NNgen's control reads what a layer nee
 chip.
 
 NNgen's own software model (``ng.eval``) clips as if all activations were signed, so what a
-simulation is held to is ``fixed_point``, whose logits it must give bit by bit.
+simulation is held to is ``integer_arithmetic``, whose logits it must give bit by bit.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from stages.common.cli import InputError
-from stages.common.fixed_point import IntegerLayer, IntegerNetwork
+from stages.common.integer_arithmetic import IntegerLayer, IntegerNetwork
 from stages.common.params import rule, whole
 
 ALIGNMENT = 64  # bytes, of what NNgen places in the memory

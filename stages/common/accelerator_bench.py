@@ -12,7 +12,7 @@ import numpy as np
 
 from stages.common.accelerator import Accelerator, AcceleratorParams
 from stages.common.cli import InputError
-from stages.common.fixed_point import IntegerNetwork
+from stages.common.integer_arithmetic import IntegerNetwork
 from stages.common.verilator import called, compiled
 
 CLOCK_PERIOD = 10  # steps of simulated time, of veriloggen's clock
