@@ -2,8 +2,8 @@
 
 NNgen generates it, Verilator simulates it, with its memory. Nothing is reported of an accelerator
 that computes wrong: on every simulated image its logits must be those of the integer network
-(stages/common/integer_arithmetic.py), bit by bit. That network's accuracy is measured on all test images,
-beside ONNX Runtime's. A control runs the same hardware with most weights set to 0.
+(stages/common/integer_arithmetic.py), bit by bit. That network's accuracy is measured on all test
+images, beside ONNX Runtime's. A control runs the same hardware with most weights set to 0.
 
 Reads   an INT8 ONNX file, validation images (simulated), the test images (accuracy)
 Writes  a JSON of cycles, what the hardware has, and accuracy
