@@ -192,24 +192,20 @@ def lines_of(table: list[list[str]]) -> str:
 
 
 def verdict(metrics: dict[str, dict], params: EnergyCheckParams) -> str:
-    ratios = {
-        chip: [
-            f"{100 * (part[chip]['total_pj'] / whole[chip]['total_pj']):.0f} %"
-            for whole, part in [[metrics[name]["totals"] for name in VARIANTS]]
-        ][0]
-        for chip in ("estimate", "buffers")
-    }
+    base, pruned = (metrics[name]["totals"] for name in VARIANTS)
+    left = {chip: f"{100 * pruned[chip]['total_pj'] / base[chip]['total_pj']:.0f} %"
+            for chip in ("estimate", "buffers")}  # fmt: skip
     more = [
-        f"{block['totals']['buffers']['total_pj'] / block['totals']['estimate']['total_pj']:.2f}"
-        for block in metrics.values()
+        f"{totals['buffers']['total_pj'] / totals['estimate']['total_pj']:.2f}"
+        for totals in (base, pruned)
     ]
     return (
         "With registers for everything, ZigZag counts what the estimate counts in every layer: the "
         "same multiply-accumulates, and the same bytes read and written in SRAM and DRAM. So the "
-        "estimate is what a chip spends at least. On an array of "
+        "estimate is what these memories spend at least. On an array of "
         f"{params.rows} x {params.columns} with buffers of {params.buffer} the same energies give "
-        f"{' and '.join(more)} times as much ({' and '.join(metrics)}); of the base's energy the "
-        f"pruned network takes {ratios['estimate']} by the estimate and {ratios['buffers']} there."
+        f"{' and '.join(more)} times as much ({' and '.join(VARIANTS)}); of the base's energy the "
+        f"pruned network takes {left['estimate']} by the estimate and {left['buffers']} there."
     )
 
 
