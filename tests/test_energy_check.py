@@ -6,6 +6,7 @@ What runs ZigZag is skipped where its environment (build/zigzag, make hardware) 
 import dataclasses
 import json
 import re
+import sys
 from pathlib import Path
 
 import onnx
@@ -16,6 +17,7 @@ from stages import energy_check
 from stages.common.chain import read_chain
 from stages.common.cli import InputError
 from stages.common.energy import SRAM_BYTES, EnergyParams, estimates
+from stages.common.energy_check_table import LEVELS, buffers_pj
 from stages.common.traffic import Operator, work_of
 from stages.common.zigzag import (
     CHIPS,
@@ -28,7 +30,7 @@ from stages.common.zigzag import (
     spent,
     workload,
 )
-from stages.energy_check import COUNTS, LEVELS, by_level, estimated, refuse_other_counts
+from stages.energy_check import COUNTS, by_level, estimated, refuse_other_counts
 from tests.pipelines import ROOT
 from tests.test_energy import PARAMS as ENERGY
 from tests.test_energy import fp32_model, int8_model
@@ -73,7 +75,8 @@ def square_layer(channels: int) -> Layer:
 
 
 def as_counted(found: tuple[Layer, ...], times: int = 1) -> dict[str, dict]:
-    """As if ZigZag had counted what the estimate counts, SRAM and DRAM several times."""
+    """As if ZigZag had counted what the estimate counts, SRAM and DRAM several times, and then
+    50 pJ more for each layer in a buffer."""
     result = {}
     for layer in found:
         ours = estimated(layer, ENERGY)
@@ -82,6 +85,7 @@ def as_counted(found: tuple[Layer, ...], times: int = 1) -> dict[str, dict]:
             "arithmetic_pj": ours["arithmetic_pj"],
             "memories": {
                 "input_registers": {"I": {"energy_pj": 0.0, "reads": 9, "writes": 9}},
+                "output_buffer": {"O": {"energy_pj": 50.0 * (times - 1), "reads": 9, "writes": 9}},
                 "sram": {
                     "I": {
                         "energy_pj": times * ours["sram_pj"],
@@ -103,7 +107,7 @@ def as_counted(found: tuple[Layer, ...], times: int = 1) -> dict[str, dict]:
                 },
             },
         }
-    return result
+    return {"version": "1.2.3", "layers": result}
 
 
 def test_layers_are_those_of_the_file_and_pooling_lies_between_them(tmp_path):
@@ -169,7 +173,7 @@ def test_a_layer_that_the_activation_memory_may_not_hold_is_refused(tmp_path, mo
 def test_a_count_that_differs_is_named(tmp_path):
     found = layers(tmp_path)
     ours = {layer.name: estimated(layer, ENERGY) for layer in found}
-    same = {name: by_level(layer) for name, layer in as_counted(found).items()}
+    same = {name: by_level(layer) for name, layer in as_counted(found)["layers"].items()}
     refuse_other_counts(ours, same)
     for key in COUNTS:
         other = {name: dict(layer) for name, layer in same.items()}
@@ -209,7 +213,8 @@ def test_the_table_compares_by_memory_and_by_layer(tmp_path, monkeypatch):
     ours, twice = (block["totals"][chip] for chip in ("estimate", "buffers"))
     assert block["totals"]["free_registers"] == ours
     assert twice["sram_pj"] == 2 * ours["sram_pj"]
-    assert twice["total_pj"] == ours["arithmetic_pj"] + 2 * (ours["sram_pj"] + ours["dram_pj"])
+    moved = ours["sram_pj"] + ours["dram_pj"]
+    assert twice["total_pj"] == ours["arithmetic_pj"] + 2 * moved + 2 * 50.0
     # What was left out and what was compared are the whole estimate.
     whole = estimates(work_of(int8_model()), ENERGY)["dense"]["streamed"]["total_uj_low"]
     assert ours["total_pj"] + block["estimate_left_out_pj"] == pytest.approx(1e6 * whole)
@@ -223,7 +228,10 @@ def test_the_table_compares_by_memory_and_by_layer(tmp_path, monkeypatch):
     ]
     assert [row[1] for row in rows if row[2] in ("864", "15")] == ["conv 1", "linear 2"]
     assert f"the same energies give {ratio} and {ratio} times as much" in table
+    assert "100 % of what the buffers take are partial sums and results" in table
+    assert "takes 100 % by the estimate and 100 % there" in table  # the same file twice
     assert "4 x 4" in table
+    assert "zigzag-dse 1.2.3" in table
 
 
 def test_without_the_environment_one_line_says_what_to_do(tmp_path, monkeypatch):
@@ -231,6 +239,20 @@ def test_without_the_environment_one_line_says_what_to_do(tmp_path, monkeypatch)
         run_main(tmp_path, monkeypatch, tmp_path / "build" / "python")
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "check.json").exists()
+
+
+def test_a_failure_of_zigzag_is_one_line_with_its_reason():
+    """The project's own interpreter has no ZigZag."""
+    with pytest.raises(InputError, match="'buffers'.*No module named 'zigzag'.*make hardware") as e:
+        spent(Path(sys.executable), DRIVER, (square_layer(4),), "buffers", ENERGY, ARRAY)
+    assert "\n" not in str(e.value)
+
+
+@needs_zigzag
+def test_a_buffer_that_is_too_small_is_named(monkeypatch):
+    monkeypatch.setitem(SRAM_BYTES, "8 KB", 3)
+    with pytest.raises(InputError, match="Memory capacity overflow for mem_op I1"):
+        spent(PYTHON, DRIVER, (square_layer(4),), "buffers", ENERGY, ARRAY)
 
 
 @needs_zigzag
@@ -252,12 +274,13 @@ def test_zigzag_counts_what_the_estimate_counts_and_more_with_a_real_array(tmp_p
 def test_a_layer_that_fills_the_array_costs_what_is_computed_by_hand():
     """Each of 16 weights, 4 inputs and 4 results passes through its buffer once."""
     found = spent(PYTHON, DRIVER, (square_layer(4),), "buffers", ENERGY, ARRAY)
-    levels = by_level(found["linear 1"])
+    levels = by_level(found["layers"]["linear 1"])
     assert levels["macs"] == 16
     assert levels["arithmetic_pj"] == 16 * 3.0
     assert levels["dram_pj"] == 16 * 100.0
     assert levels["sram_pj"] == (4 + 4) * 1.0
-    assert levels["buffers_pj"] == 2 * (16 + 4 + 4) * 1.0  # written and read
+    written_and_read = [levels[f"{name}_buffer_pj"] for name in ("input", "weight", "output")]
+    assert written_and_read == [2 * 4, 2 * 16, 2 * 4]
 
 
 @needs_zigzag
@@ -265,10 +288,12 @@ def test_a_layer_larger_than_the_array_reads_its_inputs_again_and_keeps_its_sums
     """8 to 8 channels on 4 x 4: two rounds of columns read the inputs from their buffer, and each
     column adds up both rounds of rows before it gives its sum away."""
     found = spent(PYTHON, DRIVER, (square_layer(8),), "buffers", ENERGY, ARRAY)
-    levels = by_level(found["linear 1"])
+    levels = by_level(found["layers"]["linear 1"])
     assert levels["dram_pj"] == 64 * 100.0
     assert levels["sram_pj"] == 8 + 8
-    assert levels["buffers_pj"] == 2 * 64 + (8 + 2 * 8) + 2 * 8
+    buffers = [levels[f"{name}_buffer_pj"] for name in ("input", "weight", "output")]
+    assert buffers == [8 + 2 * 8, 2 * 64, 2 * 8]
+    assert buffers_pj(levels) == sum(buffers)
 
 
 def test_the_energies_of_the_committed_params_are_those_of_the_estimate():

@@ -239,8 +239,8 @@ def spent(
     chip: str,
     energy: EnergyParams,
     params: EnergyCheckParams,
-) -> dict[str, dict]:
-    """What ZigZag finds for each layer: see the driver. ``python``: of ZigZag's environment."""
+) -> dict:
+    """What ZigZag finds: see the driver. ``python`` is that of ZigZag's environment."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         for file, content in (
@@ -251,5 +251,16 @@ def spent(
             (folder / f"{file}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
         command = [python, driver, folder, "--loop-factors", str(params.loop_factors)]
         result = subprocess.run(command, capture_output=True, text=True)
-        assert result.returncode == 0, f"ZigZag: {result.stdout[-2000:]}{result.stderr[-2000:]}"
+        if result.returncode != 0:
+            raise InputError(
+                f"ZigZag cannot map the layers to the chip '{chip}' ({reason(result.stderr)}); try "
+                "another array or buffer (params energy_check), or delete "
+                f"{python.parent.parent} and run: make hardware"
+            )
         return json.loads((folder / "result.json").read_text())
+
+
+def reason(stderr: str) -> str:
+    """The error's line, without the traceback before it and what may follow."""
+    lines = [line for line in stderr.splitlines() if line and not line.startswith(" ")]
+    return next((line for line in lines if not line.startswith("Traceback")), "it does not say why")

@@ -3,13 +3,14 @@
 Runs in the environment of stages/pipelines/hardware/zigzag.txt, as a program of its own.
 
 Reads   workload.yaml, accelerator.yaml and mapping.yaml of a folder, in ZigZag's formats
-Writes  result.json there, for every layer: MACs, their energy, and by memory and operand the energy
-        and the accesses, reads and writes
+Writes  result.json there: ZigZag's version, and for every layer MACs, their energy, and by memory
+        and operand the energy and the accesses, reads and writes
 """
 
 import argparse
 import json
 import logging
+from importlib.metadata import version
 from pathlib import Path
 
 from zigzag.cost_model.cost_model import CostModelEvaluation
@@ -81,7 +82,8 @@ def main() -> None:
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     found = {item.layer.name: spent(item) for item in evaluations(args.folder, args.loop_factors)}
-    (args.folder / "result.json").write_text(json.dumps(found))
+    result = {"version": version("zigzag-dse"), "layers": found}
+    (args.folder / "result.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":
