@@ -1,5 +1,7 @@
 """The energy estimate and ZigZag side by side, as Markdown."""
 
+from operator import itemgetter
+
 from stages.common.energy import EnergyParams, sram_pj
 from stages.common.zigzag import BUFFERS, EnergyCheckParams
 
@@ -87,9 +89,9 @@ def lines_of(table: list[list[str]]) -> str:
 
 def verdict(metrics: dict[str, dict], params: EnergyCheckParams) -> str:
     base, pruned = (metrics[name]["totals"] for name in VARIANTS)
-    in_all, on_chip = (
+    in_all, on_chip, sram = (
         " and ".join(f"{of(each['buffers']) / of(each['estimate']):.2f}" for each in (base, pruned))
-        for of in (lambda block: block["total_pj"], without_dram)
+        for of in (itemgetter("total_pj"), without_dram, itemgetter("sram_pj"))
     )
     left = {
         chip: f"{100 * pruned[chip]['total_pj'] / base[chip]['total_pj']:.0f} %"
@@ -102,10 +104,10 @@ def verdict(metrics: dict[str, dict], params: EnergyCheckParams) -> str:
         "estimate is what these memories spend at least. On an array of "
         f"{params.rows} x {params.columns} with buffers of {params.buffer} the same energies give "
         f"{in_all} times as much ({' and '.join(VARIANTS)}), and {on_chip} times of what is not "
-        "DRAM's: every operand passes through its buffer too, partial sums several times. In the "
-        f"pruned network {sums:.0f} % of what the buffers take are partial sums and results. Of "
-        f"the base's energy the pruned network takes {left['estimate']} by the estimate and "
-        f"{left['buffers']} there."
+        "DRAM's: every operand passes through its buffer too, partial sums several times, and SRAM "
+        f"gives and takes {sram} times as much. In the pruned network {sums:.0f} % of what the "
+        "buffers take are partial sums and results. Of the base's energy the pruned network takes "
+        f"{left['estimate']} by the estimate and {left['buffers']} there."
     )
 
 
@@ -116,8 +118,8 @@ def conditions(metrics: dict[str, dict], energy: EnergyParams, params: EnergyChe
     return (
         f"zigzag-dse {metrics[VARIANTS[0]]['zigzag_dse']}, batch 1, the layers with weights; "
         f"energies of the estimate, in pJ of 64 bits: buffers {sram_pj(params.buffer, energy):g}, "
-        f"SRAM of {energy.activation_sram} {sram_pj(energy.activation_sram, energy):g}, DRAM {energy.dram_pj[0]:g}, its lower "
-        "figure, from which all weights come. In the estimate but not here: biases, max pooling, "
+        f"SRAM of {energy.activation_sram} {sram_pj(energy.activation_sram, energy):g}, DRAM "
+        f"{energy.dram_pj[0]:g}, its lower figure, from which all weights come. In the estimate but not here: biases, max pooling, "
         f"and writing the image: {', '.join(left_out)}. A row of the array takes an input channel, "
         "a column makes an output channel; a multiplier keeps 1 weight, a row 1 input, a column "
         f"{params.accumulators} partial sum{'s' if params.accumulators > 1 else ''} of 32 bits, in "
