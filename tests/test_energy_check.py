@@ -296,6 +296,21 @@ def test_a_layer_larger_than_the_array_reads_its_inputs_again_and_keeps_its_sums
     assert buffers_pj(levels) == sum(buffers)
 
 
+@needs_zigzag
+def test_zigzag_reads_partial_sums_that_are_not_there_yet():
+    """What the table says of it: 2x2 filters on one row and column are 4 rounds, each of which
+    writes 4 bytes a position; the first one needs to read none, and is counted."""
+    operator = dataclasses.replace(
+        square_layer(1).operator, macs=4 * 961, weights=4, read_bytes=1024, written_bytes=961
+    )
+    sizes = {"K": 1, "C": 1, "OY": 31, "OX": 31, "FY": 2, "FX": 2}
+    layer = Layer("conv 1", sizes, image=(32, 32), stride=(1, 1), pads=(0, 0), operator=operator)
+    array = dataclasses.replace(ARRAY, rows=1, columns=1)
+    found = spent(PYTHON, DRIVER, (layer,), "no_buffers", ENERGY, array)["layers"]["conv 1"]
+    outputs = found["memories"]["sram"]["O"]
+    assert outputs["reads"] == outputs["writes"] == 4 * 4 * 961
+
+
 def test_the_energies_of_the_committed_params_are_those_of_the_estimate():
     section = yaml.safe_load((ROOT / "params.yaml").read_text())["energy"]
     chip = accelerator("buffers", EnergyParams(**section), ARRAY)

@@ -126,5 +126,6 @@ def conditions(metrics: dict[str, dict], energy: EnergyParams, params: EnergyChe
         f"{params.accumulators} partial sum{'s' if params.accumulators > 1 else ''} of 32 bits, in "
         "registers that cost nothing. The order of the loops is the cheapest that ZigZag finds, "
         f"each layer's loops cut into {params.loop_factors} factors; more of them may find a "
-        "cheaper one. Without buffers, partial sums are in SRAM, 4 bytes each."
+        "cheaper one. Without buffers, partial sums are in SRAM, 4 bytes each. Where they leave "
+        "the array, ZigZag counts one read too many: of the first round, when there are none yet."
     )
