@@ -71,7 +71,15 @@ def square_layer(channels: int) -> Layer:
         written_bytes=channels,
     )
     sizes = {"K": channels, "C": channels, "OY": 1, "OX": 1, "FY": 1, "FX": 1}
-    return Layer("linear 1", sizes, image=(1, 1), stride=(1, 1), pads=(0, 0), operator=operator)
+    return Layer(
+        "linear 1",
+        sizes,
+        image=(1, 1),
+        stride=(1, 1),
+        pads=(0, 0),
+        output_bytes=1,
+        operator=operator,
+    )
 
 
 def as_counted(found: tuple[Layer, ...], times: int = 1) -> dict[str, dict]:
@@ -249,6 +257,20 @@ def test_a_failure_of_zigzag_is_one_line_with_its_reason():
 
 
 @needs_zigzag
+@pytest.mark.parametrize("key", ["macs", "read_bytes", "written_bytes", "weights"])
+def test_an_estimate_that_counts_twice_is_found(key):
+    """Nothing that ZigZag is given comes from what it is to check."""
+    layer = square_layer(4)
+    twice = dataclasses.replace(layer.operator, **{key: 2 * getattr(layer.operator, key)})
+    layer = dataclasses.replace(layer, operator=twice)
+    found = spent(PYTHON, DRIVER, (layer,), "free_registers", ENERGY, ARRAY)["layers"]
+    with pytest.raises(AssertionError, match="linear 1: .* in the estimate"):
+        refuse_other_counts(
+            {"linear 1": estimated(layer, ENERGY)}, {"linear 1": by_level(found["linear 1"])}
+        )
+
+
+@needs_zigzag
 def test_a_buffer_that_is_too_small_is_named(monkeypatch):
     monkeypatch.setitem(SRAM_BYTES, "8 KB", 3)
     with pytest.raises(InputError, match="Memory capacity overflow for mem_op I1"):
@@ -304,7 +326,15 @@ def test_zigzag_reads_partial_sums_that_are_not_there_yet():
         square_layer(1).operator, macs=4 * 961, weights=4, read_bytes=1024, written_bytes=961
     )
     sizes = {"K": 1, "C": 1, "OY": 31, "OX": 31, "FY": 2, "FX": 2}
-    layer = Layer("conv 1", sizes, image=(32, 32), stride=(1, 1), pads=(0, 0), operator=operator)
+    layer = Layer(
+        "conv 1",
+        sizes,
+        image=(32, 32),
+        stride=(1, 1),
+        pads=(0, 0),
+        output_bytes=1,
+        operator=operator,
+    )
     array = dataclasses.replace(ARRAY, rows=1, columns=1)
     found = spent(PYTHON, DRIVER, (layer,), "no_buffers", ENERGY, array)["layers"]["conv 1"]
     outputs = found["memories"]["sram"]["O"]

@@ -56,7 +56,8 @@ class Layer:
     """A convolution, or a linear layer as one of 1x1 over one position.
 
     ``sizes`` of its loops, by ZigZag's names: K output and C input channels, OY x OX positions,
-    FY x FX filter. ``image`` (height, width) of the input; ``operator``: as the estimate counts it.
+    FY x FX filter. ``image`` (height, width) of the input; ``output_bytes`` of an element;
+    ``operator``: as the estimate counts it; ZigZag is given nothing of it.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Layer:
     image: tuple[int, int]
     stride: tuple[int, int]
     pads: tuple[int, int]
+    output_bytes: int
     operator: Operator
 
 
@@ -84,6 +86,7 @@ def layers_of(chain: Chain, work: Work) -> tuple[Layer, ...]:
                     image=shape[1:],
                     stride=layer.stride,
                     pads=((rows - 1) // 2, (columns - 1) // 2) if layer.same else (0, 0),
+                    output_bytes=4 if layer.output is None else 1,  # ONNX leaves logits float32
                     operator=operator,
                 )
             )
@@ -112,7 +115,7 @@ def workload(layers: tuple[Layer, ...]) -> list[dict]:
                 "I": 8,
                 "W": 8,
                 "O": 8 * SUM_BYTES,
-                "O_final": 8 * layer.operator.written_bytes // outputs(layer),
+                "O_final": 8 * layer.output_bytes,
             },
             "operand_source": {"I": max(index - 1, 0), "W": index},
         }
