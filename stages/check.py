@@ -25,6 +25,7 @@ from stages.common.pruning import PruneParams, refuse_zeros_for_time
 from stages.common.studies import StudiesParams, experiments_of
 from stages.common.training import RecipeParams
 from stages.common.verdicts import VerdictParams
+from stages.common.zigzag import EnergyCheckParams
 from stages.controls import ControlsParams
 from stages.evaluate import EvaluateParams
 from stages.export import ExportParams
@@ -51,6 +52,7 @@ SECTIONS = {
     "benchmark": BenchmarkParams,
     "controls": ControlsParams,
     "energy": EnergyParams,
+    "energy_check": EnergyCheckParams,
     "mac_area": MacAreaParams,
     "accelerator": AcceleratorParams,
     "hardware": HardwareParams,

@@ -39,6 +39,7 @@ def test_a_second_run_does_nothing_and_the_status_is_clean(repository):
         "stages/pipelines/hardware/dvc.yaml:accelerator@pruned:",
         "stages/pipelines/hardware/dvc.yaml:accelerator_table:",
         "stages/pipelines/hardware/dvc.yaml:energy:",
+        "stages/pipelines/hardware/dvc.yaml:energy_check:",
         "stages/pipelines/hardware/dvc.yaml:mac_area:",
     }
 

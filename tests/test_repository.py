@@ -64,7 +64,14 @@ def test_every_plot_has_a_title_labels_and_a_template():
         assert {"template", "title", "x", "y", "x_label", "y_label"} <= set(chart)
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-hardware.txt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "requirements.txt",
+        "requirements-hardware.txt",
+        "stages/pipelines/hardware/zigzag.txt",
+    ],
+)
 def test_every_requirement_is_pinned(name):
     lines = (ROOT / name).read_text().splitlines()
     assert all("==" in line for line in lines if line and not line.startswith("#"))
