@@ -25,6 +25,7 @@ from stages.common.verdicts import VerdictParams
 from stages.controls import ControlsParams
 from stages.evaluate import EvaluateParams
 from stages.export import ExportParams
+from stages.hls import HLSParams
 from stages.mac_area import MacAreaParams
 from stages.npu import NPUParams
 from stages.prepare import PrepareParams
@@ -49,6 +50,7 @@ SECTIONS = {
     "controls": ControlsParams,
     "energy": EnergyParams,
     "mac_area": MacAreaParams,
+    "hls": HLSParams,
     "verdict": VerdictParams,
     "studies": StudiesParams,
 }
@@ -62,7 +64,14 @@ def check(content: dict, path: str | Path) -> None:
         section: parse_section(cls, content, section=section, path=path)
         for section, cls in SECTIONS.items()
     }
-    check_counts(params["data"], params["export"], params["quantize"], params["tflite"], path)
+    check_counts(
+        params["data"],
+        params["export"],
+        params["quantize"],
+        params["tflite"],
+        params["hls"],
+        path,
+    )
     refuse_zeros_for_time(params["prune"])
     check_studies(params["studies"], content, path)
 
@@ -84,6 +93,7 @@ def check_counts(
     export: ExportParams,
     quantize: QuantizeParams,
     tflite: TFLiteParams,
+    hls: HLSParams,
     path: str | Path,
 ) -> None:
     """No stage may want more images than there are for it."""
@@ -117,6 +127,12 @@ def check_counts(
             tflite.check_images,
             data.validation_images,
             "data.validation_images",
+        ),
+        (
+            "hls.calibration_images",
+            hls.calibration_images,
+            data.train_images,
+            "data.train_images",
         ),
     ):
         if wanted > limit:
