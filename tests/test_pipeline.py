@@ -36,6 +36,9 @@ def test_a_second_run_does_nothing_and_the_status_is_clean(repository):
     assert set(named) == {
         "stages/pipelines/controls/dvc.yaml:controls:",
         "stages/pipelines/hardware/dvc.yaml:energy:",
+        "stages/pipelines/hardware/dvc.yaml:hls@base:",
+        "stages/pipelines/hardware/dvc.yaml:hls@pruned:",
+        "stages/pipelines/hardware/dvc.yaml:hls_table:",
         "stages/pipelines/hardware/dvc.yaml:mac_area:",
     }
 
