@@ -21,6 +21,7 @@ from stages.common.fixed_point import (
     FixedPoint,
     fixed_chain,
     holding,
+    largest_sum,
     nearest_format,
     real_activations,
     real_logits,
@@ -178,6 +179,16 @@ def test_weights_and_biases_are_what_their_formats_hold():
         "ap_fixed<6,3,AP_RND,AP_SAT>",
         "ap_fixed<6,3,AP_RND,AP_SAT>",
     ]
+
+
+def test_the_bound_of_the_sums_holds_and_is_reached():
+    fixed = small_fixed().layers[0]
+    step = 2.0**-fixed.weight.fraction
+    weight, bias = (
+        np.abs(each.astype(np.float64)) / step for each in (fixed.layer.weight, fixed.layer.bias)
+    )
+    expected = max(weight[each].sum() * 255 + bias[each] for each in range(4))
+    assert largest_sum(fixed, 255, fixed.weight.fraction) == expected < 2**53
 
 
 def test_costs_are_those_of_a_layer_counted_by_hand():

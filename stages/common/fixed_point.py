@@ -17,6 +17,7 @@ from torch.nn import functional
 from stages.common.chain import Chain, Layer
 
 EXACT = 2.0**53  # up to here a float64 holds every integer
+PIXEL = 255
 CANDIDATES = 4  # formats that are tried: the one that holds the largest value, and finer ones
 
 
@@ -90,7 +91,6 @@ class FixedChain:
         for fixed in self.layers:
             values = applied(fixed.layer, values, fixed.weight, fraction)
             fraction += fixed.weight.fraction if fixed.weight else 0
-            assert float(values.abs().max()) < EXACT, "a sum that float64 does not hold"
             if fixed.output:
                 values, fraction = fixed.output.of(values, fraction), fixed.output.fraction
         return values.flatten(1) * 2.0**-fraction
@@ -143,7 +143,7 @@ def fixed_chain(
 
     ``activations``: what every layer puts out for the images that the formats are chosen on.
     """
-    layers, fraction = [], 0
+    layers, fraction, largest = [], 0, PIXEL
     for index, (layer, values) in enumerate(zip(chain.layers, activations, strict=True)):
         if layer.weight is None:
             layers.append(FixedLayer(layer))
@@ -153,7 +153,10 @@ def fixed_chain(
         last = index == len(chain.layers) - 1
         output = None if last else nearest_format(values, width, signed=not layer.relu)
         layers.append(fixed_layer(layer, weight, output, fraction + weight.fraction))
-        fraction = output.fraction if output else 0
+        bound = largest_sum(layers[-1], largest, fraction + weight.fraction)
+        assert bound < EXACT, f"a float64 does not hold sums up to {bound:.3g}"
+        if output:
+            fraction, largest = output.fraction, max(output.highest, -output.lowest)
     return FixedChain(chain.shape, width, tuple(layers))
 
 
@@ -169,6 +172,15 @@ def fixed_layer(
     bias = (integers * 2.0**-fraction).astype(np.float32)
     form = FixedPoint(width, width - fraction, signed=True)
     return FixedLayer(replace(rounded, bias=bias), weight, form, output)
+
+
+def largest_sum(fixed: FixedLayer, largest: int, fraction: int) -> float:
+    """What no partial sum of the layer's integers exceeds, for inputs up to ``largest``."""
+    weight = np.abs(fixed.layer.weight.astype(np.float64)) * 2.0**fixed.weight.fraction
+    sums = weight.reshape(len(weight), -1).sum(axis=1) * largest
+    if fixed.layer.bias is not None:
+        sums += np.abs(fixed.layer.bias.astype(np.float64)) * 2.0**fraction
+    return float(sums.max())
 
 
 def nearest_format(values: torch.Tensor, width: int, signed: bool) -> FixedPoint:

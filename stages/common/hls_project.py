@@ -26,9 +26,8 @@ from stages.common.fixed_point import FixedChain, FixedLayer, FixedPoint
 NAME = "network"  # of the project and of its C++ function
 PIXELS = "ap_ufixed<8,8>"
 OPSET = 18
-UNCERTAIN = "27%"  # of the clock's period, hls4ml's choice for Vitis
 # The header that g++ takes in place of Vitis' own arithmetic keeps the compiler from holding a
-# number in a register while bits are cleared. Without that word it is 4 to 9 times as fast.
+# number in a register while bits are cleared. Without that word it was 3 to 9 times as fast.
 ARITHMETIC = Path("firmware/ap_types/etc/ap_private.h")
 SLOW, FAST = "clearUnusedBits(void) volatile", "clearUnusedBits(void)"
 
@@ -69,7 +68,6 @@ def write_project(chain: FixedChain, target: Target, folder: Path) -> list[int]:
             io_type="io_stream",
             part=target.part,
             clock_period=target.clock_ns,
-            clock_uncertainty=UNCERTAIN,
             hls_config=settings_of(chain, target.reuse_factor),
         )
         model.write()
