@@ -25,7 +25,13 @@ from stages.common.chain import Chain, read_chain
 from stages.common.cli import InputError, run
 from stages.common.data import DataParams, Images, load_test_images, load_training_images
 from stages.common.files import write_json
-from stages.common.fixed_point import FixedChain, fixed_chain, real_activations, real_logits
+from stages.common.fixed_point import (
+    FixedChain,
+    FixedLayer,
+    fixed_chain,
+    real_activations,
+    real_logits,
+)
 from stages.common.hls_cost import cost_of
 from stages.common.hls_project import (
     Target,
@@ -111,12 +117,14 @@ def design(chain: FixedChain, target: Target, folder: Path, images: Images, benc
         "simulated_accuracy": right(found, images),
         "logits": found.size,
         "logits_differing": differing,
-        "formats": [
-            {"weight": str(fixed.weight), "bias": str(fixed.bias), "output": str(fixed.output)}
-            for fixed in chain.layers
-            if fixed.weight is not None
-        ],
+        "formats": [formats_of(fixed) for fixed in chain.layers if fixed.weight is not None],
     }
+
+
+def formats_of(fixed: FixedLayer) -> dict[str, str]:
+    """Of what the layer has; the sums of the last one are kept in full, and so its output."""
+    forms = {"weight": fixed.weight, "bias": fixed.bias, "output": fixed.output}
+    return {name: str(form) for name, form in forms.items() if form is not None}
 
 
 def parse_args() -> argparse.Namespace:

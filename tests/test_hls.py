@@ -349,6 +349,7 @@ def test_main_and_the_table_report_every_width_and_reuse_factor(
     assert design["simulated_images"] == 12
     assert design["width"] in (8, 12)
     assert len(design["formats"]) == 8
+    assert list(design["formats"][-1]) == ["weight"]  # no bias, and full sums as logits
 
     words = ["hls_table", "--metrics", str(metrics), "--table", str(tmp_path / "hls.md")]
     monkeypatch.setattr("sys.argv", [*words, "--network", "base", "--network", "pruned"])
