@@ -29,6 +29,7 @@ from stages.common.zigzag import EnergyCheckParams
 from stages.controls import ControlsParams
 from stages.evaluate import EvaluateParams
 from stages.export import ExportParams
+from stages.hls import HLSParams
 from stages.mac_area import MacAreaParams
 from stages.npu import NPUParams
 from stages.prepare import PrepareParams
@@ -54,6 +55,7 @@ SECTIONS = {
     "energy": EnergyParams,
     "energy_check": EnergyCheckParams,
     "mac_area": MacAreaParams,
+    "hls": HLSParams,
     "accelerator": AcceleratorParams,
     "hardware": HardwareParams,
     "verdict": VerdictParams,
@@ -88,8 +90,8 @@ def check_studies(studies: StudiesParams, content: dict, path: str | Path) -> No
 
 def check_counts(params: dict[str, Any], path: str | Path) -> None:
     """No stage may want more images than there are for it; ``params`` by section."""
-    data, export, quantize, tflite, accelerator = (
-        params[name] for name in ("data", "export", "quantize", "tflite", "accelerator")
+    data, export, quantize, tflite, hls, accelerator = (
+        params[name] for name in ("data", "export", "quantize", "tflite", "hls", "accelerator")
     )
     for key, wanted, limit, why in (
         (
@@ -127,6 +129,12 @@ def check_counts(params: dict[str, Any], path: str | Path) -> None:
             accelerator.images,
             data.validation_images,
             "data.validation_images",
+        ),
+        (
+            "hls.calibration_images",
+            hls.calibration_images,
+            data.train_images,
+            "data.train_images",
         ),
     ):
         if wanted > limit:

@@ -42,6 +42,8 @@ def test_the_committed_params_are_accepted(content):
         ("export.check_images", 2_501, "export.check_images is 2501; allowed: at most 2500"),
         ("tflite.check_images", 2_501, "tflite.check_images is 2501; allowed: at most 2500"),
         ("tflite.calibration_images", 49_000, "allowed: at most 47500"),
+        ("hls.calibration_images", 49_000, "allowed: at most 47500"),
+        ("hls.widths", [8, 6], "hls.widths is [8, 6]; allowed: a list of whole numbers in [2, 16]"),
         ("npu.targets", [], "npu.targets is []; allowed: a list of one or more 'ACCELERATOR"),
         ("npu.targets", ["ethos-u55-256 Ethos_U65_High_End Shared_Sram"], "such as 'ethos-u55"),
         ("npu.targets", ["ethos-u55-256 Ethos_U55_High_End_Embedded"], "SYSTEM_CONFIG"),

@@ -40,6 +40,10 @@ def test_a_second_run_does_nothing_and_the_status_is_clean(repository):
         "stages/pipelines/hardware/dvc.yaml:accelerator_table:",
         "stages/pipelines/hardware/dvc.yaml:energy:",
         "stages/pipelines/hardware/dvc.yaml:energy_check:",
+        "stages/pipelines/hardware/dvc.yaml:hardware:",
+        "stages/pipelines/hardware/dvc.yaml:hls@base:",
+        "stages/pipelines/hardware/dvc.yaml:hls@pruned:",
+        "stages/pipelines/hardware/dvc.yaml:hls_table:",
         "stages/pipelines/hardware/dvc.yaml:mac_area:",
     }
 
