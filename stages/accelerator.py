@@ -6,7 +6,7 @@ that computes wrong: on every simulated image its logits must be those of the in
 images, beside ONNX Runtime's. A control runs the same hardware with most weights set to 0.
 
 Reads   an INT8 ONNX file, validation images (simulated), the test images (accuracy)
-Writes  a JSON of cycles, what the hardware has, and accuracy
+Writes  a JSON of cycles, what the hardware has, and accuracy; the accelerator's Verilog
 Params  data.*, accelerator.*  (see DataParams, AcceleratorParams)
 Raises  InputError when NNgen or Verilator is missing, for a network that no such accelerator can
         be made of, and when the simulation takes more than accelerator.max_cycles
@@ -26,7 +26,7 @@ from stages.common.accuracy import accuracy
 from stages.common.chain import Chain, read_chain
 from stages.common.cli import run
 from stages.common.data import DataParams, Images, load_test_images, load_training_images
-from stages.common.files import write_json
+from stages.common.files import write_json, write_text
 from stages.common.integer_arithmetic import IntegerNetwork, integer_logits, integer_network
 from stages.common.params import load_params
 from stages.common.runtime import BATCH_SIZE, OnnxRuntimeSession, predict
@@ -73,7 +73,8 @@ def checked_run(simulator: Simulator, network: IntegerNetwork, pixels: np.ndarra
     return found
 
 
-def simulated(chain: Chain, images: Images, params: AcceleratorParams) -> dict:
+def simulated(chain: Chain, images: Images, params: AcceleratorParams, verilog: Path) -> dict:
+    """Figures of the simulation; the accelerator goes to the file ``verilog``."""
     network = integer_network(chain)
     zeros = with_weights(network, integer_network(with_zeros(chain, params.zero_percent)))
     with TemporaryDirectory() as folder:
@@ -81,6 +82,7 @@ def simulated(chain: Chain, images: Images, params: AcceleratorParams) -> dict:
         runs = [checked_run(simulator, network, pixels) for pixels in images.pixels]
         control = checked_run(simulator, zeros, images.pixels[0])
     assert len({run.cycles for run in runs}) == 1, "the cycles depend on the image"
+    write_text(verilog, simulator.verilog)
     first, resources = runs[0], simulator.resources
     at_once = resources.multipliers["8x8"]
     return {
@@ -125,6 +127,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10")
     parser.add_argument("--onnx", type=Path, required=True, help="INT8 model")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON to write")
+    parser.add_argument("--verilog", type=Path, required=True, help="Verilog to write")
     return parser.parse_args()
 
 
@@ -136,7 +139,7 @@ def main() -> None:
     refuse_without_verilator()
     chain = read_chain(args.onnx)
     _, validation = load_training_images(args.data, data_params)
-    metrics = simulated(chain, validation[: params.images], params)
+    metrics = simulated(chain, validation[: params.images], params, args.verilog)
     metrics |= evaluated(chain, args.onnx, load_test_images(args.data))
     write_json(args.metrics, metrics)
     print(

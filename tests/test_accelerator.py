@@ -253,6 +253,8 @@ def test_wrong_params_are_refused(changes, said):
 class PerfectSimulator:
     """Gives what the integer network gives, and the cycles it is told."""
 
+    verilog = "module accelerator"
+
     def __init__(self, wrong: int = 0):
         self.wrong = wrong
         self.resources = Resources({"32x16": 2, "8x8": 18}, ram_bits=4096)
@@ -278,6 +280,7 @@ def run_main(
         data=data,
         onnx=write_models(folder)[1],
         metrics=metrics,
+        verilog=folder / "accelerator" / "base.v",
     )
     return metrics
 
@@ -306,7 +309,7 @@ def test_main_writes_cycles_and_accuracy_and_the_table_shows_them(
 def test_nothing_is_reported_of_hardware_that_computes_wrong(tmp_path, data_directory, monkeypatch):
     with pytest.raises(AssertionError, match="the accelerator's logits are"):
         run_main(tmp_path, data_directory, PerfectSimulator(wrong=1), monkeypatch)
-    assert not (tmp_path / "accelerator" / "base.json").exists()
+    assert not (tmp_path / "accelerator").exists()
 
 
 def test_a_table_without_its_figures_is_one_clear_error(tmp_path, monkeypatch):
@@ -322,6 +325,7 @@ def simulator(tmp_path_factory) -> Simulator:
 
 @needs_tools
 def test_the_verilog_gives_the_integers_in_cycles_that_depend_on_nothing(simulator):
+    assert "module accelerator\n" in simulator.verilog
     runs = [accelerator.checked_run(simulator, NETWORK, pixels) for pixels in PIXELS]
     thin = [
         each if each.weight is None else replace(each, weight=each.weight // 100)

@@ -56,6 +56,11 @@ class Simulator:
         self.resources = counted_resources(verilog.read_text())
         self._program = compiled(folder, verilog, harness)
 
+    @property
+    def verilog(self) -> str:
+        """The accelerator without its test bench; its top module is "accelerator"."""
+        return self.accelerator.module.to_verilog()
+
     def run(self, network: IntegerNetwork, pixels: np.ndarray) -> Run:
         """One image (3, H, W) uint8 through a network of the accelerator's shape."""
         write_memory(self._folder / MEMORY_FILE, self.accelerator.memory(network, pixels))
