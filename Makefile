@@ -8,7 +8,7 @@
 # make speed   measure what each choice of the training loop brings
 # make profile NAME=epyc: measure this machine for pruning to milliseconds (targets/NAME.json), and check it
 # make controls  train what else pruning's budget buys, and compare (a DVC stage: cached)
-# make hardware  energy and area on a chip of one's own, estimated (DVC stages: cached)
+# make hardware  what an FPGA and an ASIC make of the networks, and all hardware on one page (cached)
 # make report  BASE=main: write build/report.md: what this working tree changes since it left main
 # make hooks   check style at every commit, keep models in step with git checkout (pre-commit)
 # make colab   let the README's link and colab.ipynb point to this clone's GitHub remote
