@@ -34,6 +34,8 @@ NETWORK, NETWORK_INT8 = "pruned", "pruned_int8"
 SOURCES = ("stages", "params.yaml", "dvc.yaml", "dvc.lock")
 PREDICTED = "predicted_latency_ms"  # by the device's profile, where pruning counts milliseconds
 AMOUNT, METHOD, SEED = "prune.amount", "prune.method", "prune.seed"
+NO_WORKER = "0 active, 0 idle"  # in what 'dvc queue status' says
+POLL_SECONDS = 60  # seldom, because experiments are timed
 Row = dict[str, str]
 
 
@@ -94,13 +96,38 @@ def run_all(experiments: list[Experiment]) -> None:
         if f" {each.name} " in queued:  # left by a run that was stopped
             dvc("queue", "remove", each.name)
         dvc("exp", "run", RESULTS_STAGE, "--queue", "--name", each.name, *each.settings())
-    subprocess.run([sys.executable, "-m", "dvc", "exp", "run", "--run-all"], check=False)
+    for _ in missing:
+        worked_to_the_end = follow_queue()
+        if worked_to_the_end or all(revision(each.name) for each in missing):
+            break
+        print("DVC's queue stopped before its end; starting it again", flush=True)
     failed = [each.name for each in missing if revision(each.name) is None]
     if failed:
         raise InputError(
             f"experiments without a result: {', '.join(failed)}; 'dvc queue logs {failed[0]}' says "
             "why; mend it and give the same command again: what is done is kept"
         )
+
+
+def follow_queue() -> bool:
+    """Run what is queued, showing its output; False when the worker ended before the queue did.
+
+    Celery's worker dies when it reads a task's file that is just being written (seen on a busy
+    machine), and DVC's client then waits for ever.
+    """
+    client = subprocess.Popen([sys.executable, "-m", "dvc", "exp", "run", "--run-all"])
+    polls_without_worker = 0
+    while client.poll() is None:
+        try:
+            client.wait(POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            has_worker = NO_WORKER not in dvc("queue", "status")
+            polls_without_worker = 0 if has_worker else polls_without_worker + 1
+            if polls_without_worker == 2:  # once could be between two of them
+                client.terminate()
+                client.wait()
+                return False
+    return True
 
 
 def results(experiment: Experiment) -> list[Row]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import subprocess
 
 import pytest
 import yaml
@@ -127,3 +128,55 @@ def test_a_study_of_values_that_are_not_allowed_is_refused():
     content["studies"]["sweep"]["prune"] = {"amont": [0.5]}
     with pytest.raises(InputError, match=r"prune.amont is unknown; did you mean prune.amount"):
         check.check(content, "params.yaml")
+
+
+class Client:
+    """Stands for 'dvc exp run --run-all': ends after some polls, or when it is told to."""
+
+    def __init__(self, polls: int):
+        self.polls = polls
+        self.terminated = False
+
+    def poll(self) -> int | None:
+        return 0 if self.terminated or self.polls == 0 else None
+
+    def wait(self, timeout: float | None = None) -> int:
+        if timeout is not None and self.polls > 0:
+            self.polls -= 1
+            raise subprocess.TimeoutExpired("dvc", timeout)
+        return 0
+
+    def terminate(self) -> None:
+        self.terminated = True
+
+
+@pytest.mark.parametrize(
+    ("statuses", "ends"),
+    [
+        (["1 active, 0 idle"] * 4, True),
+        (["1 active, 0 idle", "0 active, 0 idle", "1 active, 0 idle", "0 active, 0 idle"], True),
+        (["1 active, 0 idle", "0 active, 0 idle", "0 active, 0 idle"], False),
+    ],
+)
+def test_a_queue_whose_worker_died_is_not_waited_for(monkeypatch, statuses, ends):
+    client, said = Client(polls=4), iter(statuses)
+    monkeypatch.setattr(study.subprocess, "Popen", lambda _: client)
+    monkeypatch.setattr(study, "dvc", lambda *_: f"Worker status: {next(said)}")
+    assert study.follow_queue() is ends
+    assert client.terminated is not ends
+
+
+def test_a_queue_that_stopped_is_started_again_for_what_is_left(monkeypatch):
+    done, calls = {}, []
+    experiments = experiments_of("seeds", SEEDS)
+
+    def follow_queue() -> bool:
+        calls.append(len(done))
+        done[experiments[len(done)].name] = "commit"
+        return False
+
+    monkeypatch.setattr(study, "follow_queue", follow_queue)
+    monkeypatch.setattr(study, "revision", lambda name: done.get(name))
+    monkeypatch.setattr(study, "dvc", lambda *_: "")
+    study.run_all(experiments)
+    assert calls == [0, 1, 2]
