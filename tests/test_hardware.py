@@ -36,6 +36,10 @@ def engine(total: float) -> dict:
     return {memory: {"total_uj_low": total} for memory in ("streamed", "resident")}
 
 
+def engine_run(cycles: int, read_bytes: int) -> dict:
+    return {"cycles": cycles, "cycles_with_zeros": cycles, "read_bytes": read_bytes}
+
+
 def design(**figures: int) -> dict:
     return {"design": {"reuse_factor": 9}, "reuse_factors": {"1": {}, "9": figures}}
 
@@ -76,10 +80,10 @@ def sources(folder: Path) -> Sources:
         "npu.json": npu,
         "mac_area.json": area,
         "energy.json": energy,
-        "accelerator/base.json": {"cycles": 8000, "cycles_with_zeros": 8000},
-        "accelerator/pruned.json": {"cycles": 2400, "cycles_with_zeros": 2400},
-        "hls/base.json": design(multipliers=90, weight_bits=16000),
-        "hls/pruned.json": design(multipliers=30, weight_bits=4000),
+        "accelerator/base.json": engine_run(cycles=8000, read_bytes=6000),
+        "accelerator/pruned.json": engine_run(cycles=2400, read_bytes=2000),
+        "hls/base.json": design(multipliers=90),
+        "hls/pruned.json": design(multipliers=30),
     }
     for name, content in contents.items():
         path = folder / "metrics" / name
@@ -110,7 +114,8 @@ def test_a_pipeline_of_all_layers_is_compared_at_one_reuse_factor(tmp_path):
     quantities, _ = collect(sources(tmp_path), PARAMS)
     multipliers = named(quantities, FPGA, "multipliers of a pipeline of all layers")
     assert multipliers.values == {"base_int8": 90, "pruned_int8": 30}
-    assert named(quantities, FPGA, "weights on the chip").values["base_int8"] == 2  # KB
+    read = named(quantities, FPGA, "bytes that the engine reads")
+    assert read.values == {"base_int8": 6, "pruned_int8": 2}  # KB
 
 
 def test_area_for_equal_speed_counts_what_an_engine_multiplies(tmp_path):

@@ -156,11 +156,10 @@ def on_fpga(sources: Sources) -> tuple[list[Quantity], str]:
         block, path = runs["base"]
         return values | {"unstructured_int8": figure(block, zeros_key, where=path)}
 
-    def designed(key: str, unit: float = 1) -> dict[str, float]:
-        return {
-            f"{name}_int8": figure(block, "reuse_factors", reuse, key, where=path) / unit
-            for name, (block, path) in designs.items()
-        }
+    multipliers = {
+        f"{name}_int8": figure(block, "reuse_factors", reuse, "multipliers", where=path)
+        for name, (block, path) in designs.items()
+    }
 
     quantities = [
         Quantity(
@@ -169,10 +168,12 @@ def on_fpga(sources: Sources) -> tuple[list[Quantity], str]:
         ),
         Quantity(
             FPGA, "multipliers", "multipliers of a pipeline of all layers", "multipliers",
-            "counted", designed("multipliers"),
+            "counted", multipliers,
         ),
         Quantity(
-            FPGA, "memory", "weights on the chip", "KB", "counted", designed("weight_bits", 8000)
+            FPGA, "memory", "bytes that the engine reads", "KB", "simulated",
+            {f"{name}_int8": figure(block, "read_bytes", where=path) / 1000
+             for name, (block, path) in runs.items()},
         ),
         Quantity(
             FPGA, "arithmetic", "LUTs of one multiply-accumulate", "LUTs", "synthesized", luts
@@ -182,9 +183,9 @@ def on_fpga(sources: Sources) -> tuple[list[Quantity], str]:
         ),
     ]  # fmt: skip
     note = (
-        "FPGA: INT8 stands for 8 bits; the engine is NNgen's, the pipeline hls4ml's, whose every "
-        f"multiplier is used {reuse} times a position at the most, in both networks at the same "
-        "speed."
+        "FPGA: the engine is NNgen's, for the INT8 networks; the pipeline is hls4ml's, in fixed "
+        f"point, each multiplier used at most {reuse} times a position: fewer of them in the "
+        "pruned network at the same speed."
     )
     return quantities, note
 
