@@ -5,7 +5,7 @@ base network's on the same hardware, and what is often said of pruning and quant
 by them. "structured" is the pruned network; "unstructured" has zeros in place of weights, about as
 many as pruning removed, and which network that is differs (see its sources below).
 
-Reads   the metrics of compare, evaluate, npu, energy, mac_area, hls and accelerator; of the study
+Reads   the metrics of compare, benchmark, npu, energy, mac_area, hls and accelerator; of the study
         'sweep', what zeros buy on the CPU
 Writes  a JSON (quantities by variant, claims with verdicts), a Markdown page, a picture
 Params  hardware.*  (see HardwareParams)
@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 from stages.common.charts import save_png
-from stages.common.claims import Claim, claims_of, in_words
+from stages.common.claims import ZEROS, Claim, claims_of, in_words
 from stages.common.cli import run
 from stages.common.files import write_json, write_text
 from stages.common.hardware_chart import hardware_chart
@@ -57,9 +57,7 @@ def ratio_table(quantities: list[Quantity]) -> str:
     rows.append(["---", "---", "---", "---:", *["---:"] * len(VARIANTS)])
     for quantity in quantities:
         one = quantity.values[quantity.reference]
-        multiples = [
-            f"{quantity.ratio(name):.2f}" if name in quantity.values else "–" for name in VARIANTS
-        ]
+        multiples = [quantity.shown(name) if name in quantity.values else "–" for name in VARIANTS]
         one_is = in_unit(one, quantity.unit)
         rows.append([quantity.platform, quantity.name, quantity.found, one_is, *multiples])
     return as_table(rows)
@@ -81,26 +79,34 @@ def claim_table(claims: list[Claim], noise: float) -> str:
 
 
 def what_pays(quantities: list[Quantity], noise: float) -> str:
-    """One sentence a platform, from the first of its quantities: what pays most, and what not."""
-    lines, seen = [], set()
+    """One sentence a platform, of the first of its quantities: what pays most, what zeros do."""
+    firsts: dict[str, Quantity] = {}
     for quantity in quantities:
-        if quantity.platform in seen:
-            continue
-        seen.add(quantity.platform)
-        others = [name for name in quantity.values if name != quantity.reference]
-        ranked = sorted(others, key=quantity.ratio)
-        paying = [name for name in ranked if quantity.ratio(name) < 1 - noise]
-        idle = [name for name in ranked if name not in paying]
-        sentence = f"pays: {ratios(quantity, paying)}" if paying else "nothing pays"
-        if idle:
-            sentence += f"; does not: {ratios(quantity, idle)}"
-        against = VARIANTS[quantity.reference]
-        lines.append(f"- **{quantity.platform}** ({quantity.name}, × {against}): {sentence}.")
-    return "\n".join(lines)
+        firsts.setdefault(quantity.platform, quantity)
+    return "\n".join(
+        f"- **{platform}** ({quantity.name}): {sentence(quantity, noise)}."
+        for platform, quantity in firsts.items()
+    )
 
 
-def ratios(quantity: Quantity, names: list[str]) -> str:
-    return ", ".join(f"{VARIANTS[name]} ({quantity.ratio(name):.2f})" for name in names)
+def sentence(quantity: Quantity, noise: float) -> str:
+    """Zeros are compared with the same precision without them: what INT8 saves is not theirs."""
+    zeros = {variant for variant, _ in ZEROS}
+    others = [name for name in quantity.values if name not in {*zeros, quantity.reference}]
+    ranked = sorted(others, key=quantity.ratio)
+    parts = []
+    for title, names in (
+        ("pays", [name for name in ranked if quantity.ratio(name) < 1 - noise]),
+        ("does not pay", [name for name in ranked if quantity.ratio(name) >= 1 - noise]),
+    ):
+        if names:
+            listed = ", ".join(f"{VARIANTS[name]} {quantity.shown(name)}" for name in names)
+            parts.append(f"{title}: {listed} × {VARIANTS[quantity.reference]}")
+    pairs = [pair for pair in ZEROS if set(pair) <= quantity.values.keys()]
+    paying = [quantity.ratio(*pair) < 1 - noise for pair in pairs]
+    verdict = "zeros pay" if all(paying) else "zeros pay in part" if any(paying) else "zeros do not"
+    compared = [f"{quantity.shown(*pair)} × {VARIANTS[pair[1]]}" for pair in pairs]
+    return "; ".join([*parts, f"{verdict}: {', '.join(compared)}"])
 
 
 def as_table(rows: list[list[str]]) -> str:
@@ -110,7 +116,11 @@ def as_table(rows: list[list[str]]) -> str:
 def markdown_page(
     quantities: list[Quantity], claims: list[Claim], params: HardwareParams, notes: list[str]
 ) -> str:
-    legend = "Found: " + "; ".join(KINDS) + "."
+    legend = (
+        "structured: the network `pruned`; unstructured: zeros in place. Found: "
+        + "; ".join(KINDS)
+        + "."
+    )
     judged = (
         f"Confirmed: holds in all of these figures, by more than {100 * params.noise:.0f} %; "
         "conditional: in some; refuted: in none."

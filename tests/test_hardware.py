@@ -187,8 +187,15 @@ def test_one_sentence_a_platform_says_what_pays_and_what_does_not(tmp_path):
     quantities, _ = collect(sources(tmp_path), PARAMS)
     lines = hardware.what_pays(quantities, 0.05).splitlines()
     assert [line.split("**")[1] for line in lines] == list(PLATFORMS)
-    assert "pays: structured INT8 (0.20), structured (0.40)" in lines[0]
-    assert lines[0].endswith("does not: unstructured (1.03).")
+    assert "pays: structured INT8 0.20, structured 0.40, INT8 0.50 × base" in lines[0]
+    assert lines[0].endswith("; zeros do not: 1.03 × base, 1.06 × INT8.")
+    assert lines[1].endswith("pays: structured INT8 0.33 × INT8; zeros pay: 0.50 × INT8.")
+
+
+def test_what_only_one_precision_gains_from_zeros_pays_in_part():
+    values = {"base": 4.0, "base_int8": 4.0, "unstructured": 4.0, "unstructured_int8": 2.0}
+    said = hardware.sentence(Quantity(CPU, "time", "t", "ms", "measured", values), 0.05)
+    assert said == "does not pay: INT8 1.00 × base; zeros pay in part: 1.00 × base, 0.50 × INT8"
 
 
 def test_the_stage_writes_page_metrics_and_picture(tmp_path, monkeypatch, capsys):

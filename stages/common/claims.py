@@ -30,7 +30,7 @@ class Evidence:
         return self.ratio < 1 - noise
 
     def __str__(self) -> str:
-        return f"{VARIANTS[self.variant]} {self.ratio:.2f}"
+        return f"{VARIANTS[self.variant]} {self.quantity.shown(self.variant, self.to)}"
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def draw(axes: Axes, quantity: Quantity) -> None:
         ratio = quantity.ratio(name)
         axes.barh(place, min(ratio, LIMIT), 0.75, color=colour(place))
         axes.annotate(
-            f"{ratio:.2f}", (min(ratio, LIMIT), place), (3, 0), textcoords="offset points",
+            quantity.shown(name), (min(ratio, LIMIT), place), (3, 0), textcoords="offset points",
             va="center", fontsize=8, color=GREY,
         )  # fmt: skip
     axes.axvline(1, color=GREY, linewidth=1, linestyle="--", zorder=0)

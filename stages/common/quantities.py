@@ -42,3 +42,8 @@ class Quantity:
     def ratio(self, variant: str, to: str = "") -> float:
         """The variant's value as a multiple of another's, or of the reference's."""
         return self.values[variant] / self.values[to or self.reference]
+
+    def shown(self, variant: str, to: str = "") -> str:
+        """The ratio with two digits that say something."""
+        ratio = self.ratio(variant, to)
+        return f"{ratio:.3f}" if ratio < 0.1 else f"{ratio:.2f}"
