@@ -7,30 +7,24 @@ Raises  InputError when a JSON is missing
 """
 
 import argparse
-import json
 from pathlib import Path
 
-from stages.common.cli import InputError, run
+from stages.common.cli import run
 from stages.common.files import write_text
+from stages.common.markdown import as_table
+from stages.common.metric_files import read_metrics
 
 NETWORKS = ("base", "pruned")
-
-
-def read_metrics(folder: Path) -> dict[str, dict]:
-    try:
-        return {name: json.loads((folder / f"{name}.json").read_text()) for name in NETWORKS}
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename} is missing; run make hardware") from None
 
 
 def markdown_table(metrics: dict[str, dict]) -> str:
     heads = ["network", "MACs", "× base", "cycles", "× base", "MACs a cycle", "busy"]
     heads += ["read", "written", f"cycles with {metrics['base']['zero_percent']} % zeros"]
     heads += ["accuracy", "in ONNX Runtime", "same prediction"]
-    table = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     base = metrics["base"]
     for name, block in metrics.items():
-        table.append(
+        rows.append(
             [
                 name,
                 f"{block['macs']:,}",
@@ -47,8 +41,7 @@ def markdown_table(metrics: dict[str, dict]) -> str:
                 f"{block['agreement_onnxruntime']:.2f} %",
             ]
         )
-    lines = ["| " + " | ".join(row) + " |" for row in table]
-    return "\n".join([*lines, "", conditions(metrics), ""])
+    return f"{as_table(rows)}\n\n{conditions(metrics)}\n"
 
 
 def conditions(metrics: dict[str, dict]) -> str:
@@ -92,9 +85,12 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    table = markdown_table(read_metrics(args.metrics))
-    write_text(args.table, table)
-    print(table)
+    paths = {name: args.metrics / f"{name}.json" for name in NETWORKS}
+    page = markdown_table(
+        {name: read_metrics(path, "make hardware") for name, path in paths.items()}
+    )
+    write_text(args.table, page)
+    print(page)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ Raises  InputError when the two do not speak of the same variants, or a file lac
 """
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from stages.common.charts import accuracy_chart, latency_chart, pareto_chart, save_png
 from stages.common.cli import InputError, run
 from stages.common.files import write_csv, write_json, write_text
+from stages.common.markdown import as_table
+from stages.common.metric_files import read_metrics
 from stages.common.precision import RATIO_KEYS as FP32_RATIO_KEYS
 from stages.common.precision import RATIO_TO_FP32, faster_precisions, recommendation
 
@@ -47,28 +48,19 @@ class Result:
 def read_results(evaluate: str | Path, benchmark: str | Path) -> tuple[list[Result], dict]:
     """All variants in the benchmark's order, base first, and the machine they were timed on."""
     files = {path.stem: path for path in sorted(Path(evaluate).glob("*.json"))}
-    blocks = read_json(benchmark)
+    blocks = read_metrics(Path(benchmark), "'dvc repro'")
     environment = blocks.pop(ENVIRONMENT, {})
     require_keys(environment, ENVIRONMENT_KEYS, f"{benchmark}: {ENVIRONMENT}")
     require_same_variants(files, blocks, evaluate, benchmark)
     results = []
     for name, block in blocks.items():
-        evaluation = read_json(files[name])
+        evaluation = read_metrics(files[name], "'dvc repro'")
         require_keys(evaluation, EVALUATION_KEYS, files[name])
         for runtime in RUNTIMES:
             require_keys(block.get(runtime, {}), BENCHMARK_KEYS, f"{benchmark}: {name}.{runtime}")
         results.append(Result(variant=name, evaluation=evaluation, latency=block))
     require_same_images(results, evaluate)
     return results, environment
-
-
-def read_json(path: str | Path) -> dict:
-    try:
-        return json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; run 'dvc repro'") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is no JSON ({error}); delete it, run 'dvc repro'") from None
 
 
 def require_keys(block: dict, keys: tuple[str, ...], where: str | Path) -> None:
@@ -149,11 +141,10 @@ def markdown_table(results: list[Result], environment: dict) -> str:
         heads += [f"{title} (median)", "× base [95 % interval]"]
     rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     rows += [markdown_row(result) for result in results]
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
     accuracies = {result.variant: result.evaluation["accuracy"] for result in results}
     advice = recommendation(latencies_of(results), accuracies, RUNTIMES)
     rates = achieved_rates(results, environment)
-    paragraphs = ["\n".join(lines), advice, rates, conditions(results, environment)]
+    paragraphs = [as_table(rows), advice, rates, conditions(results, environment)]
     return "\n\n".join(filter(None, paragraphs)) + "\n"
 
 

@@ -23,6 +23,7 @@ from stages.common.energy import MEMORIES, SRAM_BYTES, EnergyParams, estimates
 from stages.common.energy_chart import energy_chart
 from stages.common.files import write_json, write_text
 from stages.common.graph import cost_of, load_model
+from stages.common.markdown import as_table
 from stages.common.params import load_params
 from stages.common.traffic import work_of
 from stages.common.zeros import nonzero_weights, thinned
@@ -71,9 +72,9 @@ def markdown_table(metrics: dict[str, dict], params: EnergyParams) -> str:
     heads += ["in all, weights from DRAM", "× base", "weights that fit on chip"]
     heads += ["in all, these stay there", "× base"]
     streamed, resident = (rows_of(metrics, memory) for memory in MEMORIES)
-    table = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for label, row in streamed.items():
-        table.append(
+        rows.append(
             [
                 label,
                 f"{row['macs']:,}",
@@ -86,8 +87,7 @@ def markdown_table(metrics: dict[str, dict], params: EnergyParams) -> str:
                 *total_and_ratio(resident[label], resident["base"]),
             ]
         )
-    lines = ["| " + " | ".join(row) + " |" for row in table]
-    return "\n".join([*lines, "", conditions(params), ""])
+    return f"{as_table(rows)}\n\n{conditions(params)}\n"
 
 
 def total_and_ratio(row: dict, base: dict) -> list[str]:

@@ -21,6 +21,7 @@ from stages.common.cli import run
 from stages.common.files import write_json, write_text
 from stages.common.hardware_chart import hardware_chart
 from stages.common.hardware_figures import HardwareParams, Sources, collect
+from stages.common.markdown import as_table
 from stages.common.params import load_params
 from stages.common.quantities import VARIANTS, Quantity
 
@@ -107,10 +108,6 @@ def sentence(quantity: Quantity, noise: float) -> str:
     verdict = "zeros pay" if all(paying) else "zeros pay in part" if any(paying) else "zeros do not"
     compared = [f"{quantity.shown(*pair)} × {VARIANTS[pair[1]]}" for pair in pairs]
     return "; ".join([*parts, f"{verdict}: {', '.join(compared)}"])
-
-
-def as_table(rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def markdown_page(

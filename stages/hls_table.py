@@ -7,22 +7,17 @@ Raises  InputError when a JSON is missing, or when they are of different widths 
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from stages.common.cli import InputError, run
 from stages.common.files import write_text
+from stages.common.markdown import as_table
+from stages.common.metric_files import read_metrics
 
 
 def read(folder: Path, names: list[str]) -> dict[str, dict]:
     """The first of the names is what the others are compared with."""
-    found = {}
-    for name in names:
-        path = folder / f"{name}.json"
-        try:
-            found[name] = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise InputError(f"{path} is missing; run 'make hardware'") from None
+    found = {name: read_metrics(folder / f"{name}.json", "'make hardware'") for name in names}
     for key in ("widths", "reuse_factors"):
         tried = [list(block[key]) for block in found.values()]
         if any(each != tried[0] for each in tried):
@@ -30,15 +25,15 @@ def read(folder: Path, names: list[str]) -> dict[str, dict]:
     return found
 
 
-def widths_table(metrics: dict[str, dict]) -> list[list[str]]:
+def widths_rows(metrics: dict[str, dict]) -> list[list[str]]:
     widths = list(next(iter(metrics.values()))["widths"])
     heads = ["network", "FP32", *[f"{width} bits" for width in widths]]
     heads += ["design", "images simulated", "logits that differ"]
-    table = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for name, block in metrics.items():
         built = block["design"]
         found = [f"{block['widths'][width]['accuracy']:.2f} %" for width in widths]
-        table.append(
+        rows.append(
             [
                 name,
                 f"{block['fp32']['accuracy']:.2f} %",
@@ -48,19 +43,19 @@ def widths_table(metrics: dict[str, dict]) -> list[list[str]]:
                 f"{built['logits_differing']:,} of {built['logits']:,}",
             ]
         )
-    return table
+    return rows
 
 
-def costs_table(metrics: dict[str, dict]) -> list[list[str]]:
+def costs_rows(metrics: dict[str, dict]) -> list[list[str]]:
     heads = ["reuse factor", "network", "of its layers", "multipliers", "× base"]
     heads += ["weights", "× base", "weights read a cycle", "cycles an image, estimated"]
-    table = [heads, ["---:", "---", *["---:"] * (len(heads) - 2)]]
+    rows = [heads, ["---:", "---", *["---:"] * (len(heads) - 2)]]
     base = next(iter(metrics.values()))["reuse_factors"]
     for factor in base:
         for name, block in metrics.items():
             cost = block["reuse_factors"][factor]
             ends = dict.fromkeys([cost["reuse_factor_low"], cost["reuse_factor_high"]])
-            table.append(
+            rows.append(
                 [
                     factor,
                     name,
@@ -73,13 +68,11 @@ def costs_table(metrics: dict[str, dict]) -> list[list[str]]:
                     f"{cost['estimated_cycles_an_image']:,}",
                 ]
             )
-    return table
+    return rows
 
 
 def markdown(metrics: dict[str, dict]) -> str:
-    tables = [widths_table(metrics), costs_table(metrics)]
-    texts = ["\n".join("| " + " | ".join(row) + " |" for row in table) for table in tables]
-    first, second = texts
+    first, second = as_table(widths_rows(metrics)), as_table(costs_rows(metrics))
     return "\n\n".join([first, conditions_of_widths(), second, conditions_of_costs(metrics)]) + "\n"
 
 
@@ -113,9 +106,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    table = markdown(read(args.metrics, args.network))
-    write_text(args.table, table)
-    print(table)
+    page = markdown(read(args.metrics, args.network))
+    write_text(args.table, page)
+    print(page)
 
 
 if __name__ == "__main__":

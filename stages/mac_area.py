@@ -17,6 +17,7 @@ import numpy as np
 
 from stages.common.cli import run
 from stages.common.files import write_json, write_text
+from stages.common.markdown import as_table
 from stages.common.params import load_params, whole
 from stages.common.rtl import FORMATS, Format, check
 from stages.common.synthesis import refuse_without_tools, standard_cells, xilinx_parts
@@ -48,11 +49,11 @@ def measured(rtl: Path, form: Format, liberty: Path, params: MacAreaParams) -> d
 def markdown_table(metrics: dict[str, dict], library: str) -> str:
     heads = ["multiply-accumulate", "sum", "area", "× int8", "cells", "flip-flops"]
     heads += ["LUTs without DSPs", "× int8", "with DSPs: LUTs", "DSPs"]
-    table = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     int8 = metrics["int8"]
     for name, block in metrics.items():
         cells, logic = block["standard_cells"], block["xilinx7_without_dsps"]
-        table.append(
+        rows.append(
             [
                 name,
                 f"{block['sum_bits']} bits",
@@ -66,8 +67,7 @@ def markdown_table(metrics: dict[str, dict], library: str) -> str:
                 f"{block['xilinx7']['dsps']}",
             ]
         )
-    lines = ["| " + " | ".join(row) + " |" for row in table]
-    return "\n".join([*lines, "", conditions(metrics, library), ""])
+    return f"{as_table(rows)}\n\n{conditions(metrics, library)}\n"
 
 
 def conditions(metrics: dict[str, dict], library: str) -> str:

@@ -23,6 +23,7 @@ from stages.common.chain import read_chain
 from stages.common.charts import save_png
 from stages.common.cli import run
 from stages.common.files import write_csv, write_json, write_text
+from stages.common.markdown import as_table
 from stages.common.npu_chart import npu_chart
 from stages.common.params import load_params
 from stages.common.sparsity import nonzero_weights, share_of_zeros, thinned
@@ -108,8 +109,7 @@ def markdown_table(estimates: Estimates, zeros: dict[str, float]) -> str:
             if by_target[target].npu_operators:
                 base = estimates["base"][target]
                 rows.append(markdown_row(target, variant, by_target[target], base))
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([*lines, "", conditions(estimates, zeros), ""])
+    return f"{as_table(rows)}\n\n{conditions(estimates, zeros)}\n"
 
 
 def markdown_row(target: Target, variant: str, found: Estimate, base: Estimate) -> list[str]:

@@ -3,6 +3,7 @@
 from operator import itemgetter
 
 from stages.common.energy import EnergyParams, sram_pj
+from stages.common.markdown import as_table
 from stages.common.zigzag import BUFFERS, EnergyCheckParams
 
 VARIANTS = ("base_int8", "pruned_int8")
@@ -18,15 +19,15 @@ def without_dram(block: dict) -> float:
     return block["total_pj"] - block["dram_pj"]
 
 
-def totals_table(metrics: dict[str, dict], labels: dict[str, str]) -> list[list[str]]:
+def totals_rows(metrics: dict[str, dict], labels: dict[str, str]) -> list[list[str]]:
     heads = ["variant", "counted for", "arithmetic", "buffers", "SRAM", "DRAM", "in all"]
     heads += ["× estimate", "without DRAM × estimate", "× base_int8"]
-    table = [heads, ["---", "---", *["---:"] * (len(heads) - 2)]]
+    rows = [heads, ["---", "---", *["---:"] * (len(heads) - 2)]]
     for variant, block in metrics.items():
         ours = block["totals"]["estimate"]
         for chip, found in block["totals"].items():
             base = metrics["base_int8"]["totals"][chip]
-            table.append(
+            rows.append(
                 [
                     variant,
                     labels[chip],
@@ -38,16 +39,16 @@ def totals_table(metrics: dict[str, dict], labels: dict[str, str]) -> list[list[
                     f"{found['total_pj'] / base['total_pj']:.3f}",
                 ]
             )
-    return table
+    return rows
 
 
-def layers_table(block: dict) -> list[list[str]]:
+def layers_rows(block: dict) -> list[list[str]]:
     heads = ["layer", "MACs", "SRAM: estimate", "ZigZag", "DRAM: estimate", "ZigZag"]
     heads += ["buffers: ZigZag", "in all: estimate", "ZigZag", "× estimate"]
-    table = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for name, ours in block["layers"]["estimate"].items():
         found = block["layers"]["buffers"][name]
-        table.append(
+        rows.append(
             [
                 name,
                 f"{ours['macs']:,}",
@@ -58,7 +59,7 @@ def layers_table(block: dict) -> list[list[str]]:
                 f"{found['total_pj'] / ours['total_pj']:.2f}",
             ]
         )  # fmt: skip
-    return table
+    return rows
 
 
 def microjoules(picojoules: float) -> str:
@@ -74,17 +75,13 @@ def markdown_table(
         "buffers": f"ZigZag, buffers of {params.buffer}",
         "no_buffers": "ZigZag, no buffers",
     }
-    parts = [lines_of(totals_table(metrics, labels)), lines_of(layers_table(metrics[VARIANTS[-1]]))]
+    parts = [as_table(totals_rows(metrics, labels)), as_table(layers_rows(metrics[VARIANTS[-1]]))]
     between = (
         f"The layers of {VARIANTS[-1]}, by the estimate and by ZigZag with buffers of "
         f"{params.buffer}:"
     )
     notes = [verdict(metrics, params), conditions(metrics, energy, params)]
     return "\n\n".join([parts[0], between, parts[1], *notes]) + "\n"
-
-
-def lines_of(table: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in table)
 
 
 def verdict(metrics: dict[str, dict], params: EnergyCheckParams) -> str:
