@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.common.cli import InputError
+from stages.common.convolution import Convolution
 from stages.common.files import write_bytes
 
 # Mean and standard deviation of the training pixels in 0-255 (cifar10-airbench, times 255).
@@ -63,7 +64,7 @@ class Block(nn.Module):
         self.convolutions = nn.ModuleList()
         self.norms = nn.ModuleList()
         for width in widths:
-            convolution = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+            convolution = Convolution(channels, width)
             nn.init.dirac_(convolution.weight[: min(channels, width)])
             self.convolutions.append(convolution)
             self.norms.append(BatchNorm(width))
