@@ -40,6 +40,11 @@ def channel_scores(
     ]
 
 
+def ranks_in_layer(scores: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Each channel's place in its own layer, in (0, 1]: ranked by these, all layers lose alike."""
+    return [(score.argsort(stable=True).argsort() + 1) / len(score) for score in scores]
+
+
 def add_gradients(model: Network, images: Images) -> None:
     """Put the gradients of the loss on the given images into the parameters."""
     pixels = torch.from_numpy(images.pixels).float()
