@@ -1,14 +1,14 @@
 """Did pruning earn it? Train what else the same budget buys, and compare.
 
-Reads   the base checkpoint, its outputs on the training images (the teacher), the JSON of what its
-        training cost, the pruned checkpoint (for its shape), the training images (validation
+Reads   the base checkpoint, the teacher's outputs on the training images, the JSON of what the
+        base's training cost, the pruned checkpoint (for its shape), the training images (validation
         images included, never the test ones)
 Writes  a JSON of every arm (accuracies, FLOPs, sizes) and of pruning's lead over each control, the
         same as a Markdown table and as a picture
 Params  data.*, recipe.*, prune.*, controls.*
 Raises  InputError for wrong params, missing inputs, a pruned network that lacks no channel
 
-Every arm is trained with the same loss (labels and the base's outputs), images, batch size and
+Every arm is trained with the same loss (labels and the teacher's outputs), images, batch size and
 schedule, once for each seed, which orders images and views:
 
 pruned           the base without channels, chosen by prune.importance, all in one step

@@ -1,7 +1,7 @@
-"""Prune the base network and fine-tune what is left, with the base network as teacher.
+"""Prune the base network and fine-tune what is left, with the wider network as teacher.
 
-Reads   the base checkpoint and its outputs on the training images (the teacher), the training
-        images (validation images included, never the test ones), the latency model of the device
+Reads   the base checkpoint, the teacher's outputs on the training images, the training images
+        (validation images included, never the test ones), the latency model of the device
 Writes  a checkpoint of the pruned network, the fine-tuning curve as CSV (one row an epoch: epoch,
         step, loss, learning_rate, validation_accuracy in percent), a JSON of what was removed
 Params  data.*, recipe.*, prune.*

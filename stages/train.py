@@ -1,13 +1,15 @@
-"""Train the base network.
+"""Train the base network, on the labels and on what a wider network, the teacher, says.
 
-Reads   the training images (held-out validation images included; never the test images)
+Reads   the training images (held-out validation images included; never the test images), the
+        teacher's outputs on them
 Writes  a checkpoint (config, weights, provenance), the training curve as CSV (one row an epoch:
         epoch, loss, learning_rate, validation_accuracy in percent), a JSON of what was reached,
         a JSON of how fast (GFLOP/s of a step beside those of the machine's matrix product)
 Params  data.*, recipe.*, train.*
-Raises  InputError for wrong params, missing data, a device that is not there
+Raises  InputError for wrong params, missing data or teacher, a device that is not there
 
-A killed run goes on from its last whole epoch, kept in the folder --resume.
+With train.distillation 0 the teacher is ignored, and every epoch sees a new view of the images. A
+killed run goes on from its last whole epoch, kept in the folder --resume.
 """
 
 import argparse
@@ -17,73 +19,42 @@ from dataclasses import dataclass
 import torch
 
 from stages.common.cli import run
-from stages.common.data import CLASSES, DataParams, Images, load_training_images
+from stages.common.data import DataParams, load_training_images
 from stages.common.files import write_csv, write_json
+from stages.common.initialization import build_network
+from stages.common.losses import distillation
 from stages.common.machine import available_cores, cpu_model
-from stages.common.model import (
-    PIXEL_MEAN,
-    PIXEL_STD,
-    WHITENING_SIZE,
-    Network,
-    save_checkpoint,
-    size_of,
-)
-from stages.common.params import channel_widths, load_params, number, one_of, whole
+from stages.common.model import save_checkpoint
+from stages.common.params import load_params, number
 from stages.common.resume import EpochStore, Progress
-from stages.common.training import RecipeParams, Schedule, fit, pick_device, pick_precision
-
-CURVE_COLUMNS = ["epoch", "loss", "learning_rate", "validation_accuracy"]
-WHITENING_IMAGES = 5000  # enough for a 12 x 12 covariance (cifar10-airbench takes as many)
-WHITENING_EPSILON = 5e-4  # the same source
+from stages.common.teacher import Teacher, load_teacher
+from stages.common.training import (
+    CURVE_COLUMNS,
+    NetworkParams,
+    RecipeParams,
+    fit,
+    pick_device,
+    pick_precision,
+    summary,
+)
 
 
 @dataclass(frozen=True)
-class TrainParams:
+class TrainParams(NetworkParams):
     """How the base network is made."""
 
-    seed: int = whole(at_least=0)
-    widths: list = channel_widths()
-    epochs: int = whole(at_least=1)
-    batch_size: int = whole(at_least=2)
-    learning_rate: float = number(at_least=0)
-    warmup: float = number(at_least=0, below=1)
-    whitening_bias_epochs: int = whole(at_least=0)
-    device: str = one_of("auto", "cpu", "cuda", "mps")
+    distillation: float = number(at_least=0, at_most=1)
+    temperature: float = number(at_least=0.1)
 
 
-def build_network(widths: list[list[int]], images: Images, seed: int) -> Network:
-    """A new network whose first layer whitens patches of the given images."""
-    torch.manual_seed(seed)
-    network = Network({"widths": widths, "classes": len(CLASSES)})
-    network.whitening.weight.data.copy_(whitening_filters(images))
-    return network
-
-
-def whitening_filters(images: Images) -> torch.Tensor:
-    """Eigenvectors of the patch covariance, scaled to unit variance, and their negatives.
-
-    Returns (24, 3, 2, 2) float32. Source: cifar10-airbench, ``init_whiten``.
-    """
-    pixels = torch.from_numpy(images.pixels[:WHITENING_IMAGES]).double()
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
-    patches = torch.nn.functional.unfold((pixels - mean) / std, WHITENING_SIZE)  # (N, 12, 31 * 31)
-    patches = patches.transpose(1, 2).flatten(0, 1)
-    values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
-    filters = (vectors / (values + WHITENING_EPSILON).sqrt()).T
-    return torch.cat([filters, -filters]).view(-1, 3, WHITENING_SIZE, WHITENING_SIZE).float()
-
-
-def summary(network: Network, progress: Progress, images: Images, validation: Images) -> dict:
-    """What metrics/train.json holds; nothing in it depends on how fast the machine was."""
-    size = size_of(network)
+def lesson(teacher: Teacher, params: TrainParams, recipe: RecipeParams) -> dict:
+    """The arguments of ``fit`` that make it learn from the teacher; none without distillation."""
+    if not params.distillation:
+        return {}
     return {
-        "validation_accuracy": progress.history[-1]["validation_accuracy"],
-        "train_images": len(images),
-        "validation_images": len(validation),
-        "epochs": len(progress.history),
-        "training_flops": progress.flops,
-        "params": size.params,
-        "macs": size.macs,
+        "loss": distillation(params.distillation, params.temperature, recipe.label_smoothing),
+        "loss_key": f"{teacher.digest()} {params.distillation} {params.temperature}",
+        "teacher": teacher,
     }
 
 
@@ -105,6 +76,7 @@ def main() -> None:
     recipe = load_params(RecipeParams, args.params, section="recipe")
     data = load_params(DataParams, args.params, section="data")
     images, validation = load_training_images(args.data, data)
+    teacher = load_teacher(args.teacher, recipe.translate, recipe.cutout, images.digest())
     network = build_network(params.widths, images, seed=params.seed)
     device = pick_device(params.device)
     store = EpochStore(args.resume)
@@ -113,22 +85,18 @@ def main() -> None:
         images,
         validation,
         recipe=recipe,
-        schedule=Schedule(
-            epochs=params.epochs,
-            batch_size=params.batch_size,
-            learning_rate=params.learning_rate,
-            warmup=params.warmup,
-            whitening_bias_epochs=params.whitening_bias_epochs,
-        ),
+        schedule=params.schedule(),
         seed=params.seed,
         device=device,
         store=store,
         title="train",
+        **lesson(teacher, params, recipe),
     )
     provenance = {
         "data_digest": images.digest(),
         "data": dataclasses.asdict(data),
         "recipe": dataclasses.asdict(recipe),
+        "teacher": teacher.digest() if params.distillation else None,
         "train": dataclasses.asdict(params),
     }
     metrics = summary(network, progress, images, validation)
@@ -148,7 +116,7 @@ def main() -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("params", "data", "resume", "model", "curve", "metrics", "speed"):
+    for name in ("params", "data", "teacher", "resume", "model", "curve", "metrics", "speed"):
         parser.add_argument(f"--{name}", required=True)
     return parser.parse_args()
 

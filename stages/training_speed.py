@@ -19,6 +19,7 @@ from tqdm import tqdm
 from stages.common.cli import run
 from stages.common.data import CLASSES, IMAGE_SHAPE
 from stages.common.files import write_text
+from stages.common.losses import smoothed_cross_entropy
 from stages.common.machine import cpu_model
 from stages.common.model import Network
 from stages.common.params import load_params
@@ -29,7 +30,6 @@ from stages.common.training import (
     pick_precision,
     products_in,
     set_rate,
-    smoothed_cross_entropy,
 )
 from stages.train import TrainParams
 

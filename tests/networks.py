@@ -18,6 +18,7 @@ from stages.common.model import BatchNorm, Checkpoint, Network, save_checkpoint
 from stages.common.tflite import tflite_bytes
 from stages.common.training import RecipeParams
 from stages.quantize import QuantizeParams
+from stages.teach import TeachParams
 from tests.conftest import make_images
 
 RECIPE = RecipeParams(
@@ -30,6 +31,17 @@ RECIPE = RecipeParams(
     translate=2,
     cutout=0,
     precision="float32",
+)
+TEACH = TeachParams(
+    seed=7,
+    widths=[[16, 16], [32, 32]],
+    epochs=2,
+    batch_size=50,
+    learning_rate=0.1,
+    warmup=0.0,
+    whitening_bias_epochs=1,
+    device="cpu",
+    views=2,
 )
 CONFIG = {"widths": [[8, 8], [16, 16], [16, 32]], "classes": 10}
 PROVENANCE = {"data_digest": "ab" * 32, "train": {"seed": 0, "epochs": 1}}

@@ -15,6 +15,7 @@ from stages.common.cli import InputError
 from stages.common.controls import flat_widths, require_smaller, start
 from stages.common.controls_table import markdown, sentence
 from stages.common.data import TRAIN_FILES, DataParams, Images, load_training_images
+from stages.common.initialization import build_network
 from stages.common.model import Network, save_checkpoint, size_of, widths_of
 from stages.common.pruning import remove_channels, unmask
 from stages.common.resume import EpochStore, model_digest
@@ -22,10 +23,9 @@ from stages.common.seeds import paired_difference
 from stages.common.teacher import Teacher, save_teacher
 from stages.common.training import Schedule
 from stages.controls import Arm, ControlsParams, Given, affordable_epochs, summary, train_all
-from stages.teach import TeachParams, teach
-from stages.train import build_network
+from stages.teach import teach
 from tests.conftest import make_images
-from tests.networks import PROVENANCE, RECIPE, call, write_params
+from tests.networks import PROVENANCE, RECIPE, TEACH, call, write_params
 from tests.test_prune import PARAMS as PRUNE
 
 WIDTHS = [[16, 16], [32, 32]]
@@ -63,8 +63,7 @@ def pruned(base, images) -> Network:
 
 @pytest.fixture(scope="module")
 def teacher(base, images) -> Teacher:
-    params = TeachParams(views=2, seed=7, batch_size=100, device="cpu")
-    return teach(copy.deepcopy(base), images, RECIPE, params)
+    return teach(copy.deepcopy(base), images, RECIPE, TEACH)
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from stages.common.channels import channel_scores, widths_at, without_channels
+from stages.common.channels import channel_scores, convolutions, widths_at, without_channels
 from stages.common.cli import InputError
 from stages.common.data import Images
+from stages.common.initialization import build_network
 from stages.common.latency_model import model_from
 from stages.common.latency_pruning import in_blocks, widths_by_time
 from stages.common.model import Network, size_of, widths_of
 from stages.common.pruning import (
     PruneParams,
-    distillation,
     mask_weights,
     prune_and_fine_tune,
     refuse_zeros_for_time,
@@ -29,10 +29,9 @@ from stages.common.resume import EpochStore, model_digest
 from stages.common.teacher import Teacher
 from stages.common.training import Epochs
 from stages.prune import curve, summary
-from stages.teach import TeachParams, teach
-from stages.train import build_network
+from stages.teach import teach
 from tests.conftest import make_images
-from tests.networks import RECIPE
+from tests.networks import RECIPE, TEACH
 from tests.profiles import profile, smooth_profile
 
 PARAMS = PruneParams(
@@ -42,6 +41,7 @@ PARAMS = PruneParams(
     amount=0.5,
     budget_ms=0,
     importance="taylor",
+    allocation="global",
     round_to=4,
     steps=2,
     epochs_between=1,
@@ -74,8 +74,36 @@ def base(images) -> Network:
 
 @pytest.fixture(scope="module")
 def teacher(base, images) -> Teacher:
-    params = TeachParams(views=2, seed=7, batch_size=30, device="cpu")
-    return teach(copy.deepcopy(base), images, RECIPE, params)
+    return teach(copy.deepcopy(base), images, RECIPE, TEACH)
+
+
+def test_uniform_allocation_takes_the_same_share_of_every_layer(base, images):
+    params = dataclasses.replace(PARAMS, allocation="uniform")
+    pruned = remove_channels(base, size_of(base), 0.7, images, params)
+    shares = {
+        width / whole
+        for block, whole_block in zip(widths_of(pruned), widths_of(base), strict=True)
+        for width, whole in zip(block, whole_block, strict=True)
+    }
+    assert max(shares) - min(shares) <= PARAMS.round_to / 32  # widths of 32 are rounded most
+    assert 1 - size_of(pruned).macs / size_of(base).macs == pytest.approx(0.7, abs=0.06)
+
+
+def test_uniform_allocation_keeps_the_best_channels_of_each_layer(base, images):
+    params = dataclasses.replace(PARAMS, allocation="uniform", amount=0.7)
+    pruned = remove_channels(base, size_of(base), 0.7, images, params)
+    scores = channel_scores(base, images, "taylor", seed=0)
+    widths = [width for block in widths_of(pruned) for width in block]
+    assert model_digest(pruned) == model_digest(without_channels(base, scores, widths))
+
+
+def test_uniform_zeros_are_the_same_share_of_every_layer(base):
+    params = dataclasses.replace(PARAMS, method="unstructured", allocation="uniform")
+    model = copy.deepcopy(base)
+    mask_weights(model, size_of(base), 0.6, params)
+    zeros = [float((layer.weight == 0).float().mean()) for layer in convolutions(model)]
+    assert max(zeros) - min(zeros) < 0.01
+    assert zeros[0] == pytest.approx(0.6, abs=0.06)
 
 
 @pytest.mark.parametrize("target", ["macs", "params"])
@@ -323,26 +351,6 @@ def test_fine_tuning_does_not_touch_the_base(base, teacher, images, tmp_path):
     before = model_digest(base)
     prune_and_fine_tune(base, teacher, images, images, RECIPE, PARAMS, EpochStore(tmp_path))
     assert model_digest(base) == before
-
-
-def test_distillation_is_nothing_where_student_and_teacher_agree():
-    params = dataclasses.replace(PARAMS, distillation=1.0)
-    loss = distillation(params, label_smoothing=0.0)
-    torch.manual_seed(0)
-    logits, others = torch.randn(2, 20, 10) * 5
-    labels = torch.arange(20) % 10
-    assert loss(logits, labels, logits).item() == pytest.approx(0, abs=1e-5)
-    assert loss(others, labels, logits).item() > 0.1
-
-
-def test_without_distillation_the_loss_is_cross_entropy():
-    params = dataclasses.replace(PARAMS, distillation=0.0)
-    loss = distillation(params, label_smoothing=0.1)
-    torch.manual_seed(0)
-    logits, others = torch.randn(2, 20, 10) * 5
-    labels = torch.arange(20) % 10
-    expected = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
-    assert loss(logits, labels, others).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_fine_tuning_sees_each_view_with_what_the_teacher_says_of_it(base, images, teacher):

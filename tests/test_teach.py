@@ -1,6 +1,7 @@
 """The teacher's outputs on disk: what is written is read back, and nothing else is taken for it."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from stages import teach
 from stages.common.cli import InputError
 from stages.common.data import DataParams, load_training_images
 from stages.common.teacher import Teacher, load_teacher, save_teacher
-from tests.networks import PARAMS, RECIPE, call, write_checkpoint, write_params
+from tests.networks import PARAMS, RECIPE, TEACH, call, write_params
 
 TEACHER = Teacher(
     logits=np.random.default_rng(0).normal(size=(2, 5, 10)).astype(np.float16),
@@ -50,25 +51,33 @@ def test_a_missing_or_damaged_teacher_says_what_to_run(tmp_path, content):
         load_teacher(path, translate=2, cutout=8, data_digest="")
 
 
-def test_the_stage_writes_the_outputs_on_every_training_image(
+def test_the_stage_trains_a_network_and_writes_its_outputs_on_every_training_image(
     data_directory, tmp_path, monkeypatch
 ):
     params = write_params(
         tmp_path / "params.yaml",
         recipe=dataclasses.asdict(RECIPE),
-        teach={"views": 2, "seed": 0, "batch_size": 64, "device": "cpu"},
+        teach={**dataclasses.asdict(TEACH), "epochs": 8},
     )
     call(
         teach,
         monkeypatch,
         params=params,
         data=data_directory,
-        base=write_checkpoint(tmp_path / "base.pt"),
+        resume=tmp_path / "resume",
         teacher=tmp_path / "teacher.npz",
+        curve=tmp_path / "curve.csv",
+        metrics=tmp_path / "teach.json",
     )
     images, _ = load_training_images(data_directory, DataParams(**PARAMS["data"]))
     loaded = load_teacher(
         tmp_path / "teacher.npz", RECIPE.translate, RECIPE.cutout, images.digest()
     )
     assert loaded.logits.shape == (2, len(images), 10)
+    assert (loaded.logits % teach.GRAIN == 0).all()
     assert (loaded.logits.argmax(2) == images.labels).mean() > 0.5  # chance: 0.1
+    assert len((tmp_path / "curve.csv").read_text().splitlines()) == 1 + 8
+    metrics = json.loads((tmp_path / "teach.json").read_text())
+    assert metrics["epochs"] == 8
+    assert metrics["training_flops"] > 0
+    assert not list((tmp_path / "resume").iterdir())

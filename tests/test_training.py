@@ -15,18 +15,20 @@ import yaml
 
 from stages.common.augmentation import Augmenter, generator, shuffled
 from stages.common.cli import InputError
-from stages.common.data import Images
+from stages.common.data import DataParams, Images, load_training_images
+from stages.common.initialization import build_network, whitening_filters
+from stages.common.losses import smoothed_cross_entropy
 from stages.common.model import PIXEL_MEAN
 from stages.common.muon import orthogonalize
 from stages.common.resume import EpochStore, model_digest
+from stages.common.teacher import Teacher, save_teacher
 from stages.common.training import (
     Schedule,
     fit,
     pick_device,
     pick_precision,
-    smoothed_cross_entropy,
 )
-from stages.train import build_network, whitening_filters
+from stages.train import TrainParams, lesson
 from tests.conftest import make_images
 from tests.networks import RECIPE
 
@@ -292,17 +294,32 @@ PARAMS = {
         "learning_rate": 0.1,
         "warmup": 0.0,
         "whitening_bias_epochs": 1,
+        "distillation": 0.5,
+        "temperature": 4.0,
         "device": "cpu",
     },
 }
 
 
+def random_teacher(data: Path) -> Teacher:
+    images, _ = load_training_images(data, DataParams(**PARAMS["data"]))
+    return Teacher(
+        logits=np.random.default_rng(0).normal(size=(2, len(images), 10)).astype(np.float16),
+        seed=0,
+        translate=RECIPE.translate,
+        cutout=RECIPE.cutout,
+        data_digest=images.digest(),
+    )
+
+
 def start_training(data: Path, folder: Path) -> subprocess.Popen:
     folder.mkdir(exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    save_teacher(folder / "teacher.npz", random_teacher(data))
     arguments = {
         "params": folder / "params.yaml",
         "data": data,
+        "teacher": folder / "teacher.npz",
         "resume": folder / "resume",
         "model": folder / "model.pt",
         "curve": folder / "curve.csv",
@@ -341,3 +358,13 @@ def test_a_run_killed_with_sigkill_goes_on_and_ends_in_the_same_bytes(data_direc
             tmp_path / "killed" / name
         ).read_bytes(), name
     assert not list((tmp_path / "killed" / "resume").iterdir())
+
+
+def test_the_base_learns_from_the_teacher_or_without_distillation_from_the_labels(data_directory):
+    teacher = random_teacher(data_directory)
+    params = TrainParams(**PARAMS["train"])
+    taught = lesson(teacher, params, RECIPE)
+    assert taught["teacher"] is teacher
+    other = dataclasses.replace(teacher, logits=teacher.logits + 1)
+    assert lesson(other, params, RECIPE)["loss_key"] != taught["loss_key"]
+    assert lesson(teacher, dataclasses.replace(params, distillation=0), RECIPE) == {}

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch.nn.utils import prune as torch_prune
 
 from stages.common.channels import (
     IMPORTANCES,
     channel_scores,
     convolutions,
+    ranks_in_layer,
     widths_at,
     without_channels,
 )
@@ -19,18 +19,17 @@ from stages.common.cli import InputError
 from stages.common.data import Images
 from stages.common.latency_model import LatencyModel
 from stages.common.latency_pruning import in_blocks, widths_by_rank, widths_by_time
+from stages.common.losses import distillation
 from stages.common.model import Network, Size, size_of, widths_of
 from stages.common.params import number, one_of, whole
 from stages.common.resume import EpochStore, Progress
 from stages.common.teacher import Teacher
 from stages.common.training import (
-    Loss,
     RecipeParams,
     Schedule,
     evaluate,
     fit,
     pick_device,
-    smoothed_cross_entropy,
 )
 
 TAYLOR_IMAGES = 1000  # whose gradients rank the channels
@@ -46,6 +45,7 @@ class PruneParams:
     amount: float = number(at_least=0, below=1)
     budget_ms: float = number(at_least=0)
     importance: str = one_of(*IMPORTANCES)
+    allocation: str = one_of("global", "uniform")
     round_to: int = whole(at_least=1, at_most=256)
     steps: int = whole(at_least=1)
     epochs_between: int = whole(at_least=0)
@@ -119,6 +119,8 @@ def remove_channels(
     Raises ``InputError`` when even the narrowest widths keep too much.
     """
     scores = channel_scores(model, images[:TAYLOR_IMAGES], params.importance, params.seed)
+    if params.allocation == "uniform":
+        scores = ranks_in_layer(scores)
 
     def share_at(ratio: float) -> float:
         shape = in_blocks(widths_at(ratio, scores, params.round_to), model.config["widths"])
@@ -145,6 +147,8 @@ def remove_milliseconds(
     latency that can be reached when it is above the budget.
     """
     scores = channel_scores(model, images[:TAYLOR_IMAGES], params.importance, params.seed)
+    if params.allocation == "uniform" and params.target != "latency":
+        scores = ranks_in_layer(scores)
     choose = widths_by_time if params.target == "latency" else widths_by_rank
     widths = choose(scores, widths_of(model), budget_ms, params.round_to, latency)
     return without_channels(model, scores, widths)
@@ -154,17 +158,19 @@ def remove_milliseconds(
 
 
 def mask_weights(model: Network, before: Size, amount: float, params: PruneParams) -> None:
-    """Hold the smallest weights of all 3x3 convolutions at 0 (``torch.nn.utils.prune``), in place.
+    """Hold the smallest weights of the 3x3 convolutions at 0 (``torch.nn.utils.prune``), in place.
 
-    Their number brings the share removed next to ``amount``.
+    Of all together, or, with prune.allocation uniform, of each alone. Their number brings the
+    share removed next to ``amount``.
     """
 
     def mask(network: Network, ratio: float) -> None:
-        torch_prune.global_unstructured(
-            [(layer, "weight") for layer in convolutions(network)],
-            pruning_method=torch_prune.L1Unstructured,
-            amount=ratio,
-        )
+        layers = [(layer, "weight") for layer in convolutions(network)]
+        together = [layers] if params.allocation == "global" else [[layer] for layer in layers]
+        for group in together:
+            torch_prune.global_unstructured(
+                group, pruning_method=torch_prune.L1Unstructured, amount=ratio
+            )
 
     def share_at(ratio: float) -> float:
         trial = copy.deepcopy(model)
@@ -182,26 +188,6 @@ def unmask(model: Network) -> None:
 
 
 # ------------------------------------------------------------------------------------ fine-tuning
-
-
-def distillation(params: PruneParams, label_smoothing: float) -> Loss:
-    """Cross-entropy with the labels, and with the teacher's softened outputs.
-
-    loss = (1 - d) CE(student, labels) + d T^2 KL(teacher / T, student / T); Hinton et al. 2015.
-    """
-    hard = smoothed_cross_entropy(label_smoothing)
-    temperature, weight = params.temperature, params.distillation
-
-    def loss(logits: torch.Tensor, labels: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        soft = F.kl_div(
-            F.log_softmax(logits / temperature, dim=1),
-            F.log_softmax(teacher / temperature, dim=1),
-            reduction="batchmean",
-            log_target=True,
-        )
-        return (1 - weight) * hard(logits, labels, teacher) + weight * temperature**2 * soft
-
-    return loss
 
 
 def fine_tune(
@@ -227,7 +213,7 @@ def fine_tune(
         device=pick_device(params.device),
         store=store,
         title=title,
-        loss=distillation(params, recipe.label_smoothing),
+        loss=distillation(params.distillation, params.temperature, recipe.label_smoothing),
         loss_key=f"{teacher.digest()} {params.distillation} {params.temperature}",
         teacher=teacher,
     )

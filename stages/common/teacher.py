@@ -1,6 +1,6 @@
-"""What the base network says of every training image: targets for what is made from it.
+"""What the teacher says of every training image: targets for the base and what is pruned from it.
 
-The outputs on a few augmented views are computed once and used by all fine-tuning (Shen and Xing,
+The outputs on a few augmented views are computed once and used by all training (Shen and Xing,
 "A fast knowledge distillation framework", ECCV 2022), since most of what distillation costs is
 the teacher.
 """

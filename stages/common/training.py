@@ -7,12 +7,10 @@ SGD for biases and head, label smoothing, alternating flip, translation, cutout,
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -21,16 +19,15 @@ from stages.common.accuracy import accuracy
 from stages.common.augmentation import Augmenter, shuffled
 from stages.common.cli import InputError
 from stages.common.data import Images
-from stages.common.model import Network
+from stages.common.losses import Loss, smoothed_cross_entropy
+from stages.common.model import Network, size_of
 from stages.common.muon import Muon
-from stages.common.params import number, one_of, whole
+from stages.common.params import channel_widths, number, one_of, whole
 from stages.common.resume import EpochStore, Progress, work_key
 from stages.common.speed import keep_freed_memory, matmul_gflops
 from stages.common.teacher import Teacher
 
-# (logits (N, classes), labels (N,), the teacher's logits (N, classes) or None) -> scalar loss
-Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-
+CURVE_COLUMNS = ["epoch", "loss", "learning_rate", "validation_accuracy"]
 
 # ---------------------------------------------------------------------------------------- recipe
 
@@ -66,6 +63,29 @@ class Schedule:
         if step < rising:
             return self.learning_rate * (step + 1) / (rising + 1)
         return self.learning_rate * (steps - step) / (steps - rising)
+
+
+@dataclass(frozen=True)
+class NetworkParams:
+    """A network from scratch: its widths, and how it is trained (teacher and base)."""
+
+    seed: int = whole(at_least=0)
+    widths: list = channel_widths()
+    epochs: int = whole(at_least=1)
+    batch_size: int = whole(at_least=2)
+    learning_rate: float = number(at_least=0)
+    warmup: float = number(at_least=0, below=1)
+    whitening_bias_epochs: int = whole(at_least=0)
+    device: str = one_of("auto", "cpu", "cuda", "mps")
+
+    def schedule(self) -> Schedule:
+        return Schedule(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            warmup=self.warmup,
+            whitening_bias_epochs=self.whitening_bias_epochs,
+        )
 
 
 def pick_device(name: str) -> torch.device:
@@ -222,7 +242,10 @@ def train_epoch(
     progress: Progress,
     bar: tqdm,
 ) -> dict:
-    """One pass over the images; returns the curve's row and adds its cost to ``progress``."""
+    """One pass over the images; returns the curve's row and adds its cost to ``progress``.
+
+    The zeros between images that lie side by side (see ``Convolution``) count as work.
+    """
     model.train()
     times = progress.times
     started = time.perf_counter()
@@ -244,7 +267,8 @@ def train_epoch(
             value = loss(logits.float(), labels, soft)
             value.backward()
         for optimizer in optimizers:
-            optimizer.step()
+            with products_in(precision, inputs.device):  # Muon's too, as its author has them
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         total += float(value.detach()) * len(batch)
         times.steps.append(time.perf_counter() - started)
@@ -271,12 +295,6 @@ def set_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
             group["lr"] = group["multiple"] * rate
 
 
-def smoothed_cross_entropy(label_smoothing: float) -> Loss:
-    return lambda logits, labels, _: F.cross_entropy(
-        logits, labels, label_smoothing=label_smoothing
-    )
-
-
 @torch.no_grad()
 def evaluate(model: Network, images: Images, device: torch.device, batch_size: int = 500) -> float:
     """Accuracy in percent, in float32."""
@@ -286,3 +304,17 @@ def evaluate(model: Network, images: Images, device: torch.device, batch_size: i
         for batch in torch.from_numpy(images.pixels).split(batch_size)
     ]
     return accuracy(torch.cat(predictions).numpy(), images.labels)
+
+
+def summary(network: Network, progress: Progress, images: Images, validation: Images) -> dict:
+    """What a training reached; nothing in it depends on how fast the machine was."""
+    size = size_of(network)
+    return {
+        "validation_accuracy": progress.history[-1]["validation_accuracy"],
+        "train_images": len(images),
+        "validation_images": len(validation),
+        "epochs": len(progress.history),
+        "training_flops": progress.flops,
+        "params": size.params,
+        "macs": size.macs,
+    }
