@@ -29,7 +29,7 @@ from stages.common.resume import EpochStore, model_digest
 from stages.common.teacher import Teacher
 from stages.common.training import Epochs
 from stages.prune import curve, summary
-from stages.teach import teach
+from stages.teach import GRAIN, teach
 from tests.conftest import make_images
 from tests.networks import RECIPE, TEACH
 from tests.profiles import profile, smooth_profile
@@ -359,7 +359,7 @@ def test_fine_tuning_sees_each_view_with_what_the_teacher_says_of_it(base, image
     for epoch in range(3):
         pixels, logits, _ = epochs.load(epoch)
         with torch.no_grad():
-            assert torch.allclose(base(pixels.float()), logits, atol=0.02)
+            assert torch.allclose(base(pixels.float()), logits, atol=GRAIN)
     first, second = (epochs.load(epoch)[0] for epoch in (0, 1))
     assert not torch.equal(first, second)
     assert torch.equal(first, epochs.load(2)[0])  # two views, in turn
