@@ -17,8 +17,12 @@ PARAMS = HardwareParams(npu_slow_weights=SLOW, npu_fast_weights=FAST, noise=0.05
 RATIOS = "ratio_to_base,onnxruntime_ratio_to_base"
 SWEEP = f"""prune.method,prune.amount,variant,nonzero_params,size_bytes,{RATIOS}
 structured,0.6,pruned,300,1200,0.5,0.4
+unstructured,0.3,base,1000,4000,1.0,1.0
+unstructured,0.3,base_int8,1000,1000,0.8,0.8
 unstructured,0.3,pruned,700,4000,1.01,1.02
 unstructured,0.3,pruned_int8,700,1000,0.51,0.52
+unstructured,0.6,base,1000,4000,1.0,1.0
+unstructured,0.6,base_int8,1000,1000,0.5,0.5
 unstructured,0.6,pruned,400,4000,1.03,1.04
 unstructured,0.6,pruned_int8,390,1000,0.53,0.54
 """
@@ -131,7 +135,10 @@ def test_area_for_equal_speed_counts_what_an_engine_multiplies(tmp_path):
 def test_zeros_on_the_cpu_are_the_sweeps_point_with_next_to_as_many_weights(tmp_path):
     quantities, notes = collect(sources(tmp_path), PARAMS)
     time = named(quantities, CPU, "time in OpenCV DNN")
-    assert (time.values["unstructured"], time.values["unstructured_int8"]) == (1.03, 0.53)
+    assert time.values["unstructured"] == pytest.approx(1.03)
+    # The sweep's may be another machine: what counts is 0.53 beside 0.5, timed in the same rounds.
+    int8 = time.values["base_int8"]
+    assert time.values["unstructured_int8"] == pytest.approx(int8 * 0.53 / 0.5)
     assert "400 weights" in notes[0]
 
 

@@ -1,8 +1,9 @@
 """The figures of all stages as quantities of one page; see ``stages.hardware``.
 
 What "unstructured" is: on the CPU the point of the study 'sweep' that has next to as many non-zero
-weights as the pruned network (fine-tuned, measured in its own run, as multiples of the base there);
-everywhere else the base's INT8 network with its smallest weights set to 0.
+weights as the pruned network (fine-tuned, timed in its own run, perhaps on another machine: what
+counts is the multiple of the dense network of the same precision there); everywhere else the base's
+INT8 network with its smallest weights set to 0.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from stages.common.quantities import ASIC, CPU, FPGA, NPU, Quantity
 HARDWARE = "'make hardware'"
 REPRO = "'dvc repro'"
 SWEEP = "'make study NAME=sweep'"
+DENSE = {"unstructured": "base", "unstructured_int8": "base_int8"}  # what zeros compare with
 RUNTIMES = {"opencv": "OpenCV DNN", "onnxruntime": "ONNX Runtime"}
 MEASURED = ("base", "pruned", "base_int8", "pruned_int8")
 ON_NPU = {"base": "base_int8", "pruned": "pruned_int8", "unstructured": "unstructured_int8"}
@@ -64,32 +66,44 @@ def on_cpu(sources: Sources) -> tuple[list[Quantity], str]:
             name: figure(summary, name, "latency_ratio_to_base", runtime, where=path)
             for name in MEASURED
         }
-        values |= {name: float(row[column]) for name, row in rows.items()}
+        values |= {
+            name: values[DENSE[name]] * float(row[column]) / float(dense[column])
+            for name, (row, dense) in rows.items()
+        }
         quantities.append(Quantity(CPU, "time", f"time in {title}", "× base", "measured", values))
     sizes = {name: figure(summary, name, "size_bytes", where=path) / 1000 for name in MEASURED}
-    sizes |= {name: float(row["size_bytes"]) / 1000 for name, row in rows.items()}
+    sizes |= {name: float(row["size_bytes"]) / 1000 for name, (row, _) in rows.items()}
     quantities.append(Quantity(CPU, "memory", "model file", "KB", "measured", sizes))
-    row = rows["unstructured"]
+    row, _ = rows["unstructured"]
     note = (
         f"CPU: {read_metrics(sources.folder / 'benchmark.json', REPRO)['environment']['cpu']}, one "
         f"thread; unstructured is the sweep's point at {row['prune.amount']} of the "
-        f"multiply-accumulates ({int(row['nonzero_params']):,} weights are not 0)."
+        f"multiply-accumulates ({int(row['nonzero_params']):,} weights are not 0), its time put "
+        "here as the multiple of the dense network's that it was in the sweep's own rounds."
     )
     return quantities, note
 
 
-def nearest_zeros(rows: list[dict[str, str]], nonzero: float) -> dict[str, dict[str, str]]:
-    """FP32 and INT8 rows of the sweep's unstructured point with next to ``nonzero`` weights."""
+def nearest_zeros(
+    rows: list[dict[str, str]], nonzero: float
+) -> dict[str, tuple[dict[str, str], dict[str, str]]]:
+    """FP32 and INT8 rows of the sweep's unstructured point with next to ``nonzero`` weights.
+
+    With each, the row of the dense network of the same precision, timed in the same rounds.
+    """
+    unstructured = [row for row in rows if row["prune.method"] == "unstructured"]
     found = {}
     for name, variant in (("unstructured", "pruned"), ("unstructured_int8", "pruned_int8")):
-        points = [
-            row
-            for row in rows
-            if row["prune.method"] == "unstructured" and row["variant"] == variant
+        pairs = [
+            (row, dense)
+            for row in unstructured
+            for dense in unstructured
+            if (row["variant"], dense["variant"]) == (variant, DENSE[name])
+            and row["prune.amount"] == dense["prune.amount"]
         ]
-        if not points:
+        if not pairs:
             raise InputError(f"the sweep has no unstructured point; run {SWEEP}")
-        found[name] = min(points, key=lambda row: abs(float(row["nonzero_params"]) - nonzero))
+        found[name] = min(pairs, key=lambda pair: abs(float(pair[0]["nonzero_params"]) - nonzero))
     return found
 
 
