@@ -9,6 +9,7 @@ INT8 network with its smallest weights set to 0.
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages.common.claims import ZEROS
 from stages.common.cli import InputError
 from stages.common.metric_files import figure, read_metrics, read_rows
 from stages.common.params import number, text
@@ -17,7 +18,7 @@ from stages.common.quantities import ASIC, CPU, FPGA, NPU, Quantity
 HARDWARE = "'make hardware'"
 REPRO = "'dvc repro'"
 SWEEP = "'make study NAME=sweep'"
-DENSE = {"unstructured": "base", "unstructured_int8": "base_int8"}  # what zeros compare with
+DENSE = dict(ZEROS)
 RUNTIMES = {"opencv": "OpenCV DNN", "onnxruntime": "ONNX Runtime"}
 MEASURED = ("base", "pruned", "base_int8", "pruned_int8")
 ON_NPU = {"base": "base_int8", "pruned": "pruned_int8", "unstructured": "unstructured_int8"}
