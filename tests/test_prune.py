@@ -359,7 +359,7 @@ def test_fine_tuning_sees_each_view_with_what_the_teacher_says_of_it(base, image
     for epoch in range(3):
         pixels, logits, _ = epochs.load(epoch)
         with torch.no_grad():
-            assert torch.allclose(base(pixels.float()), logits, atol=GRAIN)
+            assert torch.allclose(base(pixels.float()), logits, rtol=0, atol=0.51 * GRAIN)
     first, second = (epochs.load(epoch)[0] for epoch in (0, 1))
     assert not torch.equal(first, second)
     assert torch.equal(first, epochs.load(2)[0])  # two views, in turn
