@@ -21,7 +21,7 @@ from stages.common.energy import EnergyParams
 from stages.common.files import write_json
 from stages.common.hardware_figures import HardwareParams
 from stages.common.params import parse_section, read_params, reject_unknown_keys
-from stages.common.pruning import PruneParams, refuse_zeros_for_time
+from stages.common.pruning import PruneParams, refuse_contradictions
 from stages.common.studies import StudiesParams, experiments_of
 from stages.common.training import RecipeParams
 from stages.common.verdicts import VerdictParams
@@ -72,7 +72,7 @@ def check(content: dict, path: str | Path) -> None:
         for section, cls in SECTIONS.items()
     }
     check_counts(params, path)
-    refuse_zeros_for_time(params["prune"])
+    refuse_contradictions(params["prune"])
     check_studies(params["studies"], content, path)
 
 

@@ -56,7 +56,7 @@ def summary(
     metrics = {
         "method": params.method,
         "target": params.target,
-        "amount_asked": None if params.budget_ms else params.amount,
+        "amount_asked": None if params.budget_ms or params.widths else params.amount,
         "amount_reached": round(amount_reached(base, pruned, params, latency), 4),
         "before": {**dataclasses.asdict(before), "widths": in_words(widths_of(base))},
         "after": {**dataclasses.asdict(after), "widths": in_words(widths_of(pruned))},
@@ -83,6 +83,12 @@ def predicted_latency(base: Network, pruned: Network, latency: LatencyModel) -> 
         "after": round(latency.predict(widths_of(pruned)), 4),
         "device": latency.device,
     }
+
+
+def asked(params: PruneParams) -> str:
+    if params.widths:
+        return "prune.widths"
+    return f"{params.budget_ms:g} ms" if params.budget_ms else f"{params.amount:g}"
 
 
 def in_words(widths: list[list[int]]) -> str:
@@ -116,10 +122,9 @@ def main() -> None:
     write_csv(args.curve, curve(stages), header=CURVE_COLUMNS)
     write_json(args.metrics, metrics)
     store.clear()
-    asked = f"{params.budget_ms:g} ms" if params.budget_ms else f"{params.amount:g}"
     print(
         f"{args.pruned}: {metrics['amount_reached']:.3f} of {params.target} removed "
-        f"({asked} asked), widths {metrics['after']['widths']}; validation "
+        f"({asked(params)} asked), widths {metrics['after']['widths']}; validation "
         f"{accuracies['base']:.2f} % -> {accuracies['fine_tuned']:.2f} %"
     )
 

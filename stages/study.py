@@ -15,6 +15,7 @@ import argparse
 import csv
 import io
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -246,7 +247,9 @@ def conditions(experiments: list[Experiment], params: dict) -> str:
 
 def commands(experiments: list[Experiment]) -> str:
     """What to type for each row."""
-    lines = [f"dvc exp run {RESULTS_STAGE} {' '.join(each.settings())}" for each in experiments]
+    lines = [
+        shlex.join(["dvc", "exp", "run", RESULTS_STAGE, *each.settings()]) for each in experiments
+    ]
     return "\n".join(["```", *lines, "```"])
 
 

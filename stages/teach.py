@@ -51,7 +51,7 @@ class TeachParams(NetworkParams):
 
 
 def teach(network: Network, images: Images, recipe: RecipeParams, params: TeachParams) -> Teacher:
-    """The network's logits on every view; even and odd views are each other's mirror half."""
+    """The network's logits on views that come after those of its training."""
     device = pick_device(params.device)
     precision = pick_precision(recipe.precision, device)
     network.to(device, memory_format=torch.channels_last).eval()
@@ -59,12 +59,13 @@ def teach(network: Network, images: Images, recipe: RecipeParams, params: TeachP
     augmenter = Augmenter(pixels, recipe.translate, recipe.cutout, params.seed)
     logits = []
     with tqdm(total=params.views * len(images), unit="img", unit_scale=True, desc="teach") as bar:
-        for number in range(params.views):
+        for number in range(params.epochs, params.epochs + params.views):
             batches = augmenter.view(number).split(params.batch_size)
             logits.append(view_logits(network, batches, precision, bar))
     return Teacher(
         logits=np.stack(logits),
         seed=params.seed,
+        first_view=params.epochs,
         translate=recipe.translate,
         cutout=recipe.cutout,
         data_digest=images.digest(),
@@ -75,12 +76,14 @@ def teach(network: Network, images: Images, recipe: RecipeParams, params: TeachP
 def view_logits(
     network: Network, batches: tuple[torch.Tensor, ...], precision: torch.dtype, bar: tqdm
 ) -> np.ndarray:
-    """(N, classes) float16, in multiples of ``GRAIN``, of batches (n, 3, 32, 32) uint8."""
+    """The mean of the logits on images and on their mirror images: (N, classes) float16, in
+    multiples of ``GRAIN``, of batches (n, 3, 32, 32) uint8.
+    """
     logits = []
     for batch in batches:
         inputs = batch.to(torch.float32, memory_format=torch.channels_last)
         with products_in(precision, batch.device):
-            outputs = network(inputs).float()
+            outputs = (network(inputs).float() + network(inputs.flip(-1)).float()) / 2
         logits.append((outputs / GRAIN).round().mul(GRAIN).to("cpu", torch.float16))
         bar.update(len(batch))
     return torch.cat(logits).numpy()

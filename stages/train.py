@@ -22,7 +22,7 @@ from stages.common.cli import run
 from stages.common.data import DataParams, load_training_images
 from stages.common.files import write_csv, write_json
 from stages.common.initialization import build_network
-from stages.common.losses import distillation
+from stages.common.losses import Lesson, from_labels, from_teacher
 from stages.common.machine import available_cores, cpu_model
 from stages.common.model import save_checkpoint
 from stages.common.params import load_params, number
@@ -47,15 +47,11 @@ class TrainParams(NetworkParams):
     temperature: float = number(at_least=0.1)
 
 
-def lesson(teacher: Teacher, params: TrainParams, recipe: RecipeParams) -> dict:
-    """The arguments of ``fit`` that make it learn from the teacher; none without distillation."""
+def lesson(teacher: Teacher, params: TrainParams, recipe: RecipeParams) -> Lesson:
+    """Labels and teacher; without distillation labels alone."""
     if not params.distillation:
-        return {}
-    return {
-        "loss": distillation(params.distillation, params.temperature, recipe.label_smoothing),
-        "loss_key": f"{teacher.digest()} {params.distillation} {params.temperature}",
-        "teacher": teacher,
-    }
+        return from_labels(recipe.label_smoothing)
+    return from_teacher(teacher, params.distillation, params.temperature, recipe.label_smoothing)
 
 
 def speed_summary(progress: Progress, device: torch.device, precision: torch.dtype) -> dict:
@@ -90,13 +86,13 @@ def main() -> None:
         device=device,
         store=store,
         title="train",
-        **lesson(teacher, params, recipe),
+        lesson=lesson(teacher, params, recipe),
     )
     provenance = {
         "data_digest": images.digest(),
         "data": dataclasses.asdict(data),
         "recipe": dataclasses.asdict(recipe),
-        "teacher": teacher.digest() if params.distillation else None,
+        "teacher": teacher.digest if params.distillation else None,
         "train": dataclasses.asdict(params),
     }
     metrics = summary(network, progress, images, validation)

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from stages import accelerator, accelerator_table
-from stages.common import accelerator as hardware
-from stages.common import integer_arithmetic, verilator
+from stages.common import integer_arithmetic, tools
 from stages.common.accelerator import Accelerator, AcceleratorParams, refuse_without_nngen
 from stages.common.accelerator_bench import (
     Resources,
@@ -229,10 +228,10 @@ def test_the_memory_file_has_a_byte_a_line(tmp_path):
 
 
 def test_missing_tools_are_one_clear_error(monkeypatch):
-    monkeypatch.setattr(verilator.shutil, "which", lambda name: None)
+    monkeypatch.setattr(tools.shutil, "which", lambda name: None)
     with pytest.raises(InputError, match=r"verilator is missing.*apt-get install"):
         refuse_without_verilator()
-    monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(tools.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"nngen is missing.*requirements-hardware\.txt"):
         refuse_without_nngen()
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from stages import hls, hls_table
-from stages.common import hls_project
+from stages.common import hls_project, tools
 from stages.common.chain import Chain, Layer, read_chain
 from stages.common.cli import InputError
 from stages.common.fixed_point import (
@@ -290,12 +290,12 @@ def test_the_narrowest_width_that_is_good_enough_is_chosen():
 
 
 def test_missing_tools_are_one_clear_error(monkeypatch):
-    monkeypatch.setattr(hls_project.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(tools.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"hls4ml is missing.*requirements-hardware\.txt"):
         refuse_without_tools()
-    monkeypatch.setattr(hls_project.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(hls_project.shutil, "which", lambda name: None)
-    with pytest.raises(InputError, match=r"g\+\+ is missing.*apt-get install g\+\+"):
+    monkeypatch.setattr(tools.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(tools.shutil, "which", lambda name: None)
+    with pytest.raises(InputError, match=r"g\+\+ is missing.*apt-get install .* g\+\+"):
         refuse_without_tools()
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from stages.common.augmentation import Augmenter
 from stages.common.channels import channel_scores, convolutions, widths_at, without_channels
 from stages.common.cli import InputError
 from stages.common.data import Images
@@ -16,9 +17,10 @@ from stages.common.latency_pruning import in_blocks, widths_by_time
 from stages.common.model import Network, size_of, widths_of
 from stages.common.pruning import (
     PruneParams,
+    keep_widths,
     mask_weights,
     prune_and_fine_tune,
-    refuse_zeros_for_time,
+    refuse_contradictions,
     remove_channels,
     remove_milliseconds,
     search_ratio,
@@ -40,6 +42,7 @@ PARAMS = PruneParams(
     target="macs",
     amount=0.5,
     budget_ms=0,
+    widths=[],
     importance="taylor",
     allocation="global",
     round_to=4,
@@ -260,10 +263,53 @@ def test_a_profile_that_does_not_know_the_widths_is_refused(base, images):
 
 def test_zeros_in_place_are_refused_where_time_is_to_be_saved():
     zeros = dataclasses.replace(PARAMS, method="unstructured")
-    refuse_zeros_for_time(zeros)
+    refuse_contradictions(zeros)
     for changes in ({"target": "latency"}, {"budget_ms": 0.5}):
         with pytest.raises(InputError, match="zeros in place save no time"):
-            refuse_zeros_for_time(dataclasses.replace(zeros, **changes))
+            refuse_contradictions(dataclasses.replace(zeros, **changes))
+
+
+WIDTHS = [[8, 12], [24, 16], [16, 20]]
+
+
+def test_widths_that_are_named_are_kept_by_the_best_channels(base, teacher, images, tmp_path):
+    params = dataclasses.replace(PARAMS, widths=WIDTHS, steps=1, epochs=0)
+    pruned, stages, _ = prune_and_fine_tune(
+        base, teacher, images, images, RECIPE, params, EpochStore(tmp_path)
+    )
+    scores = channel_scores(base, images, "taylor", seed=0)
+    expected = without_channels(base, scores, [width for block in WIDTHS for width in block])
+    assert widths_of(pruned) == WIDTHS
+    assert model_digest(pruned) == model_digest(expected)
+    metrics = summary(
+        base, pruned, params, {"base": 1.0, "before_fine_tuning": 1.0, "fine_tuned": 1.0}
+    )
+    assert metrics["amount_asked"] is None
+    assert metrics["amount_reached"] == round(1 - size_of(pruned).macs / size_of(base).macs, 4)
+
+
+def test_named_widths_are_reached_in_steps(base, images):
+    params = dataclasses.replace(PARAMS, widths=WIDTHS, steps=2)
+    halfway = keep_widths(base, base, 1, images, params)
+    assert widths_of(halfway) == [[20, 22], [44, 40], [40, 42]]
+    assert widths_of(keep_widths(halfway, base, 2, images, params)) == WIDTHS
+
+
+@pytest.mark.parametrize(
+    "widths", [[[8, 8], [8, 8]], [[8], [8, 8], [8, 8]], [[33, 8], [8, 8], [8, 8]]]
+)
+def test_named_widths_that_the_base_does_not_have_are_refused(base, images, widths):
+    params = dataclasses.replace(PARAMS, widths=widths)
+    with pytest.raises(InputError, match=r"prune\.widths is .*, the base has \[\[32, 32\], "):
+        keep_widths(base, base, 1, images, params)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"method": "unstructured"}, {"budget_ms": 0.5, "target": "latency"}]
+)
+def test_named_widths_are_refused_where_something_else_decides(changes):
+    with pytest.raises(InputError, match=r"prune\.widths"):
+        refuse_contradictions(dataclasses.replace(PARAMS, widths=WIDTHS, **changes))
 
 
 @pytest.mark.parametrize(
@@ -354,12 +400,31 @@ def test_fine_tuning_does_not_touch_the_base(base, teacher, images, tmp_path):
 
 
 def test_fine_tuning_sees_each_view_with_what_the_teacher_says_of_it(base, images, teacher):
-    """A student that is the teacher has nothing to learn from any view."""
+    """What it says of a view and of its mirror image is the mean of both."""
     epochs = Epochs(images, RECIPE, seed=5, device=torch.device("cpu"), teacher=teacher)
-    for epoch in range(3):
+    for epoch in range(5):
         pixels, logits, _ = epochs.load(epoch)
         with torch.no_grad():
-            assert torch.allclose(base(pixels.float()), logits, rtol=0, atol=0.51 * GRAIN)
-    first, second = (epochs.load(epoch)[0] for epoch in (0, 1))
+            expected = (base(pixels.float()) + base(pixels.flip(-1).float())) / 2
+        assert torch.allclose(expected, logits, rtol=0, atol=0.51 * GRAIN)
+
+
+def test_fine_tuning_sees_the_views_in_turn_then_their_mirror_images(images, teacher):
+    epochs = Epochs(images, RECIPE, seed=0, device=torch.device("cpu"), teacher=teacher)
+    first, second, first_mirrored, second_mirrored, again = (
+        epochs.load(epoch)[0] for epoch in range(5)
+    )
     assert not torch.equal(first, second)
-    assert torch.equal(first, epochs.load(2)[0])  # two views, in turn
+    assert torch.equal(first.flip(-1), first_mirrored)
+    assert torch.equal(second.flip(-1), second_mirrored)
+    assert torch.equal(first, again)
+
+
+def test_the_teacher_speaks_of_no_view_that_it_was_trained_on(images, teacher):
+    pixels = torch.from_numpy(images.pixels)
+    augmenter = Augmenter(pixels, RECIPE.translate, RECIPE.cutout, TEACH.seed)
+    epochs = Epochs(images, RECIPE, seed=0, device=torch.device("cpu"), teacher=teacher)
+    seen = [epochs.load(epoch)[0] for epoch in range(4)]
+    for epoch in range(TEACH.epochs):
+        of_training = augmenter.view(epoch)
+        assert not any(torch.equal(of_training, view) for view in seen)

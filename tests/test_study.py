@@ -53,6 +53,13 @@ def test_every_combination_is_an_experiment_named_after_what_varies():
     assert single.name == "tiny"
 
 
+def test_widths_are_given_in_a_form_that_a_shell_takes():
+    experiments = experiments_of("tiny", {"prune": {"widths": [[[24, 32], [48]]]}})
+    assert experiments[0].settings() == ["-S", "prune.widths=[[24,32],[48]]"]
+    table = markdown(experiments, rows_of(experiments, [88.0]))
+    assert "dvc exp run compare -S 'prune.widths=[[24,32],[48]]'" in table
+
+
 def test_seeds_get_their_mean_and_sample_deviation():
     experiments = experiments_of("seeds", SEEDS)
     table = markdown(experiments, rows_of(experiments, [93.0, 93.1, 93.5]))

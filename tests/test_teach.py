@@ -15,6 +15,7 @@ from tests.networks import PARAMS, RECIPE, TEACH, call, write_params
 TEACHER = Teacher(
     logits=np.random.default_rng(0).normal(size=(2, 5, 10)).astype(np.float16),
     seed=3,
+    first_view=8,
     translate=2,
     cutout=8,
     data_digest="ab" * 32,
@@ -27,7 +28,7 @@ def test_a_saved_teacher_is_read_back_and_equal_content_gives_equal_bytes(tmp_pa
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
     loaded = load_teacher(tmp_path / "one.npz", translate=2, cutout=8, data_digest="ab" * 32)
     assert np.array_equal(loaded.logits, TEACHER.logits)
-    assert (loaded.seed, loaded.views) == (3, 2)
+    assert (loaded.seed, loaded.first_view, loaded.views) == (3, 8, 2)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from stages.common.augmentation import Augmenter, generator, shuffled
 from stages.common.cli import InputError
 from stages.common.data import DataParams, Images, load_training_images
 from stages.common.initialization import build_network, whitening_filters
-from stages.common.losses import smoothed_cross_entropy
+from stages.common.losses import Lesson, Loss, from_labels, smoothed_cross_entropy
 from stages.common.model import PIXEL_MEAN
 from stages.common.muon import orthogonalize
 from stages.common.resume import EpochStore, model_digest
@@ -205,6 +205,11 @@ def test_products_in_bfloat16_change_the_bits_and_not_what_is_learned(tmp_path):
     assert results["float32"] != results["bfloat16"]
 
 
+def labels_by(loss: Loss) -> Lesson:
+    """The labels' lesson by its key, with another loss."""
+    return dataclasses.replace(from_labels(RECIPE.label_smoothing), loss=loss)
+
+
 def test_flops_are_three_forward_passes_less_what_needs_no_gradient(tmp_path):
     images = make_images(100)
     schedule = dataclasses.replace(SCHEDULE, epochs=1, whitening_bias_epochs=0)
@@ -227,7 +232,7 @@ def test_interrupted_training_ends_in_the_same_bits(tmp_path):
         return smoothed_cross_entropy(RECIPE.label_smoothing)(logits, labels, teacher)
 
     with pytest.raises(KeyboardInterrupt):
-        run_fit(tmp_path / "b", images, loss=interrupting)
+        run_fit(tmp_path / "b", images, lesson=labels_by(interrupting))
     resumed, progress = run_fit(tmp_path / "b", images)
     assert model_digest(resumed) == model_digest(whole)
     assert progress.history == uninterrupted.history
@@ -241,7 +246,7 @@ def test_finished_work_is_not_repeated(tmp_path):
     def refusing(*_):
         raise AssertionError("trained again")
 
-    again, _ = run_fit(tmp_path, images, loss=refusing)
+    again, _ = run_fit(tmp_path, images, lesson=labels_by(refusing))
     assert model_digest(first) == model_digest(again)
 
 
@@ -251,7 +256,7 @@ def test_finished_work_is_not_repeated(tmp_path):
         {"seed": 4},
         {"recipe": dataclasses.replace(RECIPE, label_smoothing=0.1)},
         {"schedule": dataclasses.replace(SCHEDULE, learning_rate=0.05)},
-        {"loss_key": "another"},
+        {"lesson": Lesson(smoothed_cross_entropy(0.2), key="another")},
     ],
 )
 def test_other_work_is_never_resumed(tmp_path, changes):
@@ -268,7 +273,7 @@ def test_a_loss_that_diverges_is_an_error_that_names_the_rate(tmp_path):
         return logits.sum() * float("nan")
 
     with pytest.raises(InputError, match=r"loss became nan in epoch 1; lower the learning_rate"):
-        run_fit(tmp_path, make_images(100), loss=diverging)
+        run_fit(tmp_path, make_images(100), lesson=labels_by(diverging))
 
 
 def test_clearing_removes_only_what_this_run_stored(tmp_path):
@@ -306,6 +311,7 @@ def random_teacher(data: Path) -> Teacher:
     return Teacher(
         logits=np.random.default_rng(0).normal(size=(2, len(images), 10)).astype(np.float16),
         seed=0,
+        first_view=0,
         translate=RECIPE.translate,
         cutout=RECIPE.cutout,
         data_digest=images.digest(),
@@ -364,7 +370,8 @@ def test_the_base_learns_from_the_teacher_or_without_distillation_from_the_label
     teacher = random_teacher(data_directory)
     params = TrainParams(**PARAMS["train"])
     taught = lesson(teacher, params, RECIPE)
-    assert taught["teacher"] is teacher
+    assert taught.teacher is teacher
     other = dataclasses.replace(teacher, logits=teacher.logits + 1)
-    assert lesson(other, params, RECIPE)["loss_key"] != taught["loss_key"]
-    assert lesson(teacher, dataclasses.replace(params, distillation=0), RECIPE) == {}
+    assert lesson(other, params, RECIPE).key != taught.key
+    alone = lesson(teacher, dataclasses.replace(params, distillation=0), RECIPE)
+    assert alone.teacher is None

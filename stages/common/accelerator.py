@@ -9,7 +9,6 @@ NNgen's own software model (``ng.eval``) clips as if all activations were signed
 simulation is held to is ``integer_arithmetic``, whose logits it must give bit by bit.
 """
 
-import importlib.util
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 from stages.common.cli import InputError
 from stages.common.integer_arithmetic import IntegerLayer, IntegerNetwork
 from stages.common.params import rule, whole
+from stages.common.tools import require_packages
 
 ALIGNMENT = 64  # bytes, of what NNgen places in the memory
 
@@ -52,12 +52,7 @@ class AcceleratorParams:
 
 
 def refuse_without_nngen() -> None:
-    for package in ("nngen", "veriloggen", "pyverilog"):
-        if importlib.util.find_spec(package) is None:
-            raise InputError(
-                f"{package} is missing, which generates Verilog; run: pip install -r "
-                "requirements-hardware.txt, or make hardware"
-            )
+    require_packages("nngen", "veriloggen", "pyverilog", purpose="generates Verilog")
 
 
 class Accelerator:

@@ -8,10 +8,8 @@ the same step: so the streams between the two are narrow, and no value changes.
 
 import contextlib
 import ctypes
-import importlib.util
 import io
 import multiprocessing
-import shutil
 import subprocess
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,6 +20,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from stages.common.cli import InputError
 from stages.common.fixed_point import FixedChain, FixedLayer, FixedPoint
+from stages.common.tools import require_packages, require_programs
 
 NAME = "network"  # of the project and of its C++ function
 PIXELS = "ap_ufixed<8,8>"
@@ -42,17 +41,8 @@ class Target:
 
 
 def refuse_without_tools() -> None:
-    for package in ("hls4ml", "qonnx"):
-        if importlib.util.find_spec(package) is None:
-            raise InputError(
-                f"{package} is missing, which makes C++ of a network; run: pip install -r "
-                "requirements-hardware.txt, or make hardware"
-            )
-    if shutil.which("g++") is None:
-        raise InputError(
-            "g++ is missing, which compiles hls4ml's C++ for its simulation; install it (Debian "
-            "and Ubuntu: sudo apt-get install g++), then run the same command again"
-        )
+    require_packages("hls4ml", "qonnx", purpose="makes C++ of a network")
+    require_programs("g++", purpose="compiles hls4ml's C++ for its simulation", packages="g++")
 
 
 def write_project(chain: FixedChain, target: Target, folder: Path) -> list[int]:

@@ -1,12 +1,39 @@
 """What training minimizes: the labels' cross-entropy, and the distance to a teacher's outputs."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from stages.common.teacher import Teacher
+
 # (logits (N, classes), labels (N,), the teacher's logits (N, classes) or None) -> scalar loss
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a network is to learn: a loss, what names it, and a teacher if there is one."""
+
+    loss: Loss
+    key: str
+    teacher: Teacher | None = None
+
+
+def from_labels(label_smoothing: float) -> Lesson:
+    return Lesson(loss=smoothed_cross_entropy(label_smoothing), key="labels")
+
+
+def from_teacher(
+    teacher: Teacher, weight: float, temperature: float, label_smoothing: float
+) -> Lesson:
+    """The labels and the teacher's outputs; see ``distillation``."""
+    return Lesson(
+        loss=distillation(weight, temperature, label_smoothing),
+        key=f"{teacher.digest} {weight} {temperature}",
+        teacher=teacher,
+    )
 
 
 def smoothed_cross_entropy(label_smoothing: float) -> Loss:

@@ -82,12 +82,12 @@ def list_of(*choices: str) -> Any:
     )
 
 
-def channel_widths() -> Any:
+def channel_widths(fewest_blocks: int = 1) -> Any:
     """A list of blocks, each a list of convolution widths: ``[[64, 64], [256, 256], ...]``."""
     return rule(
         lambda value: (
             isinstance(value, list)
-            and 1 <= len(value) <= 4
+            and fewest_blocks <= len(value) <= 4
             and all(
                 isinstance(block, list)
                 and len(block) > 0
@@ -95,7 +95,8 @@ def channel_widths() -> Any:
                 for block in value
             )
         ),
-        "1 to 4 blocks, each a list of channel counts from 1 to 4096, such as [[64, 64], [256]]",
+        f"{fewest_blocks} to 4 blocks, each a list of channel counts from 1 to 4096, such as "
+        "[[64, 64], [256]]",
     )
 
 

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.nn.utils import prune as torch_prune
 
@@ -19,9 +20,9 @@ from stages.common.cli import InputError
 from stages.common.data import Images
 from stages.common.latency_model import LatencyModel
 from stages.common.latency_pruning import in_blocks, widths_by_rank, widths_by_time
-from stages.common.losses import distillation
+from stages.common.losses import from_teacher
 from stages.common.model import Network, Size, size_of, widths_of
-from stages.common.params import number, one_of, whole
+from stages.common.params import channel_widths, number, one_of, whole
 from stages.common.resume import EpochStore, Progress
 from stages.common.teacher import Teacher
 from stages.common.training import (
@@ -44,6 +45,7 @@ class PruneParams:
     target: str = one_of("macs", "params", "latency")
     amount: float = number(at_least=0, below=1)
     budget_ms: float = number(at_least=0)
+    widths: list = channel_widths(fewest_blocks=0)
     importance: str = one_of(*IMPORTANCES)
     allocation: str = one_of("global", "uniform")
     round_to: int = whole(at_least=1, at_most=256)
@@ -61,12 +63,22 @@ class PruneParams:
         return self.target == "latency" or self.budget_ms > 0
 
 
-def refuse_zeros_for_time(params: PruneParams) -> None:
-    """Raise ``InputError`` where zeros in place are to save time, which they do not."""
+def refuse_contradictions(params: PruneParams) -> None:
+    """Raise ``InputError`` where two params cannot both be had."""
     if params.method == "unstructured" and params.needs_latency():
         raise InputError(
             "prune.method is unstructured, but zeros in place save no time: prune.target latency "
             "and prune.budget_ms need prune.method structured"
+        )
+    if params.method == "unstructured" and params.widths:
+        raise InputError(
+            "prune.method is unstructured, but zeros in place change no width: prune.widths needs "
+            "prune.method structured"
+        )
+    if params.budget_ms and params.widths:
+        raise InputError(
+            "prune.budget_ms and prune.widths both say how much to keep: set budget_ms to 0, or "
+            "widths to []"
         )
 
 
@@ -111,6 +123,38 @@ def search_ratio(share_at: Callable[[float], float], amount: float) -> float:
 # --------------------------------------------------------------------------- structured: channels
 
 
+def ranking(model: Network, images: Images, params: PruneParams) -> list[torch.Tensor]:
+    """The importance of every channel, as ``channel_scores``."""
+    return channel_scores(model, images[:TAYLOR_IMAGES], params.importance, params.seed)
+
+
+def keep_widths(
+    model: Network, base: Network, step: int, images: Images, params: PruneParams
+) -> Network:
+    """A network with the most important channels of every layer: after the last step as many as
+    prune.widths says, before it in between.
+
+    Raises ``InputError`` when the base's layers are others, or narrower.
+    """
+    require_narrower(params.widths, widths_of(base))
+    widths = [
+        round(before - (before - after) * step / params.steps)
+        for block, wanted in zip(widths_of(base), params.widths, strict=True)
+        for before, after in zip(block, wanted, strict=True)
+    ]
+    return without_channels(model, ranking(model, images, params), widths)
+
+
+def require_narrower(widths: list[list[int]], before: list[list[int]]) -> None:
+    """Raise ``InputError`` unless channels can be removed from ``before`` to reach ``widths``."""
+    alike = [len(block) for block in widths] == [len(block) for block in before]
+    if not alike or np.any(np.concatenate(widths) > np.concatenate(before)):
+        raise InputError(
+            f"prune.widths is {widths}, the base has {before}; expected as many blocks and "
+            "convolutions, and none of them wider"
+        )
+
+
 def remove_channels(
     model: Network, before: Size, amount: float, images: Images, params: PruneParams
 ) -> Network:
@@ -118,7 +162,7 @@ def remove_channels(
 
     Raises ``InputError`` when even the narrowest widths keep too much.
     """
-    scores = channel_scores(model, images[:TAYLOR_IMAGES], params.importance, params.seed)
+    scores = ranking(model, images, params)
     if params.allocation == "uniform":
         scores = ranks_in_layer(scores)
 
@@ -146,7 +190,7 @@ def remove_milliseconds(
     the ranking leaves, cut no further than the budget asks. Raises ``InputError`` with the least
     latency that can be reached when it is above the budget.
     """
-    scores = channel_scores(model, images[:TAYLOR_IMAGES], params.importance, params.seed)
+    scores = ranking(model, images, params)
     if params.allocation == "uniform" and params.target != "latency":
         scores = ranks_in_layer(scores)
     choose = widths_by_time if params.target == "latency" else widths_by_rank
@@ -213,9 +257,9 @@ def fine_tune(
         device=pick_device(params.device),
         store=store,
         title=title,
-        loss=distillation(params.distillation, params.temperature, recipe.label_smoothing),
-        loss_key=f"{teacher.digest()} {params.distillation} {params.temperature}",
-        teacher=teacher,
+        lesson=from_teacher(
+            teacher, params.distillation, params.temperature, recipe.label_smoothing
+        ),
     )
 
 
@@ -234,14 +278,16 @@ def prune_and_fine_tune(
     Returns the network, the progress of each step's fine-tuning, and the validation accuracy in
     percent after each removal, before its fine-tuning.
     """
-    refuse_zeros_for_time(params)
+    refuse_contradictions(params)
     device = pick_device(params.device)
     before = size_of(base)
     model, stages, raw_accuracy = copy.deepcopy(base), [], []
     for step in range(1, params.steps + 1):
         amount = params.amount * step / params.steps
         budget_ms = budget_at(step, base, params, latency)
-        if budget_ms is not None:
+        if params.widths:
+            model = keep_widths(model.cpu(), base, step, images, params)
+        elif budget_ms is not None:
             model = remove_milliseconds(model.cpu(), budget_ms, images, params, latency)
         elif params.method == "structured":
             model = remove_channels(model.cpu(), before, amount, images, params)

@@ -1,6 +1,7 @@
 """Studies: the params of each, and the experiments that their combinations make."""
 
 import itertools
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +44,12 @@ class Experiment:
     varied: tuple[str, ...]  # the keys that differ within the study
 
     def settings(self) -> list[str]:
-        """What follows `dvc exp run`: -S key=value for every change."""
-        return [word for key, value in self.changes.items() for word in ("-S", f"{key}={value}")]
+        """What follows `dvc exp run`: -S key=value for every change, lists without spaces."""
+        values = {
+            key: json.dumps(value, separators=(",", ":")) if isinstance(value, list) else value
+            for key, value in self.changes.items()
+        }
+        return [word for key, value in values.items() for word in ("-S", f"{key}={value}")]
 
 
 def experiments_of(study: str, sections: dict[str, dict[str, list]]) -> list[Experiment]:

@@ -2,13 +2,15 @@
 
 The outputs on a few augmented views are computed once and used by all training (Shen and Xing,
 "A fast knowledge distillation framework", ECCV 2022), since most of what distillation costs is
-the teacher.
+the teacher. Each is the mean of the outputs on the view and on its mirror image, and stands for
+both. The teacher has not been trained on these views: what it says of those is in part by heart.
 """
 
 import hashlib
 import io
 import zipfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +21,14 @@ from stages.common.files import write_bytes
 
 @dataclass(frozen=True)
 class Teacher:
-    """Logits (views, N, classes) float16 of the images, and what names the views and the images."""
+    """Logits (views, N, classes) float16 of the images, and what names the views and the images.
+
+    The views are those that ``Augmenter`` numbers from ``first_view`` on.
+    """
 
     logits: np.ndarray
     seed: int
+    first_view: int
     translate: int
     cutout: int
     data_digest: str
@@ -31,6 +37,7 @@ class Teacher:
     def views(self) -> int:
         return len(self.logits)
 
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the logits, hexadecimal."""
         return hashlib.sha256(np.ascontiguousarray(self.logits)).hexdigest()
@@ -43,6 +50,7 @@ def save_teacher(path: str | Path, teacher: Teacher) -> None:
         buffer,
         logits=teacher.logits,
         seed=teacher.seed,
+        first_view=teacher.first_view,
         translate=teacher.translate,
         cutout=teacher.cutout,
         data_digest=teacher.data_digest,
@@ -57,6 +65,7 @@ def load_teacher(path: str | Path, translate: int, cutout: int, data_digest: str
             teacher = Teacher(
                 logits=content["logits"],
                 seed=int(content["seed"]),
+                first_view=int(content["first_view"]),
                 translate=int(content["translate"]),
                 cutout=int(content["cutout"]),
                 data_digest=str(content["data_digest"]),

@@ -19,7 +19,7 @@ from stages.common.accuracy import accuracy
 from stages.common.augmentation import Augmenter, shuffled
 from stages.common.cli import InputError
 from stages.common.data import Images
-from stages.common.losses import Loss, smoothed_cross_entropy
+from stages.common.losses import Lesson, Loss, from_labels
 from stages.common.model import Network, size_of
 from stages.common.muon import Muon
 from stages.common.params import channel_widths, number, one_of, whole
@@ -148,18 +148,16 @@ def fit(
     device: torch.device,
     store: EpochStore,
     title: str,
-    loss: Loss | None = None,
-    loss_key: str = "",
-    teacher: Teacher | None = None,
+    lesson: Lesson | None = None,
 ) -> Progress:
-    """Train ``model`` in place and return the curve.
+    """Train ``model`` in place, on the labels if no lesson is given, and return the curve.
 
     Every epoch sees a new view of the images, or, with a teacher, the next of the teacher's. Every
-    epoch is saved in ``store``; when the same work (same start, data, recipe, loss_key) is found
+    epoch is saved in ``store``; when the same work (same start, data, recipe, lesson) is found
     there, it goes on from the last whole epoch and ends in the same bits.
     """
     keep_freed_memory()
-    loss = loss or smoothed_cross_entropy(recipe.label_smoothing)
+    lesson = lesson or from_labels(recipe.label_smoothing)
     precision = pick_precision(recipe.precision, device)
     key = work_key(
         model,
@@ -168,7 +166,7 @@ def fit(
         recipe=dataclasses.asdict(recipe),
         schedule=dataclasses.asdict(schedule),
         seed=seed,
-        loss=loss_key,
+        lesson=lesson.key,
         precision=str(precision),
     )
     model.to(device, memory_format=torch.channels_last)
@@ -178,7 +176,7 @@ def fit(
         print(f"{title}: resumed after epoch {len(progress.history)} of {schedule.epochs}")
     if len(progress.history) == schedule.epochs:
         return progress
-    epochs = Epochs(images, recipe, seed, device, teacher)
+    epochs = Epochs(images, recipe, seed, device, lesson.teacher)
     with tqdm(total=schedule.epochs * len(images), unit="img", unit_scale=True) as bar:
         bar.update(len(progress.history) * len(images))
         for epoch in range(len(progress.history), schedule.epochs):
@@ -186,7 +184,7 @@ def fit(
             model.whitening.bias.requires_grad_(epoch < schedule.whitening_bias_epochs)
             progress.times.matmul_gflops.append(matmul_gflops(device))
             row = train_epoch(
-                model, epochs, epoch, optimizers, schedule, loss, precision, progress, bar
+                model, epochs, epoch, optimizers, schedule, lesson.loss, precision, progress, bar
             )
             started = time.perf_counter()
             row["validation_accuracy"] = evaluate(model, validation, device)
@@ -226,9 +224,10 @@ class Epochs:
         order = shuffled(len(self), self.seed, epoch).to(self.device)
         if self.teacher is None:
             return self.augmenter.view(epoch), None, order
-        view = (self.seed + epoch) % self.teacher.views
+        passes, view = divmod(self.seed + epoch, self.teacher.views)
+        pixels = self.augmenter.view(self.teacher.first_view + view)
         logits = torch.from_numpy(self.teacher.logits[view]).to(self.device, torch.float32)
-        return self.augmenter.view(view), logits, order
+        return pixels.flip(-1) if passes % 2 else pixels, logits, order
 
 
 def train_epoch(

@@ -1,22 +1,21 @@
 """Compile Verilog with Verilator and run the program that comes out."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
-from stages.common.cli import InputError
+from stages.common.tools import require_programs
 
 TOP = "Vbench"  # the program
 
 
 def refuse_without_verilator() -> None:
-    for command in ("verilator", "make", "g++"):
-        if shutil.which(command) is None:
-            raise InputError(
-                f"{command} is missing, which simulates Verilog; install it (Debian and Ubuntu: "
-                "sudo apt-get install --no-install-recommends verilator make g++), then run the "
-                "same command again"
-            )
+    require_programs(
+        "verilator",
+        "make",
+        "g++",
+        purpose="simulates Verilog",
+        packages="verilator make g++",
+    )
 
 
 def compiled(folder: Path, verilog: Path, harness: Path) -> Path:
