@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from stages import mac_area
-from stages.common import mac_reference, rtl, synthesis
+from stages.common import mac_reference, rtl, synthesis, tools
 from stages.common.cli import InputError
 from stages.common.mac_reference import (
     FP32_TINY,
@@ -169,13 +169,13 @@ def test_synthesis_counts_the_sums_flip_flops_and_uses_dsps_only_where_it_may():
 
 
 def test_missing_tools_are_one_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(rtl.shutil, "which", lambda name: None)
+    monkeypatch.setattr(tools.shutil, "which", lambda name: None)
     with pytest.raises(InputError, match=r"iverilog is missing.*apt-get install iverilog"):
         simulated(RTL, FORMATS["int8"], np.array([[1, 1, 1]]))
-    monkeypatch.setattr(synthesis.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(tools.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pyosys is missing.*requirements-hardware\.txt"):
         refuse_without_tools(tmp_path / "cells.lib")
-    monkeypatch.setattr(synthesis.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(tools.importlib.util, "find_spec", lambda name: name)
     with pytest.raises(InputError, match=r"cells\.lib is missing.*qflow-tech-osu018"):
         refuse_without_tools(tmp_path / "cells.lib")
 

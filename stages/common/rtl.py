@@ -1,6 +1,5 @@
 """The multiply-accumulates of stages/rtl: which there are, and what they do in simulation."""
 
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +7,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from stages.common.cli import InputError
 from stages.common.mac_reference import fp32_stimulus, fp32_sums, int_stimulus, int_sums
+from stages.common.tools import require_programs
 
 
 @dataclass(frozen=True)
@@ -78,11 +77,7 @@ def simulated(rtl: Path, form: Format, stimulus: np.ndarray) -> np.ndarray:
 
 def called(*command: str) -> str:
     """Standard output of one of Icarus Verilog's programs."""
-    if shutil.which(command[0]) is None:
-        raise InputError(
-            f"{command[0]} is missing, which simulates Verilog; install Icarus Verilog (Debian and "
-            "Ubuntu: sudo apt-get install iverilog), then run the same command again"
-        )
+    require_programs(command[0], purpose="simulates Verilog", packages="iverilog")
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, f"{' '.join(command)}: {result.stdout}{result.stderr}"
     return result.stdout

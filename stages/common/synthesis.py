@@ -1,6 +1,5 @@
 """What hardware Yosys makes of a Verilog module: standard cells, or the parts of an FPGA."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 from stages.common.cli import InputError
 from stages.common.rtl import Format
+from stages.common.tools import require_packages
 
 # Yosys ends its process where it meets an error, so it gets one of its own.
 RUNNER = """
@@ -22,11 +22,7 @@ for command in sys.argv[1:]:
 
 
 def refuse_without_tools(liberty: Path) -> None:
-    if importlib.util.find_spec("pyosys") is None:
-        raise InputError(
-            "pyosys is missing, which synthesizes Verilog; run: pip install -r "
-            "requirements-hardware.txt, or make hardware"
-        )
+    require_packages("pyosys", purpose="synthesizes Verilog")
     if not liberty.is_file():
         raise InputError(
             f"{liberty} is missing, the standard cells; install them (Debian and Ubuntu: sudo "

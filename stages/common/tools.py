@@ -17,10 +17,13 @@ def require_packages(*names: str, purpose: str) -> None:
 
 
 def require_programs(*names: str, purpose: str, packages: str) -> None:
-    """Raise ``InputError`` for the first that is not on PATH; ``packages``: Debian's, with it."""
+    """Raise ``InputError`` for the first that is not on PATH.
+
+    ``packages``: what apt-get is told to install, options included.
+    """
     for name in names:
         if shutil.which(name) is None:
             raise InputError(
                 f"{name} is missing, which {purpose}; install it (Debian and Ubuntu: sudo apt-get "
-                f"install --no-install-recommends {packages}), then run the same command again"
+                f"install {packages}), then run the same command again"
             )

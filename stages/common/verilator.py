@@ -14,7 +14,7 @@ def refuse_without_verilator() -> None:
         "make",
         "g++",
         purpose="simulates Verilog",
-        packages="verilator make g++",
+        packages="--no-install-recommends verilator make g++",
     )
 
 
