@@ -35,6 +35,7 @@ from stages.common.training import (
     fit,
     pick_device,
     pick_precision,
+    precision_name,
     summary,
 )
 
@@ -60,7 +61,7 @@ def speed_summary(progress: Progress, device: torch.device, precision: torch.dty
     return {
         "device": device.type,
         "machine": machine,
-        "precision": str(precision).removeprefix("torch."),
+        "precision": precision_name(precision),
         "cores": available_cores(),
         **progress.times.summary(progress.step_flops),
     }

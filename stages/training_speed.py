@@ -26,10 +26,10 @@ from stages.common.params import load_params
 from stages.common.speed import keep_freed_memory, matmul_gflops
 from stages.common.training import (
     RecipeParams,
+    Trainer,
     make_optimizers,
     pick_precision,
-    products_in,
-    set_rate,
+    precision_name,
 )
 from stages.train import TrainParams
 
@@ -53,13 +53,15 @@ class Change:
 def changes(batch_size: int, precision: torch.dtype) -> list[Change]:
     """The allocator's row first: what it measures ends with the next row."""
     other = torch.float32 if precision == torch.bfloat16 else torch.bfloat16
-    committed = Change(f"as committed, {in_words(precision)}", batch_size, precision=precision)
+    committed = Change(
+        f"as committed, {precision_name(precision)}", batch_size, precision=precision
+    )
     return [
         replace(
             committed, name="glibc gives freed tensors back to the system", own_allocator=False
         ),
         committed,
-        replace(committed, name=f"products in {in_words(other)}", precision=other),
+        replace(committed, name=f"products in {precision_name(other)}", precision=other),
         replace(committed, name="without channels_last", channels_last=False),
         replace(committed, name=f"batch {batch_size // 2}", batch_size=batch_size // 2),
         replace(committed, name=f"batch {2 * batch_size}", batch_size=2 * batch_size),
@@ -68,35 +70,23 @@ def changes(batch_size: int, precision: torch.dtype) -> list[Change]:
     ]
 
 
-def in_words(precision: torch.dtype) -> str:
-    return str(precision).removeprefix("torch.")
-
-
 def step_of(change: Change, params: TrainParams, recipe: RecipeParams) -> Callable[[], None]:
-    """One training step, as ``stages.common.training.train_epoch`` makes it."""
+    """One training step, but for the change as the committed loop makes it."""
     torch.manual_seed(0)
     layout = torch.channels_last if change.channels_last else torch.contiguous_format
     model = Network({"widths": params.widths, "classes": len(CLASSES)})
     model.to(memory_format=layout).train()
     optimizers = make_optimizers(model, recipe)
-    set_rate(optimizers, params.learning_rate)
     if change.fused:
         for group in optimizers[1].param_groups:
             group.update(fused=True, foreach=False)
     loss = smoothed_cross_entropy(recipe.label_smoothing)
     pixels = (255 * torch.rand(change.batch_size, *IMAGE_SHAPE)).to(memory_format=layout)
     labels = torch.randint(len(CLASSES), (change.batch_size,))
-    forward = torch.compile(model) if change.compiled else model
-
-    def step() -> None:
-        with products_in(change.precision, CPU):
-            logits = forward(pixels)
-        loss(logits.float(), labels, None).backward()
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-    return step
+    trainer = Trainer(
+        torch.compile(model) if change.compiled else model, optimizers, loss, change.precision
+    )
+    return lambda: trainer.step(pixels, labels, None, params.learning_rate)
 
 
 def step_gflops(change: Change, params: TrainParams, recipe: RecipeParams) -> float:

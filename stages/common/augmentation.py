@@ -49,10 +49,10 @@ class Augmenter:
         centres = torch.randint(
             0, self.size, (2, len(pixels), 1), generator=generator("cutout", self.seed, number)
         )
-        first = centres - self.cutout // 2
-        positions = torch.arange(self.size)
+        first = centres.to(pixels.device) - self.cutout // 2
+        positions = torch.arange(self.size, device=pixels.device)
         rows, columns = (first <= positions) & (positions < first + self.cutout)  # (N, 32) each
-        square = (rows.unsqueeze(2) & columns.unsqueeze(1)).to(pixels.device)  # (N, 32, 32)
+        square = rows.unsqueeze(2) & columns.unsqueeze(1)  # (N, 32, 32)
         for channel, mean in enumerate(PIXEL_MEAN):
             pixels[:, channel].masked_fill_(square, round(mean))
 

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -114,6 +114,11 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
+def precision_name(precision: torch.dtype) -> str:
+    """torch.bfloat16 -> 'bfloat16', as recipe.precision has it."""
+    return str(precision).removeprefix("torch.")
+
+
 # ----------------------------------------------------------------------------------- optimization
 
 
@@ -177,15 +182,14 @@ def fit(
     if len(progress.history) == schedule.epochs:
         return progress
     epochs = Epochs(images, recipe, seed, device, lesson.teacher)
+    trainer = Trainer(model, optimizers, lesson.loss, precision)
     with tqdm(total=schedule.epochs * len(images), unit="img", unit_scale=True) as bar:
         bar.update(len(progress.history) * len(images))
         for epoch in range(len(progress.history), schedule.epochs):
             bar.set_description(f"{title} {epoch + 1}/{schedule.epochs}")
             model.whitening.bias.requires_grad_(epoch < schedule.whitening_bias_epochs)
             progress.times.matmul_gflops.append(matmul_gflops(device))
-            row = train_epoch(
-                model, epochs, epoch, optimizers, schedule, lesson.loss, precision, progress, bar
-            )
+            row = train_epoch(trainer, epochs, epoch, schedule, progress, bar)
             started = time.perf_counter()
             row["validation_accuracy"] = evaluate(model, validation, device)
             progress.times.validation += time.perf_counter() - started
@@ -230,22 +234,62 @@ class Epochs:
         return pixels.flip(-1) if passes % 2 else pixels, logits, order
 
 
+class Trainer:
+    """A network in training: all that a step needs besides its batch and its rate."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: list[torch.optim.Optimizer],
+        loss: Loss,
+        precision: torch.dtype,
+    ):
+        self.model = model
+        self.optimizers = optimizers
+        self.loss = loss
+        self.precision = precision
+        self.device = next(model.parameters()).device
+
+    def step(self, inputs: Tensor, labels: Tensor, soft: Tensor | None, rate: float) -> float:
+        """Learn from one batch, and return its loss."""
+        loss = self.add_gradients(inputs, labels, soft)
+        self.update(rate)
+        return float(loss)  # waits for the device
+
+    def add_gradients(self, inputs: Tensor, labels: Tensor, soft: Tensor | None) -> Tensor:
+        """Forward and backward; returns the loss, a scalar.
+
+        ``inputs`` (n, 3, 32, 32) float32 in 0-255, ``labels`` (n,) int64, ``soft`` the teacher's
+        logits (n, classes) float32 if there is a teacher.
+        """
+        with products_in(self.precision, inputs.device):
+            logits = self.model(inputs)
+        loss = self.loss(logits.float(), labels, soft)
+        loss.backward()
+        return loss.detach()
+
+    def update(self, rate: float) -> None:
+        set_rate(self.optimizers, rate)
+        for optimizer in self.optimizers:
+            with products_in(self.precision, self.device):  # Muon's too, as its author has them
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+
 def train_epoch(
-    model: Network,
+    trainer: Trainer,
     epochs: Epochs,
     epoch: int,
-    optimizers: list[torch.optim.Optimizer],
     schedule: Schedule,
-    loss: Loss,
-    precision: torch.dtype,
     progress: Progress,
     bar: tqdm,
 ) -> dict:
     """One pass over the images; returns the curve's row and adds its cost to ``progress``.
 
-    The zeros between images that lie side by side (see ``Convolution``) count as work.
+    Counted are the network's operations, not the optimizers'. The zeros between images that lie
+    side by side (see ``Convolution``) count as work.
     """
-    model.train()
+    trainer.model.train()
     times = progress.times
     started = time.perf_counter()
     pixels, targets, order = epochs.load(epoch)
@@ -254,22 +298,15 @@ def train_epoch(
     total = 0.0
     for index, batch in enumerate(batches):
         rate = schedule.rate(epoch * len(batches) + index, schedule.epochs * len(batches))
-        set_rate(optimizers, rate)
         inputs = pixels[batch].to(torch.float32, memory_format=torch.channels_last)
         labels = epochs.labels[batch]
         soft = None if targets is None else targets[batch]
         times.loading += time.perf_counter() - started
         started = time.perf_counter()
         with counter if index == 0 else nullcontext():  # counting every step would slow it down
-            with products_in(precision, inputs.device):
-                logits = model(inputs)
-            value = loss(logits.float(), labels, soft)
-            value.backward()
-        for optimizer in optimizers:
-            with products_in(precision, inputs.device):  # Muon's too, as its author has them
-                optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        total += float(value.detach()) * len(batch)
+            loss = trainer.add_gradients(inputs, labels, soft)
+        trainer.update(rate)
+        total += float(loss) * len(batch)
         times.steps.append(time.perf_counter() - started)
         started = time.perf_counter()
         bar.update(len(batch))
