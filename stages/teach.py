@@ -1,25 +1,33 @@
-"""Train the teacher, a wider network, and write what it says of a few augmented views.
+"""Train the teacher, a few wider networks, and write what they say of some augmented views.
 
 Reads   the training images (held-out validation images included; never the test images)
 Writes  the logits (views, N, classes) float16 of the training images, and what names the views
-        (see common/teacher.py), the training curve as CSV (one row an epoch: epoch, loss,
-        learning_rate, validation_accuracy in percent), a JSON of what the teacher reached
+        (see common/teacher.py), the training curve as CSV (one row an epoch, means over the
+        networks: epoch, loss, learning_rate, validation_accuracy in percent), a JSON of what
+        the teacher reached
 Params  data.*, recipe.*, teach.*  (see TeachParams)
 Raises  InputError for wrong params, missing data, a device that is not there
 
-The base learns from this file, and so does all fine-tuning: pruning at any amount, with any seed.
+The networks differ in their seed alone; what the teacher says is the mean of what they say (the
+ensemble of Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", 2015). The
+base learns from this file, and so does all fine-tuning: pruning at any amount, with any seed.
 Running the teacher in each of them would cost more than training the pruned network does. The
-teacher's own weights are not kept. A killed run goes on from its last whole epoch, kept in the
-folder --resume.
+teacher's own weights are not kept. A killed run goes on from its last whole epoch or view, kept
+in the folder --resume.
 """
 
 import argparse
+import dataclasses
+import statistics
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from stages.common.accuracy import accuracy
 from stages.common.augmentation import Augmenter
 from stages.common.cli import run
 from stages.common.data import DataParams, Images, load_training_images
@@ -27,7 +35,7 @@ from stages.common.files import write_csv, write_json
 from stages.common.initialization import build_network
 from stages.common.model import Network
 from stages.common.params import load_params, whole
-from stages.common.resume import EpochStore
+from stages.common.resume import EpochStore, Progress, work_key
 from stages.common.teacher import Teacher, save_teacher
 from stages.common.training import (
     CURVE_COLUMNS,
@@ -45,25 +53,45 @@ GRAIN = 1 / 16  # of a logit; what softened outputs do not show need not be stor
 
 @dataclass(frozen=True)
 class TeachParams(NetworkParams):
-    """How the teacher is made, and on how many views it is run."""
+    """How the teacher is made, of how many networks, and on how many views it is run."""
 
+    networks: int = whole(at_least=1, at_most=20)
     views: int = whole(at_least=1, at_most=100)
 
 
-def teach(network: Network, images: Images, recipe: RecipeParams, params: TeachParams) -> Teacher:
-    """The network's logits on views that come after those of its training."""
+def teach(
+    networks: list[Network],
+    images: Images,
+    recipe: RecipeParams,
+    params: TeachParams,
+    store: EpochStore,
+) -> Teacher:
+    """The networks' mean logits on views that come after those of the first one's training."""
     device = pick_device(params.device)
     precision = pick_precision(recipe.precision, device)
-    network.to(device, memory_format=torch.channels_last).eval()
     pixels = torch.from_numpy(images.pixels).to(device)
     augmenter = Augmenter(pixels, recipe.translate, recipe.cutout, params.seed)
+    for network in networks:
+        network.to(device, memory_format=torch.channels_last).eval()
     logits = []
-    with tqdm(total=params.views * len(images), unit="img", unit_scale=True, desc="teach") as bar:
+    with tqdm(total=params.views * len(networks), unit="view", desc="teach") as bar:
         for number in range(params.epochs, params.epochs + params.views):
-            batches = augmenter.view(number).split(params.batch_size)
-            logits.append(view_logits(network, batches, precision, bar))
+            view = augmenter.view(number)
+            outputs = []
+            for network in networks:
+                key = work_key(
+                    network,
+                    device,
+                    data=images.digest(),
+                    recipe=dataclasses.asdict(recipe),
+                    view=[params.seed, number],
+                )
+                make = partial(view_logits, network, view.split(params.batch_size), precision)
+                outputs.append(store.array(key, make))
+                bar.update()
+            logits.append((np.mean(outputs, axis=0) / GRAIN).round() * GRAIN)
     return Teacher(
-        logits=np.stack(logits),
+        logits=np.stack(logits).astype(np.float16),
         seed=params.seed,
         first_view=params.epochs,
         translate=recipe.translate,
@@ -74,19 +102,35 @@ def teach(network: Network, images: Images, recipe: RecipeParams, params: TeachP
 
 @torch.no_grad()
 def view_logits(
-    network: Network, batches: tuple[torch.Tensor, ...], precision: torch.dtype, bar: tqdm
+    network: Network, batches: tuple[Tensor, ...], precision: torch.dtype
 ) -> np.ndarray:
-    """The mean of the logits on images and on their mirror images: (N, classes) float16, in
-    multiples of ``GRAIN``, of batches (n, 3, 32, 32) uint8.
+    """The mean of the logits on images and on their mirror images: (N, classes) float32, of
+    batches (n, 3, 32, 32) uint8.
     """
     logits = []
     for batch in batches:
         inputs = batch.to(torch.float32, memory_format=torch.channels_last)
         with products_in(precision, batch.device):
             outputs = (network(inputs).float() + network(inputs.flip(-1)).float()) / 2
-        logits.append((outputs / GRAIN).round().mul(GRAIN).to("cpu", torch.float16))
-        bar.update(len(batch))
+        logits.append(outputs.cpu())
     return torch.cat(logits).numpy()
+
+
+def mean_curve(fits: list[Progress]) -> list[dict]:
+    """One row an epoch, of the columns ``CURVE_COLUMNS``: means over the networks."""
+    return [
+        {name: round(statistics.mean(row[name] for row in rows), 5) for name in CURVE_COLUMNS}
+        for rows in zip(*(progress.history for progress in fits), strict=True)
+    ]
+
+
+def together_accuracy(
+    networks: list[Network], validation: Images, precision: torch.dtype, device: torch.device
+) -> float:
+    """Percent of the held-out images that the teacher has right: all networks, both mirrored."""
+    batches = torch.from_numpy(validation.pixels).to(device).split(500)
+    logits = np.mean([view_logits(network, batches, precision) for network in networks], axis=0)
+    return accuracy(logits.argmax(1), validation.labels)
 
 
 def main() -> None:
@@ -95,29 +139,43 @@ def main() -> None:
     recipe = load_params(RecipeParams, args.params, section="recipe")
     data = load_params(DataParams, args.params, section="data")
     images, validation = load_training_images(args.data, data)
-    network = build_network(params.widths, images, seed=params.seed)
+    device = pick_device(params.device)
     store = EpochStore(args.resume)
-    progress = fit(
-        network,
-        images,
-        validation,
-        recipe=recipe,
-        schedule=params.schedule(),
-        seed=params.seed,
-        device=pick_device(params.device),
-        store=store,
-        title="teacher",
-    )
-    metrics = summary(network, progress, images, validation)
-    teacher = teach(network, images, recipe, params)
+    networks, fits = [], []
+    for number in range(params.networks):
+        networks.append(build_network(params.widths, images, seed=params.seed + number))
+        fits.append(
+            fit(
+                networks[-1],
+                images,
+                validation,
+                recipe=recipe,
+                schedule=params.schedule(),
+                seed=params.seed + number,
+                device=device,
+                store=store,
+                title=f"teacher, network {number + 1}/{params.networks}, epoch",
+            )
+        )
+    teacher = teach(networks, images, recipe, params, store)
+    curve = mean_curve(fits)
+    precision = pick_precision(recipe.precision, device)
+    metrics = {
+        "networks": params.networks,
+        **summary(networks[0], fits[0], images, validation),  # params and macs are one network's
+        "validation_accuracy": curve[-1]["validation_accuracy"],
+        "together_validation_accuracy": together_accuracy(networks, validation, precision, device),
+        "training_flops": sum(progress.flops for progress in fits),
+    }
     save_teacher(args.teacher, teacher)
-    write_csv(args.curve, progress.history, header=CURVE_COLUMNS)
+    write_csv(args.curve, curve, header=CURVE_COLUMNS)
     write_json(args.metrics, metrics)
     store.clear()
     print(
-        f"{args.teacher}: outputs on {teacher.views} views of {len(images):,} images, of a network "
-        f"with {metrics['params']:,} params that reached {metrics['validation_accuracy']:.2f} % on "
-        f"{len(validation)} validation images"
+        f"{args.teacher}: outputs on {teacher.views} views of {len(images):,} images, of "
+        f"{params.networks} networks with {metrics['params']:,} params each, which reached "
+        f"{metrics['validation_accuracy']:.2f} % on {len(validation)} validation images, and "
+        f"{metrics['together_validation_accuracy']:.2f} % together"
     )
 
 

@@ -42,6 +42,7 @@ TEACH = TeachParams(
     whitening_bias_epochs=1,
     device="cpu",
     views=2,
+    networks=2,
 )
 CONFIG = {"widths": [[8, 8], [16, 16], [16, 32]], "classes": 10}
 PROVENANCE = {"data_digest": "ab" * 32, "train": {"seed": 0, "epochs": 1}}

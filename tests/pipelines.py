@@ -34,6 +34,7 @@ TINY = {
         "epochs": 1,
         "batch_size": 50,
         "views": 2,
+        "networks": 2,
         "device": "cpu",
     },
     "export": {"check_images": 50},

@@ -62,8 +62,9 @@ def pruned(base, images) -> Network:
 
 
 @pytest.fixture(scope="module")
-def teacher(base, images) -> Teacher:
-    return teach(copy.deepcopy(base), images, RECIPE, TEACH)
+def teacher(base, images, tmp_path_factory) -> Teacher:
+    store = EpochStore(tmp_path_factory.mktemp("teacher"))
+    return teach([copy.deepcopy(base)], images, RECIPE, TEACH, store)
 
 
 @pytest.fixture(scope="module")

@@ -45,6 +45,7 @@ PARAMS = PruneParams(
     widths=[],
     importance="taylor",
     allocation="global",
+    proportions=[],
     round_to=4,
     steps=2,
     epochs_between=1,
@@ -76,8 +77,9 @@ def base(images) -> Network:
 
 
 @pytest.fixture(scope="module")
-def teacher(base, images) -> Teacher:
-    return teach(copy.deepcopy(base), images, RECIPE, TEACH)
+def teacher(base, images, tmp_path_factory) -> Teacher:
+    store = EpochStore(tmp_path_factory.mktemp("teacher"))
+    return teach([copy.deepcopy(base)], images, RECIPE, TEACH, store)
 
 
 def test_uniform_allocation_takes_the_same_share_of_every_layer(base, images):
@@ -98,6 +100,39 @@ def test_uniform_allocation_keeps_the_best_channels_of_each_layer(base, images):
     scores = channel_scores(base, images, "taylor", seed=0)
     widths = [width for block in widths_of(pruned) for width in block]
     assert model_digest(pruned) == model_digest(without_channels(base, scores, widths))
+
+
+PROPORTIONS = [[1, 2], [2, 4], [3, 3]]  # of a base with 32 32 / 64 64 / 64 64
+
+
+@pytest.mark.parametrize("amount", [0.5, 0.7, 0.9])
+def test_proportional_allocation_keeps_widths_in_the_proportions_given(base, images, amount):
+    params = dataclasses.replace(
+        PARAMS, allocation="proportional", proportions=PROPORTIONS, round_to=1
+    )
+    pruned = remove_channels(base, size_of(base), amount, images, params)
+    assert 1 - size_of(pruned).macs / size_of(base).macs == pytest.approx(amount, abs=0.03)
+    first = widths_of(pruned)[0][0]
+    for block, proportions, whole_block in zip(
+        widths_of(pruned), PROPORTIONS, widths_of(base), strict=True
+    ):
+        for width, proportion, whole in zip(block, proportions, whole_block, strict=True):
+            assert width == pytest.approx(min(whole, first * proportion), abs=proportion)
+
+
+def test_proportional_allocation_keeps_the_best_channels_of_each_layer(base, images):
+    params = dataclasses.replace(PARAMS, allocation="proportional", proportions=PROPORTIONS)
+    pruned = remove_channels(base, size_of(base), 0.7, images, params)
+    scores = channel_scores(base, images, "taylor", seed=0)
+    widths = [width for block in widths_of(pruned) for width in block]
+    assert model_digest(pruned) == model_digest(without_channels(base, scores, widths))
+
+
+@pytest.mark.parametrize("proportions", [[], [[1, 2], [2, 4]], [[1], [2, 4], [3, 3]]], ids=str)
+def test_proportions_of_another_network_are_refused(base, images, proportions):
+    params = dataclasses.replace(PARAMS, allocation="proportional", proportions=proportions)
+    with pytest.raises(InputError, match=r"prune\.proportions is \[.*, the base has \[\[32, 32\]"):
+        remove_channels(base, size_of(base), 0.5, images, params)
 
 
 def test_uniform_zeros_are_the_same_share_of_every_layer(base):

@@ -9,6 +9,8 @@ import pytest
 from stages import teach
 from stages.common.cli import InputError
 from stages.common.data import DataParams, load_training_images
+from stages.common.initialization import build_network
+from stages.common.resume import EpochStore
 from stages.common.teacher import Teacher, load_teacher, save_teacher
 from tests.networks import PARAMS, RECIPE, TEACH, call, write_params
 
@@ -79,6 +81,41 @@ def test_the_stage_trains_a_network_and_writes_its_outputs_on_every_training_ima
     assert (loaded.logits.argmax(2) == images.labels).mean() > 0.5  # chance: 0.1
     assert len((tmp_path / "curve.csv").read_text().splitlines()) == 1 + 8
     metrics = json.loads((tmp_path / "teach.json").read_text())
-    assert metrics["epochs"] == 8
+    assert (metrics["networks"], metrics["epochs"]) == (2, 8)
+    assert metrics["together_validation_accuracy"] > 30
     assert metrics["training_flops"] > 0
     assert not list((tmp_path / "resume").iterdir())
+
+
+def test_what_the_networks_said_before_a_kill_is_not_asked_again(
+    data_directory, tmp_path, monkeypatch
+):
+    images, _ = load_training_images(data_directory, DataParams(**PARAMS["data"]))
+    networks = [build_network(TEACH.widths, images, seed=seed) for seed in (0, 1)]
+    whole = teach.teach(networks, images, RECIPE, TEACH, EpochStore(tmp_path / "whole"))
+
+    calls = []
+
+    def counted(*args: object) -> np.ndarray:
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return view_logits(*args)
+
+    view_logits = teach.view_logits
+    monkeypatch.setattr(teach, "view_logits", counted)
+    with pytest.raises(KeyboardInterrupt):
+        teach.teach(networks, images, RECIPE, TEACH, EpochStore(tmp_path / "killed"))
+    resumed = teach.teach(networks, images, RECIPE, TEACH, EpochStore(tmp_path / "killed"))
+    assert len(calls) == 3 + TEACH.views * len(networks) - 2
+    assert np.array_equal(resumed.logits, whole.logits)
+
+
+def test_the_teacher_says_the_mean_of_what_its_networks_say(data_directory, tmp_path):
+    images, _ = load_training_images(data_directory, DataParams(**PARAMS["data"]))
+    networks = [build_network(TEACH.widths, images, seed=seed) for seed in (0, 1)]
+    store = EpochStore(tmp_path)
+    alone = [teach.teach([each], images, RECIPE, TEACH, store).logits for each in networks]
+    together = teach.teach(networks, images, RECIPE, TEACH, store).logits
+    assert not np.array_equal(*alone)
+    assert np.abs(together - np.mean(alone, axis=0)).max() <= teach.GRAIN

@@ -40,9 +40,20 @@ def channel_scores(
     ]
 
 
-def ranks_in_layer(scores: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Each channel's place in its own layer, in (0, 1]: ranked by these, all layers lose alike."""
-    return [(score.argsort(stable=True).argsort() + 1) / len(score) for score in scores]
+def ranks_in_layer(
+    scores: list[torch.Tensor], proportions: list[int] | None = None
+) -> list[torch.Tensor]:
+    """Scores by which layers lose their own least important channels, and keep their proportions.
+
+    The k-th best channel of a layer has -k / p: the best that are kept of all layers are then as
+    many in each as its proportion p says, or all that it has. Without proportions those are the
+    layers' widths, so that all lose the same share.
+    """
+    proportions = proportions or [len(score) for score in scores]
+    return [
+        -(len(score) - score.argsort(stable=True).argsort()) / proportion
+        for score, proportion in zip(scores, proportions, strict=True)
+    ]
 
 
 def add_gradients(model: Network, images: Images) -> None:

@@ -47,7 +47,8 @@ class PruneParams:
     budget_ms: float = number(at_least=0)
     widths: list = channel_widths(fewest_blocks=0)
     importance: str = one_of(*IMPORTANCES)
-    allocation: str = one_of("global", "uniform")
+    allocation: str = one_of("global", "uniform", "proportional")
+    proportions: list = channel_widths(fewest_blocks=0)
     round_to: int = whole(at_least=1, at_most=256)
     steps: int = whole(at_least=1)
     epochs_between: int = whole(at_least=0)
@@ -123,9 +124,33 @@ def search_ratio(share_at: Callable[[float], float], amount: float) -> float:
 # --------------------------------------------------------------------------- structured: channels
 
 
-def ranking(model: Network, images: Images, params: PruneParams) -> list[torch.Tensor]:
-    """The importance of every channel, as ``channel_scores``."""
+def importance(model: Network, images: Images, params: PruneParams) -> list[torch.Tensor]:
+    """Of every channel, as ``channel_scores``."""
     return channel_scores(model, images[:TAYLOR_IMAGES], params.importance, params.seed)
+
+
+def ranking(model: Network, images: Images, params: PruneParams) -> list[torch.Tensor]:
+    """By what channels are removed, all layers' together: their importance, with
+    prune.allocation global; else their place in their own layer.
+
+    Raises ``InputError`` when prune.proportions are not one number a convolution.
+    """
+    scores = importance(model, images, params)
+    if params.allocation == "global":
+        return scores
+    if params.allocation == "uniform":
+        return ranks_in_layer(scores)
+    if not alike(params.proportions, widths_of(model)):
+        raise InputError(
+            f"prune.proportions is {params.proportions}, the base has {widths_of(model)}; with "
+            "prune.allocation proportional as many blocks and convolutions are expected"
+        )
+    return ranks_in_layer(scores, [each for block in params.proportions for each in block])
+
+
+def alike(widths: list[list[int]], others: list[list[int]]) -> bool:
+    """As many blocks, and in each as many convolutions."""
+    return [len(block) for block in widths] == [len(block) for block in others]
 
 
 def keep_widths(
@@ -142,13 +167,12 @@ def keep_widths(
         for block, wanted in zip(widths_of(base), params.widths, strict=True)
         for before, after in zip(block, wanted, strict=True)
     ]
-    return without_channels(model, ranking(model, images, params), widths)
+    return without_channels(model, importance(model, images, params), widths)
 
 
 def require_narrower(widths: list[list[int]], before: list[list[int]]) -> None:
     """Raise ``InputError`` unless channels can be removed from ``before`` to reach ``widths``."""
-    alike = [len(block) for block in widths] == [len(block) for block in before]
-    if not alike or np.any(np.concatenate(widths) > np.concatenate(before)):
+    if not alike(widths, before) or np.any(np.concatenate(widths) > np.concatenate(before)):
         raise InputError(
             f"prune.widths is {widths}, the base has {before}; expected as many blocks and "
             "convolutions, and none of them wider"
@@ -163,8 +187,6 @@ def remove_channels(
     Raises ``InputError`` when even the narrowest widths keep too much.
     """
     scores = ranking(model, images, params)
-    if params.allocation == "uniform":
-        scores = ranks_in_layer(scores)
 
     def share_at(ratio: float) -> float:
         shape = in_blocks(widths_at(ratio, scores, params.round_to), model.config["widths"])
@@ -190,10 +212,9 @@ def remove_milliseconds(
     the ranking leaves, cut no further than the budget asks. Raises ``InputError`` with the least
     latency that can be reached when it is above the budget.
     """
-    scores = ranking(model, images, params)
-    if params.allocation == "uniform" and params.target != "latency":
-        scores = ranks_in_layer(scores)
-    choose = widths_by_time if params.target == "latency" else widths_by_rank
+    by_time = params.target == "latency"
+    scores = (importance if by_time else ranking)(model, images, params)
+    choose = widths_by_time if by_time else widths_by_rank
     widths = choose(scores, widths_of(model), budget_ms, params.round_to, latency)
     return without_channels(model, scores, widths)
 
@@ -204,7 +225,7 @@ def remove_milliseconds(
 def mask_weights(model: Network, before: Size, amount: float, params: PruneParams) -> None:
     """Hold the smallest weights of the 3x3 convolutions at 0 (``torch.nn.utils.prune``), in place.
 
-    Of all together, or, with prune.allocation uniform, of each alone. Their number brings the
+    Of all together with prune.allocation global, else of each alone. Their number brings the
     share removed next to ``amount``.
     """
 

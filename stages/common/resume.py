@@ -4,9 +4,11 @@ import dataclasses
 import hashlib
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -25,7 +27,9 @@ class Progress:
 
 
 class EpochStore:
-    """Epoch checkpoints of unfinished work, one file a piece of work, outside DVC's outputs."""
+    """Epoch checkpoints of unfinished work, and arrays that it has made: one file a piece of work,
+    outside DVC's outputs.
+    """
 
     def __init__(self, directory: str | Path):
         self.directory = Path(directory)
@@ -59,13 +63,22 @@ class EpochStore:
         torch.save(content, buffer)
         write_bytes(self._path(key), buffer.getvalue())
 
+    def array(self, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """What ``make`` returned for this key before the kill, or returns now."""
+        path = self._path(key, ".npy")
+        if not path.exists():
+            buffer = io.BytesIO()
+            np.save(buffer, make())
+            write_bytes(path, buffer.getvalue())
+        return np.load(path)
+
     def clear(self) -> None:
         """Remove what this run stored; call it once the results are written."""
         for path in self.used:
             path.unlink(missing_ok=True)
 
-    def _path(self, key: str) -> Path:
-        path = self.directory / f"{key}.pt"
+    def _path(self, key: str, ending: str = ".pt") -> Path:
+        path = self.directory / f"{key}{ending}"
         self.used.add(path)
         return path
 
