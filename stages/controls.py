@@ -44,9 +44,10 @@ from stages.common.controls_chart import controls_chart
 from stages.common.controls_table import conditions, markdown, sentence
 from stages.common.data import DataParams, Images, load_training_images
 from stages.common.files import write_json, write_text
+from stages.common.fine_tuning import fine_tune
 from stages.common.model import Network, Size, load_checkpoint, size_of
 from stages.common.params import flag, load_params, number, whole
-from stages.common.pruning import PruneParams, fine_tune, unmask
+from stages.common.pruning import PruneParams, unmask
 from stages.common.resume import EpochStore
 from stages.common.seeds import paired_difference, seeds, spread
 from stages.common.teacher import Teacher, load_teacher

@@ -21,6 +21,7 @@ import torch
 from stages.common.cli import run
 from stages.common.data import DataParams, load_training_images
 from stages.common.files import write_csv, write_json
+from stages.common.fine_tuning import prune_and_fine_tune
 from stages.common.latency_model import LatencyModel, load_latency_model
 from stages.common.model import (
     Network,
@@ -30,7 +31,7 @@ from stages.common.model import (
     widths_of,
 )
 from stages.common.params import load_params
-from stages.common.pruning import PruneParams, prune_and_fine_tune, share_removed
+from stages.common.pruning import PruneParams, share_removed
 from stages.common.resume import EpochStore, Progress
 from stages.common.teacher import load_teacher
 from stages.common.training import RecipeParams, evaluate

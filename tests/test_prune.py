@@ -11,6 +11,7 @@ from stages.common.augmentation import Augmenter
 from stages.common.channels import channel_scores, convolutions, widths_at, without_channels
 from stages.common.cli import InputError
 from stages.common.data import Images
+from stages.common.fine_tuning import prune_and_fine_tune
 from stages.common.initialization import build_network
 from stages.common.latency_model import model_from
 from stages.common.latency_pruning import in_blocks, widths_by_time
@@ -19,7 +20,6 @@ from stages.common.pruning import (
     PruneParams,
     keep_widths,
     mask_weights,
-    prune_and_fine_tune,
     refuse_contradictions,
     remove_channels,
     remove_milliseconds,

@@ -1,4 +1,4 @@
-"""Pruning: how much to take, of what, and the fine-tuning of what is left."""
+"""Pruning: how much is removed, and of what. What is left is fine-tuned by ``fine_tuning``."""
 
 import copy
 from collections.abc import Callable
@@ -20,18 +20,8 @@ from stages.common.cli import InputError
 from stages.common.data import Images
 from stages.common.latency_model import LatencyModel
 from stages.common.latency_pruning import in_blocks, widths_by_rank, widths_by_time
-from stages.common.losses import from_teacher
 from stages.common.model import Network, Size, size_of, widths_of
 from stages.common.params import channel_widths, number, one_of, whole
-from stages.common.resume import EpochStore, Progress
-from stages.common.teacher import Teacher
-from stages.common.training import (
-    RecipeParams,
-    Schedule,
-    evaluate,
-    fit,
-    pick_device,
-)
 
 TAYLOR_IMAGES = 1000  # whose gradients rank the channels
 
@@ -250,93 +240,3 @@ def unmask(model: Network) -> None:
     """Make the zeros of ``mask_weights`` part of the weights."""
     for layer in convolutions(model):
         torch_prune.remove(layer, "weight")
-
-
-# ------------------------------------------------------------------------------------ fine-tuning
-
-
-def fine_tune(
-    model: Network,
-    teacher: Teacher,
-    images: Images,
-    validation: Images,
-    recipe: RecipeParams,
-    params: PruneParams,
-    schedule: Schedule,
-    seed: int,
-    store: EpochStore,
-    title: str,
-) -> Progress:
-    """Train ``model``, in place, on the labels and on the teacher's outputs; see ``fit``."""
-    return fit(
-        model,
-        images,
-        validation,
-        recipe=recipe,
-        schedule=schedule,
-        seed=seed,
-        device=pick_device(params.device),
-        store=store,
-        title=title,
-        lesson=from_teacher(
-            teacher, params.distillation, params.temperature, recipe.label_smoothing
-        ),
-    )
-
-
-def prune_and_fine_tune(
-    base: Network,
-    teacher: Teacher,
-    images: Images,
-    validation: Images,
-    recipe: RecipeParams,
-    params: PruneParams,
-    store: EpochStore,
-    latency: LatencyModel | None = None,
-) -> tuple[Network, list[Progress], list[float]]:
-    """Remove in equal steps, fine-tuning after each.
-
-    Returns the network, the progress of each step's fine-tuning, and the validation accuracy in
-    percent after each removal, before its fine-tuning.
-    """
-    refuse_contradictions(params)
-    device = pick_device(params.device)
-    before = size_of(base)
-    model, stages, raw_accuracy = copy.deepcopy(base), [], []
-    for step in range(1, params.steps + 1):
-        amount = params.amount * step / params.steps
-        budget_ms = budget_at(step, base, params, latency)
-        if params.widths:
-            model = keep_widths(model.cpu(), base, step, images, params)
-        elif budget_ms is not None:
-            model = remove_milliseconds(model.cpu(), budget_ms, images, params, latency)
-        elif params.method == "structured":
-            model = remove_channels(model.cpu(), before, amount, images, params)
-        else:
-            model = model.to("cpu", memory_format=torch.contiguous_format)
-            mask_weights(model, before, amount, params)
-        raw_accuracy.append(evaluate(model.to(device), validation, device))
-        epochs = params.epochs if step == params.steps else params.epochs_between
-        schedule = Schedule(
-            epochs=epochs,
-            batch_size=params.batch_size,
-            learning_rate=params.learning_rate,
-            warmup=params.warmup,
-        )
-        stages.append(
-            fine_tune(
-                model,
-                teacher,
-                images,
-                validation,
-                recipe,
-                params,
-                schedule,
-                seed=params.seed + step,
-                store=store,
-                title=f"prune step {step}/{params.steps}, epoch",
-            )
-        )
-        if params.method == "unstructured":
-            unmask(model)
-    return model.cpu(), stages, raw_accuracy
