@@ -135,6 +135,17 @@ def test_proportions_of_another_network_are_refused(base, images, proportions):
         remove_channels(base, size_of(base), 0.5, images, params)
 
 
+@pytest.mark.parametrize("allocation", ["global", "proportional"])
+def test_zeros_go_where_the_smallest_weights_of_all_layers_are(base, allocation):
+    model = copy.deepcopy(base)
+    convolutions(model)[-1].weight.data *= 0.01
+    params = dataclasses.replace(PARAMS, method="unstructured", allocation=allocation)
+    mask_weights(model, size_of(base), 0.1, params)
+    zeros = [float((layer.weight == 0).float().mean()) for layer in convolutions(model)]
+    assert zeros[-1] > 0.9
+    assert max(zeros[:-1]) < 0.2
+
+
 def test_uniform_zeros_are_the_same_share_of_every_layer(base):
     params = dataclasses.replace(PARAMS, method="unstructured", allocation="uniform")
     model = copy.deepcopy(base)

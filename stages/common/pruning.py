@@ -215,13 +215,13 @@ def remove_milliseconds(
 def mask_weights(model: Network, before: Size, amount: float, params: PruneParams) -> None:
     """Hold the smallest weights of the 3x3 convolutions at 0 (``torch.nn.utils.prune``), in place.
 
-    Of all together with prune.allocation global, else of each alone. Their number brings the
+    Of all together, or, with prune.allocation uniform, of each alone. Their number brings the
     share removed next to ``amount``.
     """
 
     def mask(network: Network, ratio: float) -> None:
         layers = [(layer, "weight") for layer in convolutions(network)]
-        together = [layers] if params.allocation == "global" else [[layer] for layer in layers]
+        together = [[layer] for layer in layers] if params.allocation == "uniform" else [layers]
         for group in together:
             torch_prune.global_unstructured(
                 group, pruning_method=torch_prune.L1Unstructured, amount=ratio
