@@ -86,9 +86,13 @@ study: install
 	python -m stages.study --params params.yaml --name $(NAME) --csv plots/studies/$(NAME).csv \
 		--table metrics/studies/$(NAME).md --picture plots/studies/$(NAME).png
 
+# The newest experiment of that name: each commit from which the study was run has one.
+tiny = $(shell git for-each-ref --sort=-committerdate --count=1 --format='%(objectname)' 'refs/exps/*/*/tiny')
+
 peers: install
-	dvc get . models/model_pruned.onnx --rev tiny --out build/peers/tiny.onnx --force
-	dvc get . models/model_pruned_int8.onnx --rev tiny --out build/peers/tiny_int8.onnx --force
+	@test -n "$(tiny)" || { echo "error: there is no tiny model yet; run: make study NAME=tiny" >&2; exit 2; }
+	dvc get . models/model_pruned.onnx --rev $(tiny) --out build/peers/tiny.onnx --force
+	dvc get . models/model_pruned_int8.onnx --rev $(tiny) --out build/peers/tiny_int8.onnx --force
 	python -m stages.peers export --onnx build/peers/resnet8.onnx
 	python -m stages.benchmark --params params.yaml --variant resnet8=build/peers/resnet8.onnx \
 		--variant tiny=build/peers/tiny.onnx --variant tiny_int8=build/peers/tiny_int8.onnx \
