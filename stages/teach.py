@@ -71,23 +71,19 @@ def teach(
     precision = pick_precision(recipe.precision, device)
     pixels = torch.from_numpy(images.pixels).to(device)
     augmenter = Augmenter(pixels, recipe.translate, recipe.cutout, params.seed)
+    data = images.digest()
+    facts = {"data": data, "recipe": dataclasses.asdict(recipe), "seed": params.seed}
+    keys = [work_key(network, device, **facts) for network in networks]
     for network in networks:
         network.to(device, memory_format=torch.channels_last).eval()
     logits = []
     with tqdm(total=params.views * len(networks), unit="view", desc="teach") as bar:
         for number in range(params.epochs, params.epochs + params.views):
-            view = augmenter.view(number)
+            batches = augmenter.view(number).split(params.batch_size)
             outputs = []
-            for network in networks:
-                key = work_key(
-                    network,
-                    device,
-                    data=images.digest(),
-                    recipe=dataclasses.asdict(recipe),
-                    view=[params.seed, number],
-                )
-                make = partial(view_logits, network, view.split(params.batch_size), precision)
-                outputs.append(store.array(key, make))
+            for network, key in zip(networks, keys, strict=True):
+                make = partial(view_logits, network, batches, precision)
+                outputs.append(store.array(f"{key}-{number}", make))
                 bar.update()
             logits.append((np.mean(outputs, axis=0) / GRAIN).round() * GRAIN)
     return Teacher(
@@ -96,7 +92,7 @@ def teach(
         first_view=params.epochs,
         translate=recipe.translate,
         cutout=recipe.cutout,
-        data_digest=images.digest(),
+        data_digest=data,
     )
 
 
