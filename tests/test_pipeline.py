@@ -83,7 +83,9 @@ def test_a_misspelt_param_is_named_before_any_work(repository):
 
 
 def test_another_amount_runs_only_what_depends_on_pruning_and_shows_what_changed(repository):
-    output = repository.dvc("exp", "run", "-S", "prune.amount=0.7")
+    # Hardly a rate: accuracy then falls to chance, and is not by chance what it was.
+    lower = ["-S", "prune.amount=0.7", "-S", "prune.learning_rate=0.0001"]
+    output = repository.dvc("exp", "run", *lower)
     ran = stages_run(output)
     assert ran == {name for name in ALL_STAGES if "pruned" in name} | {
         "check",
