@@ -21,7 +21,7 @@ from stages.common.energy import EnergyParams
 from stages.common.files import write_json
 from stages.common.hardware_figures import HardwareParams
 from stages.common.params import parse_section, read_params, reject_unknown_keys
-from stages.common.pruning import PruneParams, refuse_contradictions
+from stages.common.pruning import PruneParams, refuse_contradictions, refuse_other_shapes
 from stages.common.studies import StudiesParams, experiments_of
 from stages.common.training import RecipeParams
 from stages.common.verdicts import VerdictParams
@@ -73,6 +73,7 @@ def check(content: dict, path: str | Path) -> None:
     }
     check_counts(params, path)
     refuse_contradictions(params["prune"])
+    refuse_other_shapes(params["prune"], params["train"].widths)
     check_studies(params["studies"], content, path)
 
 

@@ -67,6 +67,28 @@ def test_zeros_in_place_that_are_to_save_time_are_refused_before_any_work(conten
         check(content, path="params.yaml")
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"proportions": [[1, 2], [3, 4]]}, r"prune\.proportions is .*prune\.allocation uniform"),
+        ({"widths": [[32, 40], [48, 48]]}, r"prune\.widths is "),
+        ({"widths": [[999, 40], [48, 48], [40, 36]]}, r"prune\.widths is .* none of them wider"),
+    ],
+)
+def test_shapes_that_the_base_cannot_take_are_refused_before_it_is_trained(content, changes, said):
+    content["prune"].update(changes)
+    with pytest.raises(InputError, match=said):
+        check(content, path="params.yaml")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"allocation": "uniform"}, {"target": "latency"}, {"method": "unstructured"}]
+)
+def test_proportions_that_do_not_count_may_be_of_another_shape(content, changes):
+    content["prune"].update({"proportions": [[1, 2], [3, 4]], **changes})
+    check(content, path="params.yaml")
+
+
 def test_a_missing_key_is_named(content):
     del content["train"]["epochs"]
     with pytest.raises(InputError, match=r"train\.epochs is missing; allowed: a whole number"):

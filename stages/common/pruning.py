@@ -130,12 +130,27 @@ def ranking(model: Network, images: Images, params: PruneParams) -> list[torch.T
         return scores
     if params.allocation == "uniform":
         return ranks_in_layer(scores)
-    if not alike(params.proportions, widths_of(model)):
-        raise InputError(
-            f"prune.proportions is {params.proportions}, the base has {widths_of(model)}; with "
-            "prune.allocation proportional as many blocks and convolutions are expected"
-        )
+    require_alike(params.proportions, widths_of(model))
     return ranks_in_layer(scores, [each for block in params.proportions for each in block])
+
+
+def refuse_other_shapes(params: PruneParams, before: list[list[int]]) -> None:
+    """Raise ``InputError`` where the layers that count in ``params`` are not those of the base."""
+    ranked = params.method == "structured" and params.target != "latency"
+    if params.widths:
+        require_narrower(params.widths, before)
+    elif ranked and params.allocation == "proportional":
+        require_alike(params.proportions, before)
+
+
+def require_alike(proportions: list[list[int]], before: list[list[int]]) -> None:
+    """Raise ``InputError`` unless there is a proportion for every convolution."""
+    if not alike(proportions, before):
+        raise InputError(
+            f"prune.proportions is {proportions}, the base has {before}; with prune.allocation "
+            "proportional as many blocks and convolutions are expected (prune.allocation uniform "
+            "or global needs none)"
+        )
 
 
 def alike(widths: list[list[int]], others: list[list[int]]) -> bool:
