@@ -1,4 +1,4 @@
-"""Prune the base network and fine-tune what is left, with the wider network as teacher.
+"""Prune the base network and fine-tune what is left, with the wider networks as teacher.
 
 Reads   the base checkpoint, the teacher's outputs on the training images, the training images
         (validation images included, never the test ones), the latency model of the device
@@ -10,7 +10,9 @@ Raises  InputError for wrong params, a missing base, an amount or a budget that 
 
 'structured' removes whole channels, so that the network is smaller in bytes and milliseconds;
 'unstructured' writes zeros in place, the classic baseline: every file and every dense runtime
-carries them along. A killed run goes on from its last whole epoch, kept in the folder --resume.
+carries them along. With prune.mixed the base teaches first, on mixtures of two images
+(``common/mixtures.py``). A killed run goes on from its last whole epoch, kept in the folder
+--resume.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from stages.common.data import DataParams, load_training_images
 from stages.common.files import write_csv, write_json
 from stages.common.fine_tuning import prune_and_fine_tune
 from stages.common.latency_model import LatencyModel, load_latency_model
+from stages.common.mixtures import teaching_flops
 from stages.common.model import (
     Network,
     load_checkpoint,
@@ -92,6 +95,12 @@ def asked(params: PruneParams) -> str:
     return f"{params.budget_ms:g} ms" if params.budget_ms else f"{params.amount:g}"
 
 
+def what_counted(params: PruneParams) -> dict:
+    """The params, for the checkpoint's provenance; of mixtures nothing where there are none."""
+    counted = dataclasses.asdict(params)
+    return counted if params.mixed else {k: v for k, v in counted.items() if "mixed" not in k}
+
+
 def in_words(widths: list[list[int]]) -> str:
     """[[64, 64], [256, 256]] -> '64 64 / 256 256', which `dvc metrics diff` can show."""
     return " / ".join(" ".join(str(width) for width in block) for block in widths)
@@ -118,7 +127,10 @@ def main() -> None:
     }
     metrics = summary(base.model, pruned, params, accuracies, latency)
     metrics["fine_tuning_flops"] = sum(stage.flops for stage in stages)
-    provenance = {**base.provenance, "prune": dataclasses.asdict(params)}
+    if params.mixed:
+        mixed = max(params.mixed_epochs(len(stage.history)) for stage in stages)
+        metrics["teaching_flops"] = teaching_flops(base.model, images, params.mixed_views, mixed)
+    provenance = {**base.provenance, "prune": what_counted(params)}
     save_checkpoint(args.pruned, pruned, provenance)
     write_csv(args.curve, curve(stages), header=CURVE_COLUMNS)
     write_json(args.metrics, metrics)

@@ -24,7 +24,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from stages.common.accuracy import accuracy
@@ -34,6 +33,7 @@ from stages.common.data import DataParams, Images, load_training_images
 from stages.common.files import write_csv, write_json
 from stages.common.initialization import build_network
 from stages.common.model import Network
+from stages.common.outputs import mirrored_logits
 from stages.common.params import load_params, whole
 from stages.common.resume import EpochStore, Progress, work_key
 from stages.common.teacher import Teacher, save_teacher
@@ -44,7 +44,6 @@ from stages.common.training import (
     fit,
     pick_device,
     pick_precision,
-    products_in,
     summary,
 )
 
@@ -82,7 +81,7 @@ def teach(
             batches = augmenter.view(number).split(params.batch_size)
             outputs = []
             for network, key in zip(networks, keys, strict=True):
-                make = partial(view_logits, network, batches, precision)
+                make = partial(mirrored_logits, network, batches, precision)
                 outputs.append(store.array(f"{key}-{number}", make))
                 bar.update()
             logits.append((np.mean(outputs, axis=0) / GRAIN).round() * GRAIN)
@@ -94,22 +93,6 @@ def teach(
         cutout=recipe.cutout,
         data_digest=data,
     )
-
-
-@torch.no_grad()
-def view_logits(
-    network: Network, batches: tuple[Tensor, ...], precision: torch.dtype
-) -> np.ndarray:
-    """The mean of the logits on images and on their mirror images: (N, classes) float32, of
-    batches (n, 3, 32, 32) uint8.
-    """
-    logits = []
-    for batch in batches:
-        inputs = batch.to(torch.float32, memory_format=torch.channels_last)
-        with products_in(precision, batch.device):
-            outputs = (network(inputs).float() + network(inputs.flip(-1)).float()) / 2
-        logits.append(outputs.cpu())
-    return torch.cat(logits).numpy()
 
 
 def mean_curve(fits: list[Progress]) -> list[dict]:
@@ -125,7 +108,7 @@ def together_accuracy(
 ) -> float:
     """Percent of the held-out images that the teacher has right: all networks, both mirrored."""
     batches = torch.from_numpy(validation.pixels).to(device).split(500)
-    logits = np.mean([view_logits(network, batches, precision) for network in networks], axis=0)
+    logits = np.mean([mirrored_logits(network, batches, precision) for network in networks], axis=0)
     return accuracy(logits.argmax(1), validation.labels)
 
 

@@ -100,10 +100,10 @@ def test_what_the_networks_said_before_a_kill_is_not_asked_again(
         calls.append(args)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return view_logits(*args)
+        return mirrored_logits(*args)
 
-    view_logits = teach.view_logits
-    monkeypatch.setattr(teach, "view_logits", counted)
+    mirrored_logits = teach.mirrored_logits
+    monkeypatch.setattr(teach, "mirrored_logits", counted)
     with pytest.raises(KeyboardInterrupt):
         teach.teach(networks, images, RECIPE, TEACH, EpochStore(tmp_path / "killed"))
     resumed = teach.teach(networks, images, RECIPE, TEACH, EpochStore(tmp_path / "killed"))

@@ -1,12 +1,16 @@
-"""Flipped and shifted views of all images, made in memory: an epoch's input in one tensor."""
+"""Views and mixtures of all images, made in memory: an epoch's input in one tensor."""
 
 import hashlib
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from stages.common.model import PIXEL_MEAN
+
+FIRST_MIXED_VIEW = 200  # views are mixed from this number on: no teacher is trained on so many
+AT_ONCE = 5000  # images that are mixed in float32
 
 
 class Augmenter:
@@ -49,12 +53,65 @@ class Augmenter:
         centres = torch.randint(
             0, self.size, (2, len(pixels), 1), generator=generator("cutout", self.seed, number)
         )
-        first = centres.to(pixels.device) - self.cutout // 2
-        positions = torch.arange(self.size, device=pixels.device)
-        rows, columns = (first <= positions) & (positions < first + self.cutout)  # (N, 32) each
-        square = rows.unsqueeze(2) & columns.unsqueeze(1)  # (N, 32, 32)
+        square = squares(centres, self.cutout, self.size).to(pixels.device)
         for channel, mean in enumerate(PIXEL_MEAN):
             pixels[:, channel].masked_fill_(square, round(mean))
+
+    def mixture(self, number: int) -> "Mixture":
+        """A view into each of whose images another one is mixed.
+
+        By turns two mixtures are weighted means (mixup, arXiv:1710.09412), and two have a square
+        of the other image (CutMix, arXiv:1905.04899); two, since every other view is mirrored.
+        The share of the first image is uniform in [0, 1], but that the border may cut a square.
+        """
+        pixels = self.view(FIRST_MIXED_VIEW + number)
+        random = generator("mix", self.seed, number)
+        partners = torch.randperm(len(pixels), generator=random).to(pixels.device)
+        others = pixels[partners]
+        shares = torch.rand(len(pixels), 1, 1, 1, generator=random)
+        if number % 4 < 2:
+            mixed = weighted_means(pixels, others, shares.to(pixels.device))
+            return Mixture(mixed, partners, shares.flatten())
+        centres = torch.randint(0, self.size, (2, len(pixels), 1), generator=random)
+        sides = (self.size * (1 - shares.view(-1, 1)).sqrt()).round().long()
+        square = squares(centres, sides, self.size)
+        mixed = torch.where(square.unsqueeze(1).to(pixels.device), others, pixels)
+        return Mixture(mixed, partners, 1 - square.float().mean(dim=(1, 2)))
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Images of two each: pixels (N, 3, 32, 32) uint8, the index of the other image (N,) int64,
+    and the share (N,) float32 of the first.
+    """
+
+    pixels: Tensor
+    partners: Tensor
+    shares: Tensor
+
+    def labels(self, labels: Tensor, classes: int) -> Tensor:
+        """Both images' labels, by share: (N, classes) float32, of labels (N,) int64."""
+        first = F.one_hot(labels, classes).float()
+        shares = self.shares.unsqueeze(1).to(labels.device)
+        return shares * first + (1 - shares) * first[self.partners.to(labels.device)]
+
+
+def weighted_means(pixels: Tensor, others: Tensor, shares: Tensor) -> Tensor:
+    """shares (N, 1, 1, 1) float32 of ``pixels``, the rest of ``others``: both, and the result,
+    (N, 3, H, W) uint8.
+    """
+    parts = zip(*(part.split(AT_ONCE) for part in (pixels, others, shares)), strict=True)
+    return torch.cat(
+        [(one * share + other * (1 - share)).round().to(torch.uint8) for one, other, share in parts]
+    )
+
+
+def squares(centres: Tensor, side: Tensor | int, size: int) -> Tensor:
+    """A mask (N, size, size) bool for each of the centres (2, N, 1) int64: rows, then columns."""
+    first = centres - side // 2
+    positions = torch.arange(size)
+    rows, columns = (first <= positions) & (positions < first + side)  # (N, size) each
+    return rows.unsqueeze(2) & columns.unsqueeze(1)
 
 
 def shuffled(count: int, seed: int, epoch: int) -> Tensor:

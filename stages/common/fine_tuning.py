@@ -7,6 +7,7 @@ import torch
 from stages.common.data import Images
 from stages.common.latency_model import LatencyModel
 from stages.common.losses import from_teacher
+from stages.common.mixtures import MixturesFirst, mixtures_of
 from stages.common.model import Network, size_of
 from stages.common.pruning import (
     PruneParams,
@@ -19,13 +20,13 @@ from stages.common.pruning import (
     unmask,
 )
 from stages.common.resume import EpochStore, Progress
-from stages.common.teacher import Teacher
+from stages.common.teacher import Teaches
 from stages.common.training import RecipeParams, Schedule, evaluate, fit, pick_device
 
 
 def fine_tune(
     model: Network,
-    teacher: Teacher,
+    teacher: Teaches,
     images: Images,
     validation: Images,
     recipe: RecipeParams,
@@ -54,7 +55,7 @@ def fine_tune(
 
 def prune_and_fine_tune(
     base: Network,
-    teacher: Teacher,
+    teacher: Teaches,
     images: Images,
     validation: Images,
     recipe: RecipeParams,
@@ -62,7 +63,7 @@ def prune_and_fine_tune(
     store: EpochStore,
     latency: LatencyModel | None = None,
 ) -> tuple[Network, list[Progress], list[float]]:
-    """Remove in equal steps, fine-tuning after each.
+    """Remove in equal steps, fine-tuning after each; the base teaches first, where params say so.
 
     Returns the network, the progress of each step's fine-tuning, and the validation accuracy in
     percent after each removal, before its fine-tuning.
@@ -70,6 +71,16 @@ def prune_and_fine_tune(
     refuse_contradictions(params)
     device = pick_device(params.device)
     before = size_of(base)
+    mixtures = mixtures_of(
+        base,
+        images,
+        recipe,
+        device,
+        store,
+        seed=teacher.seed,
+        views=params.mixed_views,
+        batch_size=params.batch_size,
+    )
     model, stages, raw_accuracy = copy.deepcopy(base), [], []
     for step in range(1, params.steps + 1):
         amount = params.amount * step / params.steps
@@ -85,6 +96,7 @@ def prune_and_fine_tune(
             mask_weights(model, before, amount, params)
         raw_accuracy.append(evaluate(model.to(device), validation, device))
         epochs = params.epochs if step == params.steps else params.epochs_between
+        mixed = params.mixed_epochs(epochs)
         schedule = Schedule(
             epochs=epochs,
             batch_size=params.batch_size,
@@ -94,7 +106,7 @@ def prune_and_fine_tune(
         stages.append(
             fine_tune(
                 model,
-                teacher,
+                MixturesFirst(mixtures, mixed, teacher) if mixed else teacher,
                 images,
                 validation,
                 recipe,

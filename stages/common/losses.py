@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.common.teacher import Teacher
+from stages.common.teacher import Teaches
 
-# (logits (N, classes), labels (N,), the teacher's logits (N, classes) or None) -> scalar loss
+# (logits (N, classes), labels (N,) int64 or (N, classes) float32 probabilities, the teacher's
+# logits (N, classes) or None) -> scalar loss
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -18,7 +19,7 @@ class Lesson:
 
     loss: Loss
     key: str
-    teacher: Teacher | None = None
+    teacher: Teaches | None = None
 
 
 def from_labels(label_smoothing: float) -> Lesson:
@@ -26,7 +27,7 @@ def from_labels(label_smoothing: float) -> Lesson:
 
 
 def from_teacher(
-    teacher: Teacher, weight: float, temperature: float, label_smoothing: float
+    teacher: Teaches, weight: float, temperature: float, label_smoothing: float
 ) -> Lesson:
     """The labels and the teacher's outputs; see ``distillation``."""
     return Lesson(

@@ -46,12 +46,18 @@ class PruneParams:
     batch_size: int = whole(at_least=2)
     learning_rate: float = number(at_least=0)
     warmup: float = number(at_least=0, below=1)
+    mixed: float = number(at_least=0, at_most=1)
+    mixed_views: int = whole(at_least=1, at_most=1000)
     distillation: float = number(at_least=0, at_most=1)
     temperature: float = number(at_least=0.1)
     device: str = one_of("auto", "cpu", "cuda", "mps")
 
     def needs_latency(self) -> bool:
         return self.target == "latency" or self.budget_ms > 0
+
+    def mixed_epochs(self, epochs: int) -> int:
+        """How many of so many epochs are on mixtures: the first ones."""
+        return round(self.mixed * epochs)
 
 
 def refuse_contradictions(params: PruneParams) -> None:

@@ -37,7 +37,7 @@ class EpochStore:
 
     def load(self, key: str, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Progress:
         """Restore model and optimizers in place; empty progress when nothing is stored."""
-        path = self._path(key)
+        path = self.path(key)
         if not path.exists():
             return Progress()
         content = torch.load(path, weights_only=True)
@@ -61,11 +61,11 @@ class EpochStore:
             "progress": dataclasses.asdict(progress),
         }
         torch.save(content, buffer)
-        write_bytes(self._path(key), buffer.getvalue())
+        write_bytes(self.path(key), buffer.getvalue())
 
     def array(self, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         """What ``make`` returned for this key before the kill, or returns now."""
-        path = self._path(key, ".npy")
+        path = self.path(key, ".npy")
         if not path.exists():
             buffer = io.BytesIO()
             np.save(buffer, make())
@@ -77,7 +77,8 @@ class EpochStore:
         for path in self.used:
             path.unlink(missing_ok=True)
 
-    def _path(self, key: str, ending: str = ".pt") -> Path:
+    def path(self, key: str, ending: str = ".pt") -> Path:
+        """Where this piece of work is kept, which ``clear`` then removes."""
         path = self.directory / f"{key}{ending}"
         self.used.add(path)
         return path

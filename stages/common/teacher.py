@@ -1,4 +1,4 @@
-"""What the teacher says of every training image: targets for the base and what is pruned from it.
+"""What the wider networks say of every training image: targets for the base.
 
 The outputs on a few augmented views are computed once and used by all training (Shen and Xing,
 "A fast knowledge distillation framework", ECCV 2022), since most of what distillation costs is
@@ -12,11 +12,36 @@ import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+from torch import Tensor
 
+from stages.common.augmentation import Augmenter
 from stages.common.cli import InputError
 from stages.common.files import write_bytes
+
+
+@dataclass(frozen=True)
+class Said:
+    """What an epoch trains on, all in the order of the images."""
+
+    pixels: Tensor  # (N, 3, 32, 32) uint8
+    logits: np.ndarray  # (N, classes) float16, the teacher's
+    labels: Tensor | None = None  # (N, classes) float32 probabilities; None: the images' own labels
+
+
+class Teaches(Protocol):
+    """What says something of the training images, an epoch at a time."""
+
+    seed: int  # of the views
+
+    @property
+    def digest(self) -> str:
+        """Names all that decides what it says."""
+
+    def said(self, augmenter: Augmenter, epoch: int, seed: int) -> Said:
+        """What it says in an epoch, of a training with this seed."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +66,12 @@ class Teacher:
     def digest(self) -> str:
         """SHA-256 of the logits, hexadecimal."""
         return hashlib.sha256(np.ascontiguousarray(self.logits)).hexdigest()
+
+    def said(self, augmenter: Augmenter, epoch: int, seed: int) -> Said:
+        """The next of the views, in every other pass over them their mirror images."""
+        passes, number = divmod(seed + epoch, self.views)
+        pixels = augmenter.view(self.first_view + number)
+        return Said(pixels.flip(-1) if passes % 2 else pixels, self.logits[number])
 
 
 def save_teacher(path: str | Path, teacher: Teacher) -> None:

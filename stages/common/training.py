@@ -25,7 +25,7 @@ from stages.common.muon import Muon
 from stages.common.params import channel_widths, number, one_of, whole
 from stages.common.resume import EpochStore, Progress, work_key
 from stages.common.speed import keep_freed_memory, matmul_gflops
-from stages.common.teacher import Teacher
+from stages.common.teacher import Teaches
 
 CURVE_COLUMNS = ["epoch", "loss", "learning_rate", "validation_accuracy"]
 
@@ -208,7 +208,7 @@ class Epochs:
         recipe: RecipeParams,
         seed: int,
         device: torch.device,
-        teacher: Teacher | None,
+        teacher: Teaches | None,
     ):
         self.seed = seed
         self.device = device
@@ -221,17 +221,17 @@ class Epochs:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def load(self, epoch: int) -> tuple[Tensor, Tensor | None, Tensor]:
-        """A view's pixels (N, 3, 32, 32) uint8, the teacher's logits (N, classes) float32 on it
-        if there is a teacher, and the order (N,) int64 in which to train on them.
+    def load(self, epoch: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Pixels (N, 3, 32, 32) uint8; labels (N,) int64 or (N, classes) float32; the teacher's
+        logits (N, classes) float32 if there is one; and the order (N,) int64 to train in.
         """
         order = shuffled(len(self), self.seed, epoch).to(self.device)
         if self.teacher is None:
-            return self.augmenter.view(epoch), None, order
-        passes, view = divmod(self.seed + epoch, self.teacher.views)
-        pixels = self.augmenter.view(self.teacher.first_view + view)
-        logits = torch.from_numpy(self.teacher.logits[view]).to(self.device, torch.float32)
-        return pixels.flip(-1) if passes % 2 else pixels, logits, order
+            return self.augmenter.view(epoch), self.labels, None, order
+        said = self.teacher.said(self.augmenter, epoch, self.seed)
+        labels = self.labels if said.labels is None else said.labels.to(self.device)
+        logits = torch.from_numpy(said.logits).to(self.device, torch.float32)
+        return said.pixels, labels, logits, order
 
 
 class Trainer:
@@ -259,8 +259,8 @@ class Trainer:
     def add_gradients(self, inputs: Tensor, labels: Tensor, soft: Tensor | None) -> Tensor:
         """Forward and backward; returns the loss, a scalar.
 
-        ``inputs`` (n, 3, 32, 32) float32 in 0-255, ``labels`` (n,) int64, ``soft`` the teacher's
-        logits (n, classes) float32 if there is a teacher.
+        ``inputs`` (n, 3, 32, 32) float32 in 0-255, ``labels`` (n,) int64 or (n, classes) float32,
+        ``soft`` the teacher's logits (n, classes) float32 if there is a teacher.
         """
         with products_in(self.precision, inputs.device):
             logits = self.model(inputs)
@@ -292,19 +292,18 @@ def train_epoch(
     trainer.model.train()
     times = progress.times
     started = time.perf_counter()
-    pixels, targets, order = epochs.load(epoch)
+    pixels, labels, targets, order = epochs.load(epoch)
     batches = order.split(schedule.batch_size)
     counter = FlopCounterMode(display=False)
     total = 0.0
     for index, batch in enumerate(batches):
         rate = schedule.rate(epoch * len(batches) + index, schedule.epochs * len(batches))
         inputs = pixels[batch].to(torch.float32, memory_format=torch.channels_last)
-        labels = epochs.labels[batch]
         soft = None if targets is None else targets[batch]
         times.loading += time.perf_counter() - started
         started = time.perf_counter()
         with counter if index == 0 else nullcontext():  # counting every step would slow it down
-            loss = trainer.add_gradients(inputs, labels, soft)
+            loss = trainer.add_gradients(inputs, labels[batch], soft)
         trainer.update(rate)
         total += float(loss) * len(batch)
         times.steps.append(time.perf_counter() - started)

@@ -1,0 +1,245 @@
+"""Mixtures of two images, and the unpruned network that says what it makes of them."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stages import prune
+from stages.common import mixtures
+from stages.common.augmentation import Augmenter
+from stages.common.data import DataParams, Images, load_training_images
+from stages.common.fine_tuning import prune_and_fine_tune
+from stages.common.initialization import build_network
+from stages.common.mixtures import Mixtures, MixturesFirst, mixtures_of
+from stages.common.model import Network, load_checkpoint, save_checkpoint, size_of
+from stages.common.outputs import mirrored_logits
+from stages.common.resume import EpochStore, model_digest
+from stages.common.teacher import Teacher, save_teacher
+from stages.common.training import Epochs
+from tests.conftest import make_images
+from tests.networks import PARAMS as ALL_PARAMS
+from tests.networks import PROVENANCE, RECIPE, call, write_params
+from tests.test_prune import PARAMS
+
+CPU = torch.device("cpu")
+MEANS, SQUARES = (0, 1, 4, 5), (2, 3, 6, 7)  # numbers of mixtures
+VIEWS = 3
+
+
+@pytest.fixture(scope="module")
+def images() -> Images:
+    return make_images(100)
+
+
+@pytest.fixture(scope="module")
+def base(images) -> Network:
+    return build_network([[16, 16], [32, 32]], images, seed=1).eval()
+
+
+@pytest.fixture
+def teacher(base, images, tmp_path) -> MixturesFirst:
+    """Of mixtures for two passes over them, then of plain views."""
+    mixtures = asked(base, images, tmp_path / "resume")
+    return MixturesFirst(mixtures, 2 * VIEWS, plain_teacher(base, images))
+
+
+def asked(base: Network, images: Images, path: Path) -> Mixtures:
+    return mixtures_of(
+        base, images, RECIPE, CPU, EpochStore(path), seed=0, views=VIEWS, batch_size=50
+    )
+
+
+def plain_teacher(base: Network, images: Images, seed: int = 0) -> Teacher:
+    """Of one view."""
+    pixels = torch.from_numpy(images.pixels)
+    view = Augmenter(pixels, RECIPE.translate, RECIPE.cutout, seed).view(0)
+    logits = mirrored_logits(base, view.split(50), torch.float32).astype(np.float16)
+    return Teacher(logits[None], seed, 0, RECIPE.translate, RECIPE.cutout, images.digest())
+
+
+# ------------------------------------------------------------------------------------ the images
+
+
+def of_one_colour(count: int) -> Augmenter:
+    """Image i is i all over, so that a pixel tells where it came from."""
+    pixels = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
+    return Augmenter(pixels.contiguous(), translate=0, cutout=0, seed=0)
+
+
+@pytest.mark.parametrize("number", MEANS)
+def test_a_mean_of_two_images_has_every_pixel_between_theirs(number):
+    mixed = of_one_colour(250).mixture(number).pixels
+    assert mixed.dtype == torch.uint8
+    assert (mixed.amin(dim=(1, 2, 3)) == mixed.amax(dim=(1, 2, 3))).all()
+    moved = (mixed[:, 0, 0, 0] != torch.arange(250)).float().mean()
+    assert moved > 0.8
+
+
+@pytest.mark.parametrize("number", SQUARES)
+def test_a_square_of_another_image_is_all_that_is_new(number):
+    mixed = of_one_colour(250).mixture(number).pixels
+    for index, image in enumerate(mixed[:, 0].long()):
+        assert (mixed[index] == mixed[index, 0]).all()  # in every channel the same square
+        foreign = image != index
+        if foreign.any():
+            assert len(image[foreign].unique()) == 1
+            rows, columns = foreign.any(1).nonzero(), foreign.any(0).nonzero()
+            height, width = (len(span) for span in (rows, columns))
+            assert foreign.sum() == height * width  # nothing but a rectangle
+            cut = {0, 31} & {*rows.flatten().tolist(), *columns.flatten().tolist()}
+            assert height == width or cut  # a square, unless the border cuts it
+
+
+def test_the_share_of_the_first_image_is_uniform():
+    pixels = torch.tensor([0, 255], dtype=torch.uint8).repeat_interleave(2000).view(-1, 1, 1, 1)
+    augmenter = Augmenter(pixels.expand(-1, 3, 32, 32).contiguous(), 0, 0, seed=0)
+    white = augmenter.mixture(0).pixels[2000:, 0, 0, 0].float() / 255
+    mixed = white[white < 1]  # the others have met a white one
+    assert mixed.mean() == pytest.approx(0.5, abs=0.04)
+    assert mixed.std() == pytest.approx(12**-0.5, abs=0.03)
+
+
+def test_mixtures_differ_by_number_and_by_seed_alone():
+    pixels = torch.from_numpy(make_images(40).pixels)
+    first, again, other = (Augmenter(pixels, 2, 8, seed) for seed in (0, 0, 1))
+    mixed = [first.mixture(number).pixels for number in range(4)]
+    assert all(torch.equal(one, again.mixture(number).pixels) for number, one in enumerate(mixed))
+    assert len({one.numpy().tobytes() for one in [*mixed, other.mixture(0).pixels]}) == 5
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_mixture_has_both_labels_by_the_share_of_either_image(number):
+    augmenter = of_one_colour(250)
+    mixture = augmenter.mixture(number)
+    first, second = torch.arange(250).float(), mixture.partners.float()
+    mean = mixture.shares * first + (1 - mixture.shares) * second
+    assert torch.allclose(mixture.pixels.float().mean(dim=(1, 2, 3)), mean, atol=0.51)
+    labels = mixture.labels(torch.arange(250) % 10, classes=10)
+    assert torch.allclose(labels.sum(1), torch.ones(250))
+    for index in (0, 1, 17):
+        expected = torch.zeros(10)
+        expected[index % 10] += mixture.shares[index]
+        expected[int(mixture.partners[index]) % 10] += 1 - mixture.shares[index]
+        assert torch.allclose(labels[index], expected)
+
+
+# ------------------------------------------------------------------------------------ the teacher
+
+
+def test_the_base_speaks_of_the_mixture_that_is_trained_on(base, images, teacher):
+    epochs = Epochs(images, RECIPE, seed=5, device=CPU, teacher=teacher)
+    for epoch in range(2 * VIEWS):
+        pixels, labels, logits, _ = epochs.load(epoch)
+        with torch.no_grad():
+            expected = (base(pixels.float()) + base(pixels.flip(-1).float())) / 2
+        assert torch.allclose(expected, logits, rtol=0, atol=0.01)
+        assert labels.shape == (len(images), 10)
+
+
+def test_mixtures_come_in_turn_then_mirrored_and_whatever_the_seed(images, teacher):
+    one, other = (Epochs(images, RECIPE, seed, CPU, teacher) for seed in (0, 1))
+    seen = [one.load(epoch)[0] for epoch in range(2 * VIEWS)]
+    assert len({pixels.numpy().tobytes() for pixels in seen}) == 2 * VIEWS
+    for epoch in range(VIEWS):
+        assert torch.equal(seen[epoch].flip(-1), seen[epoch + VIEWS])
+        assert torch.equal(seen[epoch], other.load(epoch)[0])
+    assert not torch.equal(one.load(0)[3], other.load(0)[3])  # the order follows the seed
+
+
+def test_after_the_mixtures_come_plain_views_as_without_them(images, teacher):
+    both, plain = (Epochs(images, RECIPE, 3, CPU, each) for each in (teacher, teacher.plain))
+    for epoch in range(2 * VIEWS, 2 * VIEWS + 3):
+        for one, other in zip(both.load(epoch), plain.load(epoch), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_the_base_is_asked_once_for_each_mixture_after_a_kill_too(
+    base, images, teacher, tmp_path, monkeypatch
+):
+    calls = []
+
+    def counted(*args: object) -> np.ndarray:
+        calls.append(args)
+        return mirrored_logits(*args)
+
+    monkeypatch.setattr(mixtures, "mirrored_logits", counted)
+    epochs = Epochs(images, RECIPE, seed=0, device=CPU, teacher=teacher)
+    before = [epochs.load(epoch)[2] for epoch in range(VIEWS + 1)]
+    assert len(calls) == VIEWS
+    resumed = dataclasses.replace(teacher, mixtures=asked(base, images, tmp_path / "resume"))
+    epochs = Epochs(images, RECIPE, seed=0, device=CPU, teacher=resumed)
+    assert torch.equal(epochs.load(1)[2], before[1])
+    assert len(calls) == VIEWS
+    resumed.mixtures.store.clear()  # of what the first run made and this one has not read, too
+    assert not list((tmp_path / "resume").iterdir())
+
+
+def test_another_base_is_asked_itself(base, images, tmp_path):
+    other = build_network([[16, 16], [32, 32]], images, seed=2).eval()
+    augmenter = Augmenter(torch.from_numpy(images.pixels), RECIPE.translate, 0, seed=0)
+    one, another = (asked(each, images, tmp_path / "resume") for each in (base, other))
+    assert not np.array_equal(*(each.said(augmenter, 0).logits for each in (one, another)))
+
+
+# -------------------------------------------------------------------------------------- the stage
+
+
+def test_a_pruned_network_learns_from_its_base_as_long_as_images_are_mixed(base, images, tmp_path):
+    params = dataclasses.replace(PARAMS, steps=1, epochs=2)
+    other = build_network([[16, 16], [32, 32]], images, seed=2).eval()
+    teachers = plain_teacher(base, images), plain_teacher(other, images)
+
+    def trained(mixed: float) -> list[str]:
+        """By one and by the other wider network."""
+        chosen = dataclasses.replace(params, mixed=mixed)
+        return [
+            model_digest(
+                prune_and_fine_tune(
+                    base, each, images, images, RECIPE, chosen, EpochStore(tmp_path)
+                )[0]
+            )
+            for each in teachers
+        ]
+
+    never, half, always = (trained(mixed) for mixed in (0.0, 0.5, 1.0))
+    assert len({*never, *half}) == 4
+    assert len({*always}) == 1
+
+
+@pytest.mark.parametrize(("mixed", "views", "asked_for"), [(1.0, 2, 2), (0.5, 9, 3), (0.0, 9, 0)])
+def test_the_stage_counts_what_the_base_was_asked(
+    base, data_directory, tmp_path, monkeypatch, mixed, views, asked_for
+):
+    params = dataclasses.replace(PARAMS, steps=1, mixed=mixed, mixed_views=views, epochs=6)
+    write_params(
+        tmp_path / "params.yaml",
+        recipe=dataclasses.asdict(RECIPE),
+        prune=dataclasses.asdict(params),
+    )
+    save_checkpoint(tmp_path / "base.pt", base, PROVENANCE)
+    images, _ = load_training_images(data_directory, DataParams(**ALL_PARAMS["data"]))
+    save_teacher(tmp_path / "teacher.npz", plain_teacher(base, images))
+    (tmp_path / "latency.json").write_text('{"used": false}\n')
+    call(
+        prune,
+        monkeypatch,
+        params=tmp_path / "params.yaml",
+        data=data_directory,
+        resume=tmp_path / "resume",
+        base=tmp_path / "base.pt",
+        teacher=tmp_path / "teacher.npz",
+        latency=tmp_path / "latency.json",
+        pruned=tmp_path / "pruned.pt",
+        curve=tmp_path / "curve.csv",
+        metrics=tmp_path / "prune.json",
+    )
+    metrics = json.loads((tmp_path / "prune.json").read_text())
+    flops = asked_for * len(images) * 2 * 2 * size_of(base).macs
+    assert metrics.get("teaching_flops", 0) == flops
+    provenance = load_checkpoint(tmp_path / "pruned.pt").provenance["prune"]
+    assert ("mixed_views" in provenance) == (mixed > 0)
+    assert not list((tmp_path / "resume").iterdir())
