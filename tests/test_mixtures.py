@@ -53,12 +53,12 @@ def asked(base: Network, images: Images, path: Path) -> Mixtures:
     )
 
 
-def plain_teacher(base: Network, images: Images, seed: int = 0) -> Teacher:
+def plain_teacher(base: Network, images: Images) -> Teacher:
     """Of one view."""
     pixels = torch.from_numpy(images.pixels)
-    view = Augmenter(pixels, RECIPE.translate, RECIPE.cutout, seed).view(0)
+    view = Augmenter(pixels, RECIPE.translate, RECIPE.cutout, seed=0).view(0)
     logits = mirrored_logits(base, view.split(50), torch.float32).astype(np.float16)
-    return Teacher(logits[None], seed, 0, RECIPE.translate, RECIPE.cutout, images.digest())
+    return Teacher(logits[None], 0, 0, RECIPE.translate, RECIPE.cutout, images.digest())
 
 
 # ------------------------------------------------------------------------------------ the images

@@ -53,7 +53,7 @@ class Augmenter:
         centres = torch.randint(
             0, self.size, (2, len(pixels), 1), generator=generator("cutout", self.seed, number)
         )
-        square = squares(centres, self.cutout, self.size).to(pixels.device)
+        square = squares(centres.to(pixels.device), self.cutout, self.size)
         for channel, mean in enumerate(PIXEL_MEAN):
             pixels[:, channel].masked_fill_(square, round(mean))
 
@@ -68,14 +68,14 @@ class Augmenter:
         random = generator("mix", self.seed, number)
         partners = torch.randperm(len(pixels), generator=random).to(pixels.device)
         others = pixels[partners]
-        shares = torch.rand(len(pixels), 1, 1, 1, generator=random)
+        shares = torch.rand(len(pixels), 1, 1, 1, generator=random).to(pixels.device)
         if number % 4 < 2:
-            mixed = weighted_means(pixels, others, shares.to(pixels.device))
+            mixed = weighted_means(pixels, others, shares)
             return Mixture(mixed, partners, shares.flatten())
         centres = torch.randint(0, self.size, (2, len(pixels), 1), generator=random)
         sides = (self.size * (1 - shares.view(-1, 1)).sqrt()).round().long()
-        square = squares(centres, sides, self.size)
-        mixed = torch.where(square.unsqueeze(1).to(pixels.device), others, pixels)
+        square = squares(centres.to(pixels.device), sides, self.size)
+        mixed = torch.where(square.unsqueeze(1), others, pixels)
         return Mixture(mixed, partners, 1 - square.float().mean(dim=(1, 2)))
 
 
@@ -109,7 +109,7 @@ def weighted_means(pixels: Tensor, others: Tensor, shares: Tensor) -> Tensor:
 def squares(centres: Tensor, side: Tensor | int, size: int) -> Tensor:
     """A mask (N, size, size) bool for each of the centres (2, N, 1) int64: rows, then columns."""
     first = centres - side // 2
-    positions = torch.arange(size)
+    positions = torch.arange(size, device=centres.device)
     rows, columns = (first <= positions) & (positions < first + side)  # (N, size) each
     return rows.unsqueeze(2) & columns.unsqueeze(1)
 

@@ -71,16 +71,17 @@ def prune_and_fine_tune(
     refuse_contradictions(params)
     device = pick_device(params.device)
     before = size_of(base)
-    mixtures = mixtures_of(
-        base,
-        images,
-        recipe,
-        device,
-        store,
-        seed=teacher.seed,
-        views=params.mixed_views,
-        batch_size=params.batch_size,
-    )
+    if params.mixed:
+        mixtures = mixtures_of(
+            base,
+            images,
+            recipe,
+            device,
+            store,
+            seed=teacher.seed,
+            views=params.mixed_views,
+            batch_size=params.batch_size,
+        )
     model, stages, raw_accuracy = copy.deepcopy(base), [], []
     for step in range(1, params.steps + 1):
         amount = params.amount * step / params.steps

@@ -1,4 +1,4 @@
-"""What the wider networks say of every training image: targets for the base.
+"""What the teacher says of every training image: targets for the base and what is pruned from it.
 
 The outputs on a few augmented views are computed once and used by all training (Shen and Xing,
 "A fast knowledge distillation framework", ECCV 2022), since most of what distillation costs is
