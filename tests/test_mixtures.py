@@ -188,6 +188,14 @@ def test_another_base_is_asked_itself(base, images, tmp_path):
 # -------------------------------------------------------------------------------------- the stage
 
 
+@pytest.mark.parametrize(
+    ("mixed", "epochs", "expected"),
+    [(0.9, 120, 108), (0.9, 4, 3), (0.9, 1, 0), (0.29, 100, 29), (0.0, 5, 0), (1.0, 1, 1)],
+)
+def test_a_short_fine_tuning_ends_on_plain_views_as_well(mixed, epochs, expected):
+    assert dataclasses.replace(PARAMS, mixed=mixed).mixed_epochs(epochs) == expected
+
+
 def test_a_pruned_network_learns_from_its_base_as_long_as_images_are_mixed(base, images, tmp_path):
     params = dataclasses.replace(PARAMS, steps=1, epochs=2)
     other = build_network([[16, 16], [32, 32]], images, seed=2).eval()

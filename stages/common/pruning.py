@@ -1,6 +1,7 @@
 """Pruning: how much is removed, and of what. What is left is fine-tuned by ``fine_tuning``."""
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -56,8 +57,11 @@ class PruneParams:
         return self.target == "latency" or self.budget_ms > 0
 
     def mixed_epochs(self, epochs: int) -> int:
-        """How many of so many epochs are on mixtures: the first ones."""
-        return round(self.mixed * epochs)
+        """How many of so many epochs are on mixtures: the first ones, rounded down.
+
+        So that a short fine-tuning ends on plain views as well, and one epoch is all plain.
+        """
+        return math.floor(round(self.mixed * epochs, 6))  # 0.29 * 100 is 28.999...
 
 
 def refuse_contradictions(params: PruneParams) -> None:
