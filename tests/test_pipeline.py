@@ -13,6 +13,16 @@ from tests.profiles import smooth_profile
 VARIANTS = ["base", "pruned", "base_int8", "pruned_int8"]
 
 
+@pytest.fixture(autouse=True)
+def put_back(repository):
+    """What a test changes, a failing one too, the next one does not find."""
+    yield
+    if repository.run("git", "status", "--porcelain"):
+        repository.run("git", "checkout", "--quiet", ".")
+        repository.run("git", "clean", "-d", "--force", "--quiet")
+        repository.dvc("checkout", "--quiet")
+
+
 def test_one_command_makes_every_model_metric_and_plot(repository):
     assert stages_run(repository.first_output) == ALL_STAGES - {"check", "prepare"}
     for name in ("model", "model_int8", "model_pruned", "model_pruned_int8"):
@@ -67,7 +77,6 @@ def test_everything_renders_as_one_page(repository):
 )
 def test_a_wrong_param_is_one_line_before_any_work(repository, override, said):
     output = repository.dvc("exp", "run", "-S", override, succeed=False)
-    repository.run("git", "checkout", "--quiet", "params.yaml")
     assert stages_run(output) == {"check"}
     [line] = [line for line in output.splitlines() if line.startswith("error: ")]
     assert said in line
@@ -76,17 +85,13 @@ def test_a_wrong_param_is_one_line_before_any_work(repository, override, said):
 
 def test_a_misspelt_param_is_named_before_any_work(repository):
     output = repository.dvc("exp", "run", "-S", "prune.amout=0.5", succeed=False)
-    repository.run("git", "checkout", "--quiet", "params.yaml")
     assert "prune.amout" in output
     assert "Traceback" not in output
     assert stages_run(output) <= {"check"}
 
 
 def test_another_amount_runs_only_what_depends_on_pruning_and_shows_what_changed(repository):
-    # Hardly a rate: accuracy then falls to chance, and is not by chance what it was.
-    lower = ["-S", "prune.amount=0.7", "-S", "prune.learning_rate=0.0001"]
-    output = repository.dvc("exp", "run", *lower)
-    ran = stages_run(output)
+    ran = stages_run(repository.dvc("exp", "run", "-S", "prune.amount=0.7"))
     assert ran == {name for name in ALL_STAGES if "pruned" in name} | {
         "check",
         "prune",
@@ -94,12 +99,12 @@ def test_another_amount_runs_only_what_depends_on_pruning_and_shows_what_changed
         "benchmark",
         "compare",
     }
-    table = repository.dvc("metrics", "diff", "--md")
-    for key in ("accuracy", "size_bytes", "macs", "latency_ratio_to_base.opencv"):
-        assert f"| pruned.{key} " in table or f"pruned.{key}" in table, table
+    # With --all, since of 100 images the two networks may have as many right.
+    diff = json.loads(repository.dvc("metrics", "diff", "--all", "--json"))["metrics/summary.json"]
+    assert {"pruned.accuracy", "pruned.latency_ratio_to_base.opencv"} <= diff.keys()
+    for key in ("size_bytes", "macs"):
+        assert diff[f"pruned.{key}"]["diff"] < 0 == diff[f"base.{key}"]["diff"]
     assert json.loads(repository.dvc("plots", "diff", "--json"))
-    repository.run("git", "checkout", "--quiet", ".")
-    repository.dvc("checkout", "--quiet")
 
 
 def test_pruning_to_milliseconds_needs_a_profile_and_nothing_else_does(repository):
@@ -107,7 +112,6 @@ def test_pruning_to_milliseconds_needs_a_profile_and_nothing_else_does(repositor
     [where] = [var for var in yaml.safe_load((ROOT / "dvc.yaml").read_text())["vars"]
                if "profile" in var]  # fmt: skip
     profile = repository.path / where["profile"]
-    committed = profile.read_bytes() if profile.exists() else None
     profile.unlink(missing_ok=True)
     by_time = ["-S", "prune.target=latency", "-S", "prune.round_to=8", "-S", "prune.amount=0.1"]
     refused = repository.dvc("exp", "run", *by_time, succeed=False)
@@ -121,10 +125,6 @@ def test_pruning_to_milliseconds_needs_a_profile_and_nothing_else_does(repositor
     report = repository.json("metrics/prune.json")
     assert 0.1 <= report["amount_reached"] < 1
     assert report["predicted_latency_ms"]["device"] == "test"
-    repository.run("git", "checkout", "--quiet", ".")
-    if committed is None:
-        profile.unlink()
-    repository.dvc("checkout", "--quiet")
 
 
 def test_zeros_in_place_save_neither_bytes_nor_multiplications(repository):
@@ -133,8 +133,6 @@ def test_zeros_in_place_save_neither_bytes_nor_multiplications(repository):
     assert pruned["size_bytes"] == pytest.approx(base["size_bytes"], rel=0.01)
     assert pruned["macs"] == base["macs"]
     assert pruned["nonzero_params"] < 0.5 * base["nonzero_params"]
-    repository.run("git", "checkout", "--quiet", ".")
-    repository.dvc("checkout", "--quiet")
 
 
 def test_a_study_runs_its_experiments_in_the_queue_and_keeps_what_is_done(repository):
@@ -153,10 +151,7 @@ def test_a_study_runs_its_experiments_in_the_queue_and_keeps_what_is_done(reposi
     with open(repository.path / "params.yaml", "a") as file:
         file.write("# changed\n")
     refused = repository.run(*command, succeed=False)
-    repository.run("git", "checkout", "--quiet", ".")
     assert "error: there are uncommitted changes (M params.yaml)" in refused
-    for path in (files["csv"], files["table"]):
-        (repository.path / path).unlink()
 
 
 def test_controls_run_when_they_are_asked_for_and_once(repository):
@@ -174,8 +169,6 @@ def test_controls_run_when_they_are_asked_for_and_once(repository):
     )
     assert "up to date" in repository.dvc("status", name)  # cached
     assert "up to date" in repository.dvc("status", "dvc.yaml")  # and nothing is stale for it
-    repository.run("git", "checkout", "--quiet", ".")
-    repository.run("git", "clean", "-d", "--force", "--quiet")
 
 
 def test_energy_is_estimated_when_it_is_asked_for_and_once(repository):
@@ -187,8 +180,6 @@ def test_energy_is_estimated_when_it_is_asked_for_and_once(repository):
     for variant in VARIANTS:
         evaluated = repository.json(f"metrics/evaluate/{variant}.json")
         assert metrics[variant]["macs"] == evaluated["macs"]
-    repository.run("git", "checkout", "--quiet", ".")
-    repository.run("git", "clean", "-d", "--force", "--quiet")
 
 
 def test_the_same_seed_makes_the_same_bits_twice(repository):
