@@ -76,7 +76,7 @@ def step_of(change: Change, params: TrainParams, recipe: RecipeParams) -> Callab
     layout = torch.channels_last if change.channels_last else torch.contiguous_format
     model = Network({"widths": params.widths, "classes": len(CLASSES)})
     model.to(memory_format=layout).train()
-    optimizers = make_optimizers(model, recipe)
+    optimizers = make_optimizers(model, recipe, change.precision)
     if change.fused:
         for group in optimizers[1].param_groups:
             group.update(fused=True, foreach=False)

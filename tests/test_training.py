@@ -70,7 +70,7 @@ def test_orthogonalize_keeps_the_directions_and_evens_out_the_singular_values(sh
     torch.manual_seed(0)
     left, _, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     matrix = left @ torch.diag(torch.linspace(0.2, 1, 16)) @ right
-    result = left.T @ orthogonalize(matrix, steps=5) @ right.T
+    result = left.T @ orthogonalize(matrix, torch.float32, steps=5) @ right.T
     assert torch.allclose(result, torch.diag(result.diagonal()), atol=1e-3)
     assert result.diagonal().min() > 0.6
     assert result.diagonal().max() < 1.3

@@ -122,8 +122,13 @@ def precision_name(precision: torch.dtype) -> str:
 # ----------------------------------------------------------------------------------- optimization
 
 
-def make_optimizers(model: Network, recipe: RecipeParams) -> list[torch.optim.Optimizer]:
-    """Muon for the 3x3 filters; SGD for biases and head, each at its multiple of the rate."""
+def make_optimizers(
+    model: Network, recipe: RecipeParams, precision: torch.dtype
+) -> list[torch.optim.Optimizer]:
+    """Muon for the 3x3 filters; SGD for biases and head, each at its multiple of the rate.
+
+    Muon's products are of the type of the network's, as its author has them.
+    """
     parameters = [value for name, value in model.named_parameters() if "whitening" not in name]
     filters = [value for value in parameters if value.requires_grad and value.dim() == 4]
     biases = [value for value in parameters if value.requires_grad and value.dim() == 1]
@@ -135,7 +140,7 @@ def make_optimizers(model: Network, recipe: RecipeParams) -> list[torch.optim.Op
         )
     ]
     return [
-        Muon([{"params": filters, "multiple": 1.0}], momentum=recipe.momentum),
+        Muon([{"params": filters, "multiple": 1.0}], recipe.momentum, precision),
         torch.optim.SGD(sgd_groups, lr=0.0, momentum=recipe.sgd_momentum, nesterov=True),
     ]
 
@@ -175,7 +180,7 @@ def fit(
         precision=str(precision),
     )
     model.to(device, memory_format=torch.channels_last)
-    optimizers = make_optimizers(model, recipe)
+    optimizers = make_optimizers(model, recipe, precision)
     progress = store.load(key, model, optimizers)
     if progress.history:
         print(f"{title}: resumed after epoch {len(progress.history)} of {schedule.epochs}")
@@ -248,7 +253,7 @@ class Trainer:
         self.optimizers = optimizers
         self.loss = loss
         self.precision = precision
-        self.device = next(model.parameters()).device
+        self.step_flops: dict[bool, int] = {}  # counted: by whether the first layer learns
 
     def step(self, inputs: Tensor, labels: Tensor, soft: Tensor | None, rate: float) -> float:
         """Learn from one batch, and return its loss."""
@@ -271,8 +276,7 @@ class Trainer:
     def update(self, rate: float) -> None:
         set_rate(self.optimizers, rate)
         for optimizer in self.optimizers:
-            with products_in(self.precision, self.device):  # Muon's too, as its author has them
-                optimizer.step()
+            optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
 
@@ -294,7 +298,8 @@ def train_epoch(
     started = time.perf_counter()
     pixels, labels, targets, order = epochs.load(epoch)
     batches = order.split(schedule.batch_size)
-    counter = FlopCounterMode(display=False)
+    learns = trainer.model.whitening.bias.requires_grad
+    counter = None if learns in trainer.step_flops else FlopCounterMode(display=False)
     total = 0.0
     for index, batch in enumerate(batches):
         rate = schedule.rate(epoch * len(batches) + index, schedule.epochs * len(batches))
@@ -302,7 +307,7 @@ def train_epoch(
         soft = None if targets is None else targets[batch]
         times.loading += time.perf_counter() - started
         started = time.perf_counter()
-        with counter if index == 0 else nullcontext():  # counting every step would slow it down
+        with counter if counter and index == 0 else nullcontext():  # counting is slow
             loss = trainer.add_gradients(inputs, labels[batch], soft)
         trainer.update(rate)
         total += float(loss) * len(batch)
@@ -314,7 +319,9 @@ def train_epoch(
             f"the loss became {total} in epoch {epoch + 1}; lower the learning_rate (peak now "
             f"{schedule.learning_rate}) or check recipe.* in params.yaml"
         )
-    progress.step_flops = counter.get_total_flops()
+    if counter:
+        trainer.step_flops[learns] = counter.get_total_flops()
+    progress.step_flops = trainer.step_flops[learns]
     progress.flops += progress.step_flops * len(order) // len(batches[0])
     return {"epoch": epoch + 1, "loss": round(total / len(order), 5), "learning_rate": rate}
 
