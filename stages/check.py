@@ -22,8 +22,8 @@ from stages.common.files import write_json
 from stages.common.hardware_figures import HardwareParams
 from stages.common.params import parse_section, read_params, reject_unknown_keys
 from stages.common.pruning import PruneParams, refuse_contradictions, refuse_other_shapes
+from stages.common.recipe import RecipeParams
 from stages.common.studies import StudiesParams, experiments_of
-from stages.common.training import RecipeParams
 from stages.common.verdicts import VerdictParams
 from stages.common.zigzag import EnergyCheckParams
 from stages.controls import ControlsParams

@@ -48,10 +48,10 @@ from stages.common.fine_tuning import fine_tune
 from stages.common.model import Network, Size, load_checkpoint, size_of
 from stages.common.params import flag, load_params, number, whole
 from stages.common.pruning import PruneParams, unmask
+from stages.common.recipe import RecipeParams, Schedule
 from stages.common.resume import EpochStore
 from stages.common.seeds import paired_difference, seeds, spread
 from stages.common.teacher import Teacher, load_teacher
-from stages.common.training import RecipeParams, Schedule
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,10 @@ from stages.common.model import (
 )
 from stages.common.params import load_params
 from stages.common.pruning import PruneParams, share_removed
+from stages.common.recipe import RecipeParams
 from stages.common.resume import EpochStore, Progress
 from stages.common.teacher import load_teacher
-from stages.common.training import RecipeParams, evaluate
+from stages.common.training import evaluate
 
 CURVE_COLUMNS = ["epoch", "step", "loss", "learning_rate", "validation_accuracy"]
 

@@ -35,17 +35,10 @@ from stages.common.initialization import build_network
 from stages.common.model import Network
 from stages.common.outputs import mirrored_logits
 from stages.common.params import load_params, whole
+from stages.common.recipe import NetworkParams, RecipeParams, pick_device, pick_precision
 from stages.common.resume import EpochStore, Progress, work_key
 from stages.common.teacher import Teacher, save_teacher
-from stages.common.training import (
-    CURVE_COLUMNS,
-    NetworkParams,
-    RecipeParams,
-    fit,
-    pick_device,
-    pick_precision,
-    summary,
-)
+from stages.common.training import CURVE_COLUMNS, fit, summary
 
 GRAIN = 1 / 16  # of a logit; what softened outputs do not show need not be stored
 

@@ -26,18 +26,16 @@ from stages.common.losses import Lesson, from_labels, from_teacher
 from stages.common.machine import available_cores, cpu_model
 from stages.common.model import save_checkpoint
 from stages.common.params import load_params, number
-from stages.common.resume import EpochStore, Progress
-from stages.common.teacher import Teacher, load_teacher
-from stages.common.training import (
-    CURVE_COLUMNS,
+from stages.common.recipe import (
     NetworkParams,
     RecipeParams,
-    fit,
     pick_device,
     pick_precision,
     precision_name,
-    summary,
 )
+from stages.common.resume import EpochStore, Progress
+from stages.common.teacher import Teacher, load_teacher
+from stages.common.training import CURVE_COLUMNS, fit, summary
 
 
 @dataclass(frozen=True)

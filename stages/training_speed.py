@@ -23,14 +23,9 @@ from stages.common.losses import smoothed_cross_entropy
 from stages.common.machine import cpu_model
 from stages.common.model import Network
 from stages.common.params import load_params
+from stages.common.recipe import RecipeParams, pick_precision, precision_name
 from stages.common.speed import keep_freed_memory, matmul_gflops
-from stages.common.training import (
-    RecipeParams,
-    Trainer,
-    make_optimizers,
-    pick_precision,
-    precision_name,
-)
+from stages.common.training import Trainer, make_optimizers
 from stages.train import TrainParams
 
 WARMUP, STEPS = 3, 10

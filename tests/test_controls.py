@@ -18,10 +18,10 @@ from stages.common.data import TRAIN_FILES, DataParams, Images, load_training_im
 from stages.common.initialization import build_network
 from stages.common.model import Network, save_checkpoint, size_of, widths_of
 from stages.common.pruning import remove_channels, unmask
+from stages.common.recipe import Schedule
 from stages.common.resume import EpochStore, model_digest
 from stages.common.seeds import paired_difference
 from stages.common.teacher import Teacher, save_teacher
-from stages.common.training import Schedule
 from stages.controls import Arm, ControlsParams, Given, affordable_epochs, summary, train_all
 from stages.teach import teach
 from tests.conftest import make_images

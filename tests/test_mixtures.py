@@ -196,6 +196,17 @@ def test_a_short_fine_tuning_ends_on_plain_views_as_well(mixed, epochs, expected
     assert dataclasses.replace(PARAMS, mixed=mixed).mixed_epochs(epochs) == expected
 
 
+@pytest.mark.parametrize(
+    ("steps", "epochs", "between", "expected"),
+    [(1, 10, 0, True), (1, 9, 10, False), (2, 9, 10, True), (2, 10, 0, True), (2, 9, 9, False)],
+)
+def test_the_base_is_prepared_to_teach_only_where_a_whole_epoch_is_mixed(
+    steps, epochs, between, expected
+):
+    params = dataclasses.replace(PARAMS, mixed=0.1, steps=steps, epochs=epochs)
+    assert dataclasses.replace(params, epochs_between=between).mixes() == expected
+
+
 def test_a_pruned_network_learns_from_its_base_as_long_as_images_are_mixed(base, images, tmp_path):
     params = dataclasses.replace(PARAMS, steps=1, epochs=2)
     other = build_network([[16, 16], [32, 32]], images, seed=2).eval()
@@ -218,7 +229,9 @@ def test_a_pruned_network_learns_from_its_base_as_long_as_images_are_mixed(base,
     assert len({*always}) == 1
 
 
-@pytest.mark.parametrize(("mixed", "views", "asked_for"), [(1.0, 2, 2), (0.5, 9, 3), (0.0, 9, 0)])
+@pytest.mark.parametrize(
+    ("mixed", "views", "asked_for"), [(1.0, 2, 2), (0.5, 9, 3), (0.1, 9, 0), (0.0, 9, 0)]
+)
 def test_the_stage_counts_what_the_base_was_asked(
     base, data_directory, tmp_path, monkeypatch, mixed, views, asked_for
 ):

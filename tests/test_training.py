@@ -20,14 +20,10 @@ from stages.common.initialization import build_network, whitening_filters
 from stages.common.losses import Lesson, Loss, from_labels, smoothed_cross_entropy
 from stages.common.model import PIXEL_MEAN
 from stages.common.muon import orthogonalize
+from stages.common.recipe import Schedule, pick_device, pick_precision
 from stages.common.resume import EpochStore, model_digest
 from stages.common.teacher import Teacher, save_teacher
-from stages.common.training import (
-    Schedule,
-    fit,
-    pick_device,
-    pick_precision,
-)
+from stages.common.training import fit
 from stages.train import TrainParams, lesson
 from tests.conftest import make_images
 from tests.networks import RECIPE

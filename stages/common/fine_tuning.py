@@ -19,9 +19,10 @@ from stages.common.pruning import (
     remove_milliseconds,
     unmask,
 )
+from stages.common.recipe import RecipeParams, Schedule, pick_device
 from stages.common.resume import EpochStore, Progress
 from stages.common.teacher import Teaches
-from stages.common.training import RecipeParams, Schedule, evaluate, fit, pick_device
+from stages.common.training import evaluate, fit
 
 
 def fine_tune(
@@ -71,7 +72,7 @@ def prune_and_fine_tune(
     refuse_contradictions(params)
     device = pick_device(params.device)
     before = size_of(base)
-    if params.mixed:
+    if params.mixes():
         mixtures = mixtures_of(
             base,
             images,

@@ -18,9 +18,9 @@ from stages.common.augmentation import Augmenter
 from stages.common.data import CLASSES, Images
 from stages.common.model import Network, size_of
 from stages.common.outputs import mirrored_logits
+from stages.common.recipe import RecipeParams, pick_precision
 from stages.common.resume import EpochStore, work_key
 from stages.common.teacher import Said, Teaches
-from stages.common.training import RecipeParams, pick_precision
 
 
 @dataclass(frozen=True)

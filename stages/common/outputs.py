@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from stages.common.model import Network
-from stages.common.training import products_in
+from stages.common.recipe import products_in
 
 
 @torch.no_grad()

@@ -63,6 +63,11 @@ class PruneParams:
         """
         return math.floor(round(self.mixed * epochs, 6))  # 0.29 * 100 is 28.999...
 
+    def mixes(self) -> bool:
+        """Whether any of the epochs is on mixtures."""
+        longest = max(self.epochs, self.epochs_between) if self.steps > 1 else self.epochs
+        return self.mixed_epochs(longest) > 0
+
 
 def refuse_contradictions(params: PruneParams) -> None:
     """Raise ``InputError`` where two params cannot both be had."""
@@ -227,10 +232,13 @@ def remove_milliseconds(
     the ranking leaves, cut no further than the budget asks. Raises ``InputError`` with the least
     latency that can be reached when it is above the budget.
     """
-    by_time = params.target == "latency"
-    scores = (importance if by_time else ranking)(model, images, params)
-    choose = widths_by_time if by_time else widths_by_rank
-    widths = choose(scores, widths_of(model), budget_ms, params.round_to, latency)
+    shape = widths_of(model)
+    if params.target == "latency":
+        scores = importance(model, images, params)
+        widths = widths_by_time(scores, shape, budget_ms, params.round_to, latency)
+    else:
+        scores = ranking(model, images, params)
+        widths = widths_by_rank(scores, shape, budget_ms, params.round_to, latency)
     return without_channels(model, scores, widths)
 
 
