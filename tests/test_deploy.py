@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -321,6 +322,7 @@ def test_ctrl_c_ends_cleanly_and_keeps_what_was_drawn(models, tmp_path):
         [*command, "--draw", str(tmp_path / "drawn")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # ignored in background
     ) as process:
         process.stdout.readline()
         time.sleep(0.1)
