@@ -129,8 +129,9 @@ def main() -> None:
     metrics = summary(base.model, pruned, params, accuracies, latency)
     metrics["fine_tuning_flops"] = sum(stage.flops for stage in stages)
     if params.mixed:
-        mixed = max(params.mixed_epochs(len(stage.history)) for stage in stages)
-        metrics["teaching_flops"] = teaching_flops(base.model, images, params.mixed_views, mixed)
+        metrics["teaching_flops"] = teaching_flops(
+            base.model, images, params.mixed_views, params.most_mixed_epochs()
+        )
     provenance = {**base.provenance, "prune": what_counted(params)}
     save_checkpoint(args.pruned, pruned, provenance)
     write_csv(args.curve, curve(stages), header=CURVE_COLUMNS)

@@ -198,13 +198,13 @@ def test_a_short_fine_tuning_ends_on_plain_views_as_well(mixed, epochs, expected
 
 @pytest.mark.parametrize(
     ("steps", "epochs", "between", "expected"),
-    [(1, 10, 0, True), (1, 9, 10, False), (2, 9, 10, True), (2, 10, 0, True), (2, 9, 9, False)],
+    [(1, 20, 0, 2), (1, 9, 20, 0), (2, 10, 20, 2), (2, 20, 10, 2), (2, 9, 9, 0)],
 )
-def test_the_base_is_prepared_to_teach_only_where_a_whole_epoch_is_mixed(
+def test_the_base_is_asked_for_the_step_that_has_most_epochs_on_mixtures(
     steps, epochs, between, expected
 ):
     params = dataclasses.replace(PARAMS, mixed=0.1, steps=steps, epochs=epochs)
-    assert dataclasses.replace(params, epochs_between=between).mixes() == expected
+    assert dataclasses.replace(params, epochs_between=between).most_mixed_epochs() == expected
 
 
 def test_a_pruned_network_learns_from_its_base_as_long_as_images_are_mixed(base, images, tmp_path):

@@ -72,7 +72,7 @@ def prune_and_fine_tune(
     refuse_contradictions(params)
     device = pick_device(params.device)
     before = size_of(base)
-    if params.mixes():
+    if params.most_mixed_epochs():
         mixtures = mixtures_of(
             base,
             images,

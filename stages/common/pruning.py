@@ -63,10 +63,10 @@ class PruneParams:
         """
         return math.floor(round(self.mixed * epochs, 6))  # 0.29 * 100 is 28.999...
 
-    def mixes(self) -> bool:
-        """Whether any of the epochs is on mixtures."""
-        longest = max(self.epochs, self.epochs_between) if self.steps > 1 else self.epochs
-        return self.mixed_epochs(longest) > 0
+    def most_mixed_epochs(self) -> int:
+        """Of the step that has most of them."""
+        between = self.epochs_between if self.steps > 1 else 0
+        return self.mixed_epochs(max(self.epochs, between))
 
 
 def refuse_contradictions(params: PruneParams) -> None:
