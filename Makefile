@@ -6,12 +6,11 @@
 # make peers   time the study's tiny model beside MLPerf Tiny's ResNet-8 (run make study NAME=tiny first)
 # make verdict BASE=main (HEAD=another): compare two revisions on this machine; HEAD is the working tree
 # make speed   measure what each choice of the training loop brings
-# make profile NAME=epyc: measure this machine for pruning to milliseconds (targets/NAME.json), and check it
+# make profile NAME=epyc: measure this machine for pruning to milliseconds (deploy/profiles/NAME.json), and check it
 # make controls  train what else pruning's budget buys, and compare (a DVC stage: cached)
 # make hardware  what an FPGA and an ASIC make of the networks, and all hardware on one page (cached)
 # make report  BASE=main: write build/report.md: what this working tree changes since it left main
 # make hooks   check style at every commit, keep models in step with git checkout (pre-commit)
-# make colab   let the README's link and colab.ipynb point to this clone's GitHub remote
 # make readme  put the committed results into README.md
 # make publish put the models that dvc.lock names into .dvc/remote, and remove older ones from it
 
@@ -36,7 +35,7 @@ endef
 # $(call needs,NAME,sweep): refuse to run without the variable.
 needs = @test -n "$($(1))" || { echo "error: $(1) is missing, e.g. make $@ $(1)=$(2)" >&2; exit 2; }
 
-.PHONY: help install test quick full study peers speed profile controls hardware quick-settings report hooks colab verdict readme publish
+.PHONY: help install test quick full study peers speed profile controls hardware quick-settings report hooks verdict readme publish
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -66,7 +65,7 @@ quick: install
 	rm -rf build/quick
 	git clone --quiet . build/quick
 	@git diff --quiet HEAD || git diff --binary HEAD | git -C build/quick apply --whitespace=nowarn
-	@git ls-files --others --exclude-standard stages targets | while read -r file; do \
+	@git ls-files --others --exclude-standard stages deploy/profiles | while read -r file; do \
 		mkdir -p "build/quick/$$(dirname "$$file")" && cp "$$file" "build/quick/$$file"; done
 	@git -C build/quick diff --quiet || echo "With what is changed here and not committed."
 	cd build/quick && dvc cache dir --local "$(CURDIR)/.dvc/cache" && dvc exp run --name quick $(QUICK)
@@ -83,7 +82,7 @@ full: install
 
 study: install
 	$(call needs,NAME,sweep)
-	python -m stages.study --params params.yaml --name $(NAME) --csv plots/studies/$(NAME).csv \
+	python -m stages.tools.study --params params.yaml --name $(NAME) --csv plots/studies/$(NAME).csv \
 		--table metrics/studies/$(NAME).md --picture plots/studies/$(NAME).png
 
 # The newest experiment of that name: each commit from which the study was run has one.
@@ -93,51 +92,42 @@ peers: install
 	@test -n "$(tiny)" || { echo "error: there is no tiny model yet; run: make study NAME=tiny" >&2; exit 2; }
 	dvc get . models/model_pruned.onnx --rev $(tiny) --out build/peers/tiny.onnx --force
 	dvc get . models/model_pruned_int8.onnx --rev $(tiny) --out build/peers/tiny_int8.onnx --force
-	python -m stages.peers export --onnx build/peers/resnet8.onnx
+	python -m stages.tools.resnet8_baseline export --onnx build/peers/resnet8.onnx
 	python -m stages.benchmark --params params.yaml --variant resnet8=build/peers/resnet8.onnx \
 		--variant tiny=build/peers/tiny.onnx --variant tiny_int8=build/peers/tiny_int8.onnx \
 		--metrics metrics/studies/peers.json --latency plots/studies/peers.csv
-	python -m stages.peers table --metrics metrics/studies/peers.json --latency plots/studies/peers.csv \
+	python -m stages.tools.resnet8_baseline table --metrics metrics/studies/peers.json --latency plots/studies/peers.csv \
 		--table metrics/studies/peers.md
 
 verdict: install
 	$(call needs,BASE,main)
-	python -m stages.verdict $(BASE) $(HEAD) --params params.yaml --data data/cifar10 \
+	python -m stages.tools.compare_revisions $(BASE) $(HEAD) --params params.yaml --data data/cifar10 \
 		--json build/verdict.json --markdown build/verdict.md
 
 speed: install
-	python -m stages.training_speed --params params.yaml --table metrics/studies/training_speed.md
+	python -m stages.tools.training_throughput --params params.yaml --table metrics/studies/training_speed.md
 
 profile: install
 	$(call needs,NAME,epyc)
-	python stages/profile_device.py targets/$(NAME).json --device "$(NAME)"
-	python -m stages.check_profile --profile targets/$(NAME).json --csv plots/studies/profile.csv \
+	python deploy/profile_device.py deploy/profiles/$(NAME).json --device "$(NAME)"
+	python -m stages.tools.validate_profile --profile deploy/profiles/$(NAME).json --csv plots/studies/profile.csv \
 		--table metrics/studies/profile.md --picture plots/studies/profile.png
 
 controls: install
-	dvc repro stages/pipelines/controls/dvc.yaml
+	dvc repro stages/controls/dvc.yaml
 
-hardware: install build/zigzag/installed
+hardware: install
 	python -m pip install --quiet --disable-pip-version-check -r requirements-hardware.txt
-	dvc repro --keep-going stages/pipelines/hardware/dvc.yaml
-
-# An environment of its own; where it cannot be made, only energy_check does not run.
-build/zigzag/installed: stages/pipelines/hardware/zigzag.txt
-	@rm -rf build/zigzag; "$(PYTHON)" -m venv build/zigzag && build/zigzag/bin/python -m pip install \
-		--quiet --disable-pip-version-check -r $< && touch $@ || { rm -rf build/zigzag; echo "error:" \
-		"zigzag-dse could not be installed (see above): energy_check will not run, the others do" >&2; }
+	dvc repro --keep-going stages/hardware/dvc.yaml
 
 report: install
-	python -m stages.report $(or $(BASE),main) --markdown build/report.md
+	python -m stages.tools.pull_request_report $(or $(BASE),main) --markdown build/report.md
 
 hooks: install
 	pre-commit install
 
-colab: install
-	python -m stages.colab --notebook colab.ipynb --readme README.md --branch main
-
 readme: install
-	python -m stages.readme --readme README.md
+	python -m stages.tools.readme --readme README.md
 
 publish: install
-	python -m stages.publish --remote .dvc/remote
+	python -m stages.tools.publish --remote .dvc/remote

@@ -18,16 +18,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stages.common.cli import InputError, run
-from stages.common.data import IMAGE_SHAPE
-from stages.common.files import write_csv, write_json
-from stages.common.graph import cost_of, load_model
-from stages.common.machine import describe_machine, matrix_product, matrix_product_gflops
-from stages.common.params import list_of, load_params, whole
-from stages.common.precision import RATIO_TO_FP32, fp32_name
-from stages.common.runtime import OnnxRuntimeSession, OpenCVSession, Session
-from stages.common.statistics import latency_summary, ratio_of_medians
-from stages.common.timing import load_average, require_cores, time_interleaved, warn_if_busy
+from stages.common.core.cli import InputError, run
+from stages.common.core.files import write_csv, write_json
+from stages.common.core.params import list_of, load_params, whole
+from stages.common.data.cifar10 import IMAGE_SHAPE
+from stages.common.inference.onnx_graph import cost_of, load_model
+from stages.common.inference.sessions import OnnxRuntimeSession, OpenCVSession, Session
+from stages.common.measuring.bootstrap import latency_summary, ratio_of_medians
+from stages.common.measuring.int8_or_fp32 import RATIO_TO_FP32, fp32_name
+from stages.common.measuring.interleaved_timing import (
+    load_average,
+    require_cores,
+    time_interleaved,
+    warn_if_busy,
+)
+from stages.common.measuring.machine import describe_machine
+from stages.common.measuring.matrix_product import matrix_product, matrix_product_gflops
 
 RUNTIMES = ("opencv", "onnxruntime")
 ENVIRONMENT = "environment"  # the block of the JSON that is no variant

@@ -10,13 +10,13 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.common.charts import accuracy_chart, latency_chart, pareto_chart, save_png
-from stages.common.cli import InputError, run
-from stages.common.files import write_csv, write_json, write_text
-from stages.common.markdown import as_table
-from stages.common.metric_files import read_metrics
-from stages.common.precision import RATIO_KEYS as FP32_RATIO_KEYS
-from stages.common.precision import RATIO_TO_FP32, faster_precisions, recommendation
+from stages.common.core.cli import InputError, run
+from stages.common.core.files import read_metrics, write_csv, write_json, write_text
+from stages.common.measuring.int8_or_fp32 import RATIO_KEYS as FP32_RATIO_KEYS
+from stages.common.measuring.int8_or_fp32 import RATIO_TO_FP32, faster_precisions, recommendation
+from stages.common.reporting.comparison_charts import accuracy_chart, latency_chart, pareto_chart
+from stages.common.reporting.markdown import as_table
+from stages.common.reporting.style import save_png
 
 ENVIRONMENT = "environment"  # the block of the benchmark that is no variant
 RUNTIMES = {"opencv": "OpenCV DNN", "onnxruntime": "ONNX Runtime"}

@@ -17,13 +17,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stages.common.accuracy import accuracy, class_accuracy
-from stages.common.cli import run
-from stages.common.data import CLASSES, load_test_images
-from stages.common.files import write_csv, write_json
-from stages.common.graph import cost_of, load_model
-from stages.common.params import load_params, one_of, whole
-from stages.common.runtime import ENGINES, OpenCVSession, predict
+from stages.common.core.accuracy import accuracy, class_accuracy
+from stages.common.core.cli import run
+from stages.common.core.files import write_csv, write_json
+from stages.common.core.params import load_params, one_of, whole
+from stages.common.data.cifar10 import CLASSES, load_test_images
+from stages.common.inference.onnx_graph import cost_of, load_model
+from stages.common.inference.sessions import ENGINES, OpenCVSession, predict
 
 
 @dataclass(frozen=True)

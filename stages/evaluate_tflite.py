@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.common.accuracy import accuracy
-from stages.common.cli import InputError, run
-from stages.common.data import CLASSES, Images, load_test_images
-from stages.common.files import write_json
-from stages.common.litert import LiteRTSession
-from stages.common.runtime import BATCH_SIZE, OnnxRuntimeSession, predict
+from stages.common.core.accuracy import accuracy
+from stages.common.core.cli import InputError, run
+from stages.common.core.files import write_json
+from stages.common.data.cifar10 import CLASSES, Images, load_test_images
+from stages.common.inference.litert import LiteRTSession
+from stages.common.inference.sessions import BATCH_SIZE, OnnxRuntimeSession, predict
 
 
 def opencv_predictions(path: Path, labels: np.ndarray) -> np.ndarray:

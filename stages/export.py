@@ -27,13 +27,19 @@ from onnx import ModelProto
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from stages.common.cli import InputError, run
-from stages.common.data import CLASSES, IMAGE_SHAPE, DataParams, Images, load_training_images
-from stages.common.files import replacing, write_json
-from stages.common.graph import strip
-from stages.common.model import Checkpoint, Network, load_checkpoint
-from stages.common.params import load_params, number, whole
-from stages.common.runtime import BATCH_SIZE, OnnxRuntimeSession, OpenCVSession, predict
+from stages.common.core.cli import InputError, run
+from stages.common.core.files import replacing, write_json
+from stages.common.core.params import load_params, number, whole
+from stages.common.data.cifar10 import (
+    CLASSES,
+    IMAGE_SHAPE,
+    DataParams,
+    Images,
+    load_training_images,
+)
+from stages.common.inference.onnx_graph import strip
+from stages.common.inference.sessions import BATCH_SIZE, OnnxRuntimeSession, OpenCVSession, predict
+from stages.common.network.network import Checkpoint, Network, load_checkpoint
 
 INPUT = "pixels"
 OUTPUT = "logits"

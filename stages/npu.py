@@ -19,17 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from stages.common.chain import read_chain
-from stages.common.charts import save_png
-from stages.common.cli import run
-from stages.common.files import write_csv, write_json, write_text
-from stages.common.markdown import as_table
-from stages.common.npu_chart import npu_chart
-from stages.common.params import load_params
-from stages.common.sparsity import nonzero_weights, share_of_zeros, thinned
-from stages.common.tflite import tflite_bytes
-from stages.common.tflite_file import load_tflite, packed
-from stages.common.vela import VERSION, Estimate, Target, estimate, target_list
+from stages.common.core.cli import run
+from stages.common.core.files import write_csv, write_json, write_text
+from stages.common.core.params import load_params
+from stages.common.inference.layer_chain import read_chain
+from stages.common.inference.tflite_file import load_tflite, packed
+from stages.common.inference.tflite_writer import tflite_bytes
+from stages.common.npu.chart import npu_chart
+from stages.common.npu.sparse_tflite import nonzero_weights, share_of_zeros, thinned
+from stages.common.npu.vela import VERSION, Estimate, Target, estimate, target_list
+from stages.common.reporting.markdown import as_table
+from stages.common.reporting.style import save_png
 
 ESTIMATED = f"Estimates of Arm's compiler (Vela {VERSION}), not measurements"
 CONTROL = "base_fp32"

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.common.cifar_sources import DIGESTS, SOURCES, SourceFailed, describe, fetch
-from stages.common.cli import InputError, is_disk_full, run
-from stages.common.data import CLASSES, CLASSES_FILE
-from stages.common.files import digest, write_text
-from stages.common.params import list_of, load_params, text
+from stages.common.core.cli import InputError, is_disk_full, run
+from stages.common.core.files import digest, write_text
+from stages.common.core.params import list_of, load_params, text
+from stages.common.data.cifar10 import CLASSES, CLASSES_FILE
+from stages.common.data.sources import DIGESTS, SOURCES, SourceFailed, describe, fetch
 
 
 @dataclass(frozen=True)

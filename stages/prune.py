@@ -11,8 +11,8 @@ Raises  InputError for wrong params, a missing base, an amount or a budget that 
 'structured' removes whole channels, so that the network is smaller in bytes and milliseconds;
 'unstructured' writes zeros in place, the classic baseline: every file and every dense runtime
 carries them along. With prune.mixed the base teaches first, on mixtures of two images
-(``common/mixtures.py``). A killed run goes on from its last whole epoch, kept in the folder
---resume.
+(``common/pruning/mixup_teacher.py``). A killed run goes on from its last whole epoch, kept in the
+folder --resume.
 """
 
 import argparse
@@ -20,25 +20,25 @@ import dataclasses
 
 import torch
 
-from stages.common.cli import run
-from stages.common.data import DataParams, load_training_images
-from stages.common.files import write_csv, write_json
-from stages.common.fine_tuning import prune_and_fine_tune
-from stages.common.latency_model import LatencyModel, load_latency_model
-from stages.common.mixtures import teaching_flops
-from stages.common.model import (
+from stages.common.core.cli import run
+from stages.common.core.files import write_csv, write_json
+from stages.common.core.params import load_params
+from stages.common.data.cifar10 import DataParams, load_training_images
+from stages.common.network.network import (
     Network,
     load_checkpoint,
     save_checkpoint,
     size_of,
     widths_of,
 )
-from stages.common.params import load_params
-from stages.common.pruning import PruneParams, share_removed
-from stages.common.recipe import RecipeParams
-from stages.common.resume import EpochStore, Progress
-from stages.common.teacher import load_teacher
-from stages.common.training import evaluate
+from stages.common.pruning.fine_tuning import prune_and_fine_tune
+from stages.common.pruning.latency_model import LatencyModel, load_latency_model
+from stages.common.pruning.mixup_teacher import teaching_flops
+from stages.common.pruning.pruning import PruneParams, share_removed
+from stages.common.training.checkpoints import EpochStore, Progress
+from stages.common.training.loop import evaluate
+from stages.common.training.recipe import RecipeParams
+from stages.common.training.teacher import load_teacher
 
 CURVE_COLUMNS = ["epoch", "step", "loss", "learning_rate", "validation_accuracy"]
 

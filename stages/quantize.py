@@ -2,7 +2,7 @@
 
 Weights become INT8, symmetric, one scale for each output channel; activations become 8 bits with
 one scale for each tensor, from their ranges over training images. The first layer's weights are
-rounded so that its outputs on those images change least (common/rounding.py): rounding each to the
+rounded so that its outputs on those images change least (inference/gptq.py): rounding each to the
 nearest integer cost more accuracy there than in all other layers. The file is a QDQ graph: each
 operator stands between DequantizeLinear and QuantizeLinear, and a runtime fuses them. The logits
 stay FP32, so that two classes do not tie by rounding.
@@ -41,14 +41,14 @@ from onnxruntime.quantization.quant_utils import (
     add_pre_process_metadata,
 )
 
-from stages.common.accuracy import accuracy
-from stages.common.cli import InputError, run
-from stages.common.data import DataParams, Images, load_training_images
-from stages.common.files import replacing, write_json
-from stages.common.graph import load_model, read_metadata, strip
-from stages.common.params import flag, load_params, number, one_of, whole
-from stages.common.rounding import patches_of, round_filters
-from stages.common.runtime import (
+from stages.common.core.accuracy import accuracy
+from stages.common.core.cli import InputError, run
+from stages.common.core.files import replacing, write_json
+from stages.common.core.params import flag, load_params, number, one_of, whole
+from stages.common.data.cifar10 import DataParams, Images, load_training_images
+from stages.common.inference.gptq import patches_of, round_filters
+from stages.common.inference.onnx_graph import load_model, read_metadata, strip
+from stages.common.inference.sessions import (
     BATCH_SIZE,
     OnnxRuntimeSession,
     OpenCVSession,

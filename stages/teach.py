@@ -2,8 +2,8 @@
 
 Reads   the training images (held-out validation images included; never the test images)
 Writes  the logits (views, N, classes) float16 of the training images, and what names the views
-        (see common/teacher.py), the training curve as CSV (one row an epoch, means over the
-        networks: epoch, loss, learning_rate, validation_accuracy in percent), a JSON of what
+        (see common/training/teacher.py), the training curve as CSV (one row an epoch, means over
+        the networks: epoch, loss, learning_rate, validation_accuracy in percent), a JSON of what
         the teacher reached
 Params  data.*, recipe.*, teach.*  (see TeachParams)
 Raises  InputError for wrong params, missing data, a device that is not there
@@ -26,19 +26,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from stages.common.accuracy import accuracy
-from stages.common.augmentation import Augmenter
-from stages.common.cli import run
-from stages.common.data import DataParams, Images, load_training_images
-from stages.common.files import write_csv, write_json
-from stages.common.initialization import build_network
-from stages.common.model import Network
-from stages.common.outputs import mirrored_logits
-from stages.common.params import load_params, whole
-from stages.common.recipe import NetworkParams, RecipeParams, pick_device, pick_precision
-from stages.common.resume import EpochStore, Progress, work_key
-from stages.common.teacher import Teacher, save_teacher
-from stages.common.training import CURVE_COLUMNS, fit, summary
+from stages.common.core.accuracy import accuracy
+from stages.common.core.cli import run
+from stages.common.core.files import write_csv, write_json
+from stages.common.core.params import load_params, whole
+from stages.common.data.cifar10 import DataParams, Images, load_training_images
+from stages.common.network.network import Network
+from stages.common.network.whitening import build_network
+from stages.common.training.augmentation import Augmenter
+from stages.common.training.checkpoints import EpochStore, Progress, work_key
+from stages.common.training.loop import CURVE_COLUMNS, fit, summary
+from stages.common.training.recipe import NetworkParams, RecipeParams, pick_device, pick_precision
+from stages.common.training.teacher import Teacher, mirrored_logits, save_teacher
 
 GRAIN = 1 / 16  # of a logit; what softened outputs do not show need not be stored
 

@@ -19,15 +19,15 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.common.accuracy import accuracy
-from stages.common.chain import quantization_between, read_chain, with_output
-from stages.common.cli import InputError, run
-from stages.common.data import DataParams, Images, load_training_images
-from stages.common.files import replacing, write_json
-from stages.common.litert import KERNELS, LiteRTSession
-from stages.common.params import load_params, number, whole
-from stages.common.runtime import BATCH_SIZE, OnnxRuntimeSession, predict
-from stages.common.tflite import tflite_bytes
+from stages.common.core.accuracy import accuracy
+from stages.common.core.cli import InputError, run
+from stages.common.core.files import replacing, write_json
+from stages.common.core.params import load_params, number, whole
+from stages.common.data.cifar10 import DataParams, Images, load_training_images
+from stages.common.inference.layer_chain import quantization_between, read_chain, with_output
+from stages.common.inference.litert import KERNELS, LiteRTSession
+from stages.common.inference.sessions import BATCH_SIZE, OnnxRuntimeSession, predict
+from stages.common.inference.tflite_writer import tflite_bytes
 
 
 @dataclass(frozen=True)

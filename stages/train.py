@@ -18,24 +18,24 @@ from dataclasses import dataclass
 
 import torch
 
-from stages.common.cli import run
-from stages.common.data import DataParams, load_training_images
-from stages.common.files import write_csv, write_json
-from stages.common.initialization import build_network
-from stages.common.losses import Lesson, from_labels, from_teacher
-from stages.common.machine import available_cores, cpu_model
-from stages.common.model import save_checkpoint
-from stages.common.params import load_params, number
-from stages.common.recipe import (
+from stages.common.core.cli import run
+from stages.common.core.files import write_csv, write_json
+from stages.common.core.params import load_params, number
+from stages.common.data.cifar10 import DataParams, load_training_images
+from stages.common.measuring.machine import available_cores, cpu_model
+from stages.common.network.network import save_checkpoint
+from stages.common.network.whitening import build_network
+from stages.common.training.checkpoints import EpochStore, Progress
+from stages.common.training.loop import CURVE_COLUMNS, fit, summary
+from stages.common.training.losses import Lesson, from_labels, from_teacher
+from stages.common.training.recipe import (
     NetworkParams,
     RecipeParams,
     pick_device,
     pick_precision,
     precision_name,
 )
-from stages.common.resume import EpochStore, Progress
-from stages.common.teacher import Teacher, load_teacher
-from stages.common.training import CURVE_COLUMNS, fit, summary
+from stages.common.training.teacher import Teacher, load_teacher
 
 
 @dataclass(frozen=True)

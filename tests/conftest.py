@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.common.data import CLASSES, TEST_FILE, TRAIN_FILES, Images
+from stages.common.data.cifar10 import CLASSES, TEST_FILE, TRAIN_FILES, Images
 from tests.pipelines import TINY, Repository, copy_working_tree, set_params
 
 
@@ -53,7 +53,7 @@ def repository(tmp_path_factory) -> Repository:
     repository.run("git", "init", "--quiet")
     repository.run("git", "config", "user.name", "Test")
     repository.run("git", "config", "user.email", "test@example.com")
-    repository.dvc("repro", "check")
+    repository.dvc("repro", "validate_params")
     data = path / "data" / "cifar10"
     data.mkdir()
     for seed, name in enumerate([*TRAIN_FILES, TEST_FILE]):

@@ -13,10 +13,10 @@ from onnx import ModelProto
 from torch import nn
 
 from stages import export, quantize
-from stages.common.chain import quantization_between, read_chain, with_output
-from stages.common.model import BatchNorm, Checkpoint, Network, save_checkpoint
-from stages.common.recipe import RecipeParams
-from stages.common.tflite import tflite_bytes
+from stages.common.inference.layer_chain import quantization_between, read_chain, with_output
+from stages.common.inference.tflite_writer import tflite_bytes
+from stages.common.network.network import BatchNorm, Checkpoint, Network, save_checkpoint
+from stages.common.training.recipe import RecipeParams
 from stages.quantize import QuantizeParams
 from stages.teach import TeachParams
 from tests.conftest import make_images

@@ -46,11 +46,11 @@ TINY = {
     "studies": {"seeds": {"prune": {"seed": [0, 1]}}},
 }
 ALL_STAGES = {
-    "check",
+    "validate_params",
     "prepare",
     "train",
     "teach",
-    "device",
+    "latency_profile",
     "prune",
     "export@base",
     "export@pruned",

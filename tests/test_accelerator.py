@@ -1,4 +1,4 @@
-"""stages.accelerator: the integers are ONNX Runtime's, and the Verilog's are the integers.
+"""stages.hardware.accelerator: the integers are ONNX Runtime's, and the Verilog's are the integers.
 
 What generates or simulates Verilog is skipped where NNgen or Verilator is missing.
 """
@@ -11,21 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stages.hardware.summary.external import requirements as tools
+from stages.hardware.summary.nngen_engine import integer_network as integer_arithmetic
 
-from stages import accelerator, accelerator_table
-from stages.common import integer_arithmetic, tools
-from stages.common.accelerator import Accelerator, AcceleratorParams, refuse_without_nngen
-from stages.common.accelerator_bench import (
-    Resources,
-    Run,
-    Simulator,
-    counted_resources,
-    run_of,
-    write_memory,
-)
-from stages.common.chain import read_chain
-from stages.common.cli import InputError
-from stages.common.integer_arithmetic import (
+from stages.common.core.cli import InputError
+from stages.common.core.params import parse_section
+from stages.common.inference.layer_chain import read_chain
+from stages.common.inference.sessions import OnnxRuntimeSession, predict
+from stages.hardware.external.verilator import refuse_without_verilator
+from stages.hardware.nngen_engine.engine import Accelerator, AcceleratorParams, refuse_without_nngen
+from stages.hardware.nngen_engine.integer_network import (
     IntegerLayer,
     IntegerNetwork,
     convolved,
@@ -34,9 +29,15 @@ from stages.common.integer_arithmetic import (
     integer_network,
     rescaled,
 )
-from stages.common.params import parse_section
-from stages.common.runtime import OnnxRuntimeSession, predict
-from stages.common.verilator import refuse_without_verilator
+from stages.hardware.nngen_engine.test_bench import (
+    Resources,
+    Run,
+    Simulator,
+    counted_resources,
+    run_of,
+    write_memory,
+)
+from stages.hardware.summary import accelerator, accelerator_table
 from tests.conftest import make_images
 from tests.networks import call, write_models, write_params
 

@@ -13,10 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stages import benchmark
 from stages.benchmark import Contestant, Variant
-from stages.common import timing
-from stages.common.cli import InputError
-from stages.common.machine import available_cores, describe_machine
-from stages.common.precision import RATIO_KEYS
+from stages.common.core.cli import InputError
+from stages.common.measuring import interleaved_timing as timing
+from stages.common.measuring.int8_or_fp32 import RATIO_KEYS
+from stages.common.measuring.machine import available_cores, describe_machine
 
 PARAMS = {
     "threads": 1,

@@ -9,9 +9,10 @@ from matplotlib import image as png
 from matplotlib.figure import Figure
 
 from stages import compare
-from stages.common import charts, precision
-from stages.common.cli import InputError
-from stages.common.data import CLASSES
+from stages.common.core.cli import InputError
+from stages.common.data.cifar10 import CLASSES
+from stages.common.measuring import int8_or_fp32 as precision
+from stages.common.reporting import comparison_charts as charts
 
 ENVIRONMENT = {
     "cpu": "AMD EPYC 7763",

@@ -8,21 +8,21 @@ import shutil
 import pytest
 import torch
 
-from stages import controls
-from stages.common import training
-from stages.common.channels import convolutions
-from stages.common.cli import InputError
-from stages.common.controls import flat_widths, require_smaller, start
-from stages.common.controls_table import markdown, sentence
-from stages.common.data import TRAIN_FILES, DataParams, Images, load_training_images
-from stages.common.initialization import build_network
-from stages.common.model import Network, save_checkpoint, size_of, widths_of
-from stages.common.pruning import remove_channels, unmask
-from stages.common.recipe import Schedule
-from stages.common.resume import EpochStore, model_digest
-from stages.common.seeds import paired_difference
-from stages.common.teacher import Teacher, save_teacher
-from stages.controls import Arm, ControlsParams, Given, affordable_epochs, summary, train_all
+from stages.common.core.cli import InputError
+from stages.common.data.cifar10 import TRAIN_FILES, DataParams, Images, load_training_images
+from stages.common.measuring.seeds import paired_difference
+from stages.common.network.network import Network, save_checkpoint, size_of, widths_of
+from stages.common.network.whitening import build_network
+from stages.common.pruning.channels import convolutions
+from stages.common.pruning.pruning import remove_channels, unmask
+from stages.common.training.checkpoints import EpochStore, model_digest
+from stages.common.training.loop import loop as training
+from stages.common.training.recipe import Schedule
+from stages.common.training.teacher import Teacher, save_teacher
+from stages.controls.arms import flat_widths, require_smaller, start
+from stages.controls.table import markdown, sentence
+from stages.controls.train import Arm, ControlsParams, Given, affordable_epochs, summary, train_all
+from stages.controls.train import train as controls
 from stages.teach import teach
 from tests.conftest import make_images
 from tests.networks import PROVENANCE, RECIPE, TEACH, call, write_params

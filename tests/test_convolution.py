@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from stages.common import convolution
-from stages.common.convolution import Convolution, gradients, side_by_side
+from stages.common.network import convolution
+from stages.common.network.convolution import Convolution, gradients, side_by_side
 
 
 @pytest.mark.parametrize("count", [7, 20, 33])  # less than, twice and more than the number abreast

@@ -3,9 +3,14 @@
 import numpy as np
 import pytest
 
-from stages.common.accuracy import accuracy, class_accuracy
-from stages.common.cli import InputError
-from stages.common.data import DataParams, load_test_images, load_training_images, read_images
+from stages.common.core.accuracy import accuracy, class_accuracy
+from stages.common.core.cli import InputError
+from stages.common.data.cifar10 import (
+    DataParams,
+    load_test_images,
+    load_training_images,
+    read_images,
+)
 from tests.conftest import make_images, write_images
 
 

@@ -1,4 +1,4 @@
-"""stages.energy: counts, bytes and energies against small graphs computed by hand."""
+"""stages.hardware.energy: counts, bytes and energies against small graphs computed by hand."""
 
 import dataclasses
 import json
@@ -11,16 +11,16 @@ import yaml
 from onnx import TensorProto, numpy_helper
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
-from stages import energy
-from stages.common.chain import quantization_between, read_chain, with_output
-from stages.common.cli import InputError
-from stages.common.energy import EnergyParams, estimates
-from stages.common.params import parse_section, read_params
-from stages.common.sparsity import thinned as thinned_tflite
-from stages.common.tflite import tflite_bytes
-from stages.common.tflite_file import int8_values, load_tflite, weight_tensors
-from stages.common.traffic import Operator, Work, work_of
-from stages.common.zeros import nonzero_weights, thinned
+from stages.common.core.cli import InputError
+from stages.common.core.params import parse_section, read_params
+from stages.common.inference.layer_chain import quantization_between, read_chain, with_output
+from stages.common.inference.tflite_file import int8_values, load_tflite, weight_tensors
+from stages.common.inference.tflite_writer import tflite_bytes
+from stages.common.npu.sparse_tflite import thinned as thinned_tflite
+from stages.hardware.energy_model.energy import EnergyParams, estimates
+from stages.hardware.energy_model.operator_counts import Operator, Work, work_of
+from stages.hardware.energy_model.sparse_onnx import nonzero_weights, thinned
+from stages.hardware.summary import energy
 from tests.pipelines import ROOT
 
 # 3x3 filters (3, 2, 3, 3) over (2, 4, 4), pooled to (3, 1, 1), and a linear layer to 5 logits.

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from stages import evaluate
-from stages.common.cli import InputError
-from stages.common.data import CLASSES, load_test_images
-from stages.common.runtime import OpenCVSession, predict
+from stages.common.core.cli import InputError
+from stages.common.data.cifar10 import CLASSES, load_test_images
+from stages.common.inference.sessions import OpenCVSession, predict
 from tests.networks import call, fp32_model, write_models, write_params
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from stages import evaluate_tflite
-from stages.common.cli import InputError
-from stages.common.data import CLASSES, load_test_images
-from stages.common.files import write_csv
-from stages.common.litert import LiteRTSession
-from stages.common.runtime import OnnxRuntimeSession, predict
+from stages.common.core.cli import InputError
+from stages.common.core.files import write_csv
+from stages.common.data.cifar10 import CLASSES, load_test_images
+from stages.common.inference.litert import LiteRTSession
+from stages.common.inference.sessions import OnnxRuntimeSession, predict
 from tests.conftest import make_images
 from tests.networks import call, int8_tflite, write_models
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from stages import export
-from stages.common.cli import InputError
-from stages.common.data import CLASSES
-from stages.common.graph import load_model, read_metadata
+from stages.common.core.cli import InputError
+from stages.common.data.cifar10 import CLASSES
+from stages.common.inference.onnx_graph import load_model, read_metadata
 from tests.conftest import make_images
 from tests.networks import (
     CONFIG,

@@ -1,13 +1,11 @@
 """Files are whole or not there; errors are one line."""
 
 import hashlib
-import subprocess
-import sys
 
 import pytest
 
-from stages.common.cli import InputError, run
-from stages.common.files import digest, replacing, write_csv, write_json
+from stages.common.core.cli import InputError, run
+from stages.common.core.files import digest, replacing, write_csv, write_json
 
 
 def test_a_file_is_replaced_only_when_the_new_one_is_whole(tmp_path):
@@ -37,13 +35,6 @@ def test_a_full_disk_is_told_with_the_files_name_and_what_to_do(tmp_path, capsys
     assert "No space left on device" in said
     assert str(tmp_path / "model.pt") in said
     assert "run the same command again" in said
-
-
-def test_ctrl_c_while_a_stage_is_being_imported_shows_no_traceback():
-    code = "import stages; raise KeyboardInterrupt"  # as it comes out of 'import torch'
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ended.returncode != 0
-    assert ended.stderr == "interrupted: run the same command again to go on\n"
 
 
 def test_a_csv_has_its_header_even_without_rows(tmp_path):

@@ -1,4 +1,4 @@
-"""stages.common.graph: costs counted from the file are those of the network."""
+"""stages.common.inference.onnx_graph: costs counted from the file are those of the network."""
 
 import numpy as np
 import onnx
@@ -7,9 +7,9 @@ from onnx import TensorProto, numpy_helper
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
 from stages import export
-from stages.common.cli import InputError
-from stages.common.graph import cost_of, load_model, read_metadata, strip
-from stages.common.model import size_of
+from stages.common.core.cli import InputError
+from stages.common.inference.onnx_graph import cost_of, load_model, read_metadata, strip
+from stages.common.network.network import size_of
 from tests.networks import fp32_model, int8_model, random_network
 
 

@@ -1,15 +1,15 @@
-"""stages.hardware: figures of other stages side by side, and claims judged by them."""
+"""stages.hardware.summary: figures of other stages side by side, and claims judged by them."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from stages import hardware
-from stages.common.claims import CHANNELS, Claim, Evidence, claims_of, in_words
-from stages.common.cli import InputError
-from stages.common.hardware_figures import HardwareParams, Sources, collect, nearest_zeros
-from stages.common.quantities import ASIC, CPU, FPGA, NPU, PLATFORMS, VARIANTS, Quantity
+from stages.common.core.cli import InputError
+from stages.hardware.overview.claims import CHANNELS, Claim, Evidence, claims_of, in_words
+from stages.hardware.overview.collect import HardwareParams, Sources, collect, nearest_zeros
+from stages.hardware.overview.quantities import ASIC, CPU, FPGA, NPU, PLATFORMS, VARIANTS, Quantity
+from stages.hardware.summary import summary as hardware
 from tests.pipelines import ROOT
 
 SLOW, FAST = "ethos-u55-256 Some_System Shared_Sram", "ethos-u55-256 Some_System Sram_Only"

@@ -1,4 +1,4 @@
-"""stages.hls: fixed point is exact, and hls4ml's C++ gives it bit by bit.
+"""stages.hardware.hls: fixed point is exact, and hls4ml's C++ gives it bit by bit.
 
 What runs hls4ml is skipped where it, QONNX or g++ is missing.
 """
@@ -12,12 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stages.hardware.summary.external import requirements as tools
+from stages.hardware.summary.hls_design import project as hls_project
 
-from stages import hls, hls_table
-from stages.common import hls_project, tools
-from stages.common.chain import Chain, Layer, read_chain
-from stages.common.cli import InputError
-from stages.common.fixed_point import (
+from stages.common.core.cli import InputError
+from stages.common.inference.layer_chain import Chain, Layer, read_chain
+from stages.common.inference.sessions import OnnxRuntimeSession, predict
+from stages.hardware.hls_design.cost import (
+    Matrix,
+    allowed_reuse_factor,
+    allowed_reuse_factors,
+    cost_of,
+    least_cycles,
+    matrices_of,
+)
+from stages.hardware.hls_design.fixed_point import (
     FixedPoint,
     fixed_chain,
     holding,
@@ -26,16 +35,13 @@ from stages.common.fixed_point import (
     real_activations,
     real_logits,
 )
-from stages.common.hls_cost import (
-    Matrix,
-    allowed_reuse_factor,
-    allowed_reuse_factors,
-    cost_of,
-    least_cycles,
-    matrices_of,
+from stages.hardware.hls_design.project import (
+    Target,
+    refuse_without_tools,
+    settings_of,
+    write_project,
 )
-from stages.common.hls_project import Target, refuse_without_tools, settings_of, write_project
-from stages.common.runtime import OnnxRuntimeSession, predict
+from stages.hardware.summary import hls, hls_table
 from tests.conftest import make_images
 from tests.networks import call, write_models, write_params
 

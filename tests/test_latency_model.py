@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from stages import device
-from stages.common.cli import InputError
-from stages.common.latency_model import load_latency_model, model_from, read_profile
+from stages import latency_profile as device
+from stages.common.core.cli import InputError
+from stages.common.pruning.latency_model import load_latency_model, model_from, read_profile
 from tests.networks import call
 from tests.profiles import profile
 
@@ -106,7 +106,7 @@ def test_pruning_gets_no_latency_where_it_asks_for_none(tmp_path, monkeypatch):
 def test_pruning_gets_the_profile_where_it_counts_milliseconds(
     tmp_path, monkeypatch, target, budget_ms
 ):
-    with pytest.raises(InputError, match="measure it with 'python stages/profile_device.py"):
+    with pytest.raises(InputError, match="measure it with 'python deploy/profile_device.py"):
         hand_over(tmp_path, monkeypatch, target, budget_ms)
     assert not (tmp_path / "model.json").exists()
     content = profile(SHAPE)

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from stages.common.latency_model import model_from
-from stages.common.latency_search import (
+from stages.common.pruning.latency_model import model_from
+from stages.common.pruning.latency_search import (
     Choices,
     allowed_widths,
     best_choice,

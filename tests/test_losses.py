@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stages.common.losses import distillation
+from stages.common.training.losses import distillation
 
 LABELS = torch.arange(20) % 10
 

@@ -1,4 +1,4 @@
-"""stages.mac_area: the reference is numpy's arithmetic, and the Verilog gives what it gives.
+"""mac_area: the reference is numpy's arithmetic, and the Verilog gives what it gives.
 
 What simulates or synthesizes is skipped where iverilog, pyosys or the liberty file is missing.
 """
@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from stages.hardware.summary.external import requirements as tools
+from stages.hardware.summary.mac import reference as mac_reference
+from stages.hardware.summary.mac import simulation as rtl
+from stages.hardware.summary.mac import synthesis
 
-from stages import mac_area
-from stages.common import mac_reference, rtl, synthesis, tools
-from stages.common.cli import InputError
-from stages.common.mac_reference import (
+from stages.common.core.cli import InputError
+from stages.hardware.mac.reference import (
     FP32_TINY,
     NAN,
     bits,
@@ -25,8 +27,9 @@ from stages.common.mac_reference import (
     int_sums,
     values,
 )
-from stages.common.rtl import FORMATS, check, simulated
-from stages.common.synthesis import refuse_without_tools
+from stages.hardware.mac.simulation import FORMATS, check, simulated
+from stages.hardware.mac.synthesis import refuse_without_tools
+from stages.hardware.summary import mac_area
 from tests.pipelines import ROOT
 
 RTL = ROOT / "stages" / "rtl"

@@ -9,17 +9,16 @@ import pytest
 import torch
 
 from stages import prune
-from stages.common import mixtures
-from stages.common.augmentation import Augmenter
-from stages.common.data import DataParams, Images, load_training_images
-from stages.common.fine_tuning import prune_and_fine_tune
-from stages.common.initialization import build_network
-from stages.common.mixtures import Mixtures, MixturesFirst, mixtures_of
-from stages.common.model import Network, load_checkpoint, save_checkpoint, size_of
-from stages.common.outputs import mirrored_logits
-from stages.common.resume import EpochStore, model_digest
-from stages.common.teacher import Teacher, save_teacher
-from stages.common.training import Epochs
+from stages.common.data.cifar10 import DataParams, Images, load_training_images
+from stages.common.network.network import Network, load_checkpoint, save_checkpoint, size_of
+from stages.common.network.whitening import build_network
+from stages.common.pruning.fine_tuning import prune_and_fine_tune
+from stages.common.pruning.mixup_teacher import Mixtures, MixturesFirst, mixtures_of
+from stages.common.pruning.pruning import mixup_teacher as mixtures
+from stages.common.training.augmentation import Augmenter
+from stages.common.training.checkpoints import EpochStore, model_digest
+from stages.common.training.loop import Epochs
+from stages.common.training.teacher import Teacher, mirrored_logits, save_teacher
 from tests.conftest import make_images
 from tests.networks import PARAMS as ALL_PARAMS
 from tests.networks import PROVENANCE, RECIPE, call, write_params

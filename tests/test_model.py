@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from stages.common.cli import InputError
-from stages.common.model import (
+from stages.common.core.cli import InputError
+from stages.common.network.network import (
     Network,
     load_checkpoint,
     rebuild,

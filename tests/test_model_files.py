@@ -8,9 +8,9 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-from stages.common.cli import InputError
-from stages.common.files import digest
-from stages.common.model_files import WORKING_TREE, fetch, open_repository, read_revision
+from stages.common.core.cli import InputError
+from stages.common.core.files import digest
+from stages.common.revisions.model_files import WORKING_TREE, fetch, open_repository, read_revision
 
 MODEL = "models/model.onnx"
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from stages import npu
-from stages.common.chain import read_chain
-from stages.common.cli import InputError
-from stages.common.sparsity import magnitudes, nonzero_weights, share_of_zeros, thinned
-from stages.common.tflite import tflite_bytes
-from stages.common.tflite_file import int8_values, load_tflite, packed, weight_tensors
-from stages.common.vela import Estimate, Target, estimate, estimate_of, is_target
+from stages.common.core.cli import InputError
+from stages.common.inference.layer_chain import read_chain
+from stages.common.inference.tflite_file import int8_values, load_tflite, packed, weight_tensors
+from stages.common.inference.tflite_writer import tflite_bytes
+from stages.common.npu.sparse_tflite import magnitudes, nonzero_weights, share_of_zeros, thinned
+from stages.common.npu.vela import Estimate, Target, estimate, estimate_of, is_target
 from tests.networks import PARAMS, call, int8_tflite, write_models, write_params
 
 TARGET = Target(*PARAMS["npu"]["targets"][0].split())

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.check import SECTIONS, accepted, check
-from stages.common.cli import InputError
-from stages.common.params import read_params
+from stages.common.core.cli import InputError
+from stages.common.core.params import read_params
+from stages.validate_params import SECTIONS, accepted, check
 
 COMMITTED = Path(__file__).parent.parent / "params.yaml"
 

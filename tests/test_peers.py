@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from stages import peers
-from stages.common.graph import cost_of, load_model
-from stages.common.runtime import OpenCVSession
+from stages.common.inference.onnx_graph import cost_of, load_model
+from stages.common.inference.sessions import OpenCVSession
+from stages.tools import resnet8_baseline as peers
 
 
 def test_the_peer_has_the_published_size_and_runs_where_ours_runs(tmp_path):

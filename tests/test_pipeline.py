@@ -44,17 +44,16 @@ def test_a_second_run_does_nothing_and_the_status_is_clean(repository):
     # Without a target, DVC names the pipelines that run on request as well.
     named = [line for line in repository.dvc("status").splitlines() if not line.startswith("\t")]
     assert set(named) == {
-        "stages/pipelines/controls/dvc.yaml:controls:",
-        "stages/pipelines/hardware/dvc.yaml:accelerator@base:",
-        "stages/pipelines/hardware/dvc.yaml:accelerator@pruned:",
-        "stages/pipelines/hardware/dvc.yaml:accelerator_table:",
-        "stages/pipelines/hardware/dvc.yaml:energy:",
-        "stages/pipelines/hardware/dvc.yaml:energy_check:",
-        "stages/pipelines/hardware/dvc.yaml:hardware:",
-        "stages/pipelines/hardware/dvc.yaml:hls@base:",
-        "stages/pipelines/hardware/dvc.yaml:hls@pruned:",
-        "stages/pipelines/hardware/dvc.yaml:hls_table:",
-        "stages/pipelines/hardware/dvc.yaml:mac_area:",
+        "stages/controls/dvc.yaml:controls:",
+        "stages/hardware/dvc.yaml:accelerator@base:",
+        "stages/hardware/dvc.yaml:accelerator@pruned:",
+        "stages/hardware/dvc.yaml:accelerator_table:",
+        "stages/hardware/dvc.yaml:energy:",
+        "stages/hardware/dvc.yaml:hardware:",
+        "stages/hardware/dvc.yaml:hls@base:",
+        "stages/hardware/dvc.yaml:hls@pruned:",
+        "stages/hardware/dvc.yaml:hls_table:",
+        "stages/hardware/dvc.yaml:mac_area:",
     }
 
 
@@ -77,7 +76,7 @@ def test_everything_renders_as_one_page(repository):
 )
 def test_a_wrong_param_is_one_line_before_any_work(repository, override, said):
     output = repository.dvc("exp", "run", "-S", override, succeed=False)
-    assert stages_run(output) == {"check"}
+    assert stages_run(output) == {"validate_params"}
     [line] = [line for line in output.splitlines() if line.startswith("error: ")]
     assert said in line
     assert "Traceback" not in output
@@ -87,7 +86,7 @@ def test_a_misspelt_param_is_named_before_any_work(repository):
     output = repository.dvc("exp", "run", "-S", "prune.amout=0.5", succeed=False)
     assert "prune.amout" in output
     assert "Traceback" not in output
-    assert stages_run(output) <= {"check"}
+    assert stages_run(output) <= {"validate_params"}
 
 
 def test_another_amount_runs_only_what_depends_on_pruning_and_shows_what_changed(repository):
@@ -95,7 +94,7 @@ def test_another_amount_runs_only_what_depends_on_pruning_and_shows_what_changed
     ran = stages_run(repository.dvc("exp", "run", "-S", "prune.amount=0.7"))
     after = repository.json("metrics/summary.json")["pruned"]
     assert ran == {name for name in ALL_STAGES if "pruned" in name} | {
-        "check",
+        "validate_params",
         "prune",
         "npu",
         "benchmark",
@@ -123,9 +122,9 @@ def test_pruning_to_milliseconds_needs_a_profile_and_nothing_else_does(repositor
     assert f"error: {where['profile']} is missing: the latency of this device is not" in refused
     repository.run("git", "checkout", "--quiet", "params.yaml")
     profile.write_text(json.dumps(smooth_profile(TINY["train"]["widths"])))
-    assert stages_run(repository.dvc("repro")) == {"device"}
+    assert stages_run(repository.dvc("repro")) == {"latency_profile"}
     ran = stages_run(repository.dvc("exp", "run", *by_time))
-    assert {"device", "prune", "export@pruned"} <= ran
+    assert {"latency_profile", "prune", "export@pruned"} <= ran
     assert not ran & {"train", "teach", "export@base"}
     report = repository.json("metrics/prune.json")
     assert 0.1 <= report["amount_reached"] < 1
@@ -142,7 +141,15 @@ def test_zeros_in_place_save_neither_bytes_nor_multiplications(repository):
 
 def test_a_study_runs_its_experiments_in_the_queue_and_keeps_what_is_done(repository):
     files = {"csv": "plots/s.csv", "table": "metrics/s.md", "picture": "plots/s.png"}
-    command = [sys.executable, "-m", "stages.study", "--params", "params.yaml", "--name", "seeds"]
+    command = [
+        sys.executable,
+        "-m",
+        "stages.tools.study",
+        "--params",
+        "params.yaml",
+        "--name",
+        "seeds",
+    ]
     command += [word for name, path in files.items() for word in (f"--{name}", path)]
     output = repository.run(*command)
     assert "0 of 2 experiments are done already" in output
@@ -160,7 +167,7 @@ def test_a_study_runs_its_experiments_in_the_queue_and_keeps_what_is_done(reposi
 
 
 def test_controls_run_when_they_are_asked_for_and_once(repository):
-    name = "stages/pipelines/controls/dvc.yaml"
+    name = "stages/controls/dvc.yaml"
     assert f"dvc repro {name}" in (repository.path / "Makefile").read_text()
     output = repository.dvc("repro", name)
     assert stages_run(output) == {f"{name}:controls"}
@@ -177,7 +184,7 @@ def test_controls_run_when_they_are_asked_for_and_once(repository):
 
 
 def test_energy_is_estimated_when_it_is_asked_for_and_once(repository):
-    name = "stages/pipelines/hardware/dvc.yaml"
+    name = "stages/hardware/dvc.yaml"
     assert f"dvc repro --keep-going {name}" in (repository.path / "Makefile").read_text()
     assert stages_run(repository.dvc("repro", f"{name}:energy")) == {f"{name}:energy"}
     assert stages_run(repository.dvc("repro", f"{name}:energy")) == set()

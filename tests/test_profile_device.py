@@ -11,11 +11,12 @@ import numpy as np
 import onnx
 import pytest
 
-from stages import check_profile, profile_device
-from stages.common.cli import InputError
-from stages.common.graph import cost_of, shape_of
-from stages.common.latency_model import model_from, read_profile
-from stages.profile_device import STEP, Layer, layers_of, onnx_of
+from deploy import profile_device
+from deploy.profile_device import STEP, Layer, layers_of, onnx_of
+from stages.common.core.cli import InputError
+from stages.common.inference.onnx_graph import cost_of, shape_of
+from stages.common.pruning.latency_model import model_from, read_profile
+from stages.tools import validate_profile as check_profile
 from tests.networks import CONFIG, fp32_model, int8_model
 
 WIDEST = [[16, 16], [24, 32], [32, 16]]

@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from stages.common.augmentation import Augmenter
-from stages.common.channels import channel_scores, convolutions, widths_at, without_channels
-from stages.common.cli import InputError
-from stages.common.data import Images
-from stages.common.fine_tuning import prune_and_fine_tune
-from stages.common.initialization import build_network
-from stages.common.latency_model import model_from
-from stages.common.latency_pruning import in_blocks, widths_by_time
-from stages.common.model import Network, size_of, widths_of
-from stages.common.pruning import (
+from stages.common.core.cli import InputError
+from stages.common.data.cifar10 import Images
+from stages.common.network.network import Network, size_of, widths_of
+from stages.common.network.whitening import build_network
+from stages.common.pruning.channels import channel_scores, convolutions, widths_at, without_channels
+from stages.common.pruning.fine_tuning import prune_and_fine_tune
+from stages.common.pruning.latency_budget import in_blocks, widths_by_time
+from stages.common.pruning.latency_model import model_from
+from stages.common.pruning.pruning import (
     PruneParams,
     keep_widths,
     mask_weights,
@@ -27,9 +26,10 @@ from stages.common.pruning import (
     share_removed,
     unmask,
 )
-from stages.common.resume import EpochStore, model_digest
-from stages.common.teacher import Teacher
-from stages.common.training import Epochs
+from stages.common.training.augmentation import Augmenter
+from stages.common.training.checkpoints import EpochStore, model_digest
+from stages.common.training.loop import Epochs
+from stages.common.training.teacher import Teacher
 from stages.prune import curve, summary
 from stages.teach import GRAIN, teach
 from tests.conftest import make_images
@@ -231,7 +231,7 @@ def test_the_search_finds_the_nearest_reachable_share():
 
 
 BASE_WIDTHS = [[32, 32], [64, 64], [64, 64]]
-LATENCY = model_from(smooth_profile(BASE_WIDTHS), "targets/test.json")
+LATENCY = model_from(smooth_profile(BASE_WIDTHS), "deploy/profiles/test.json")
 BY_TIME = dataclasses.replace(PARAMS, target="latency", round_to=8)
 
 
@@ -279,7 +279,7 @@ def test_by_time_no_layer_is_starved_because_its_channels_cost_most():
         "constant_ms": 0.0,
         "layers_ms": [table.tolist() for table in (*tables, np.zeros((8, 1)))],
     }
-    latency = model_from(content, "targets/test.json")
+    latency = model_from(content, "deploy/profiles/test.json")
     budget = 0.6 * latency.predict(shape)
     equal = [torch.ones(64)] * 3
     assert widths_by_time(equal, shape, budget, round_to=8, latency=latency) == [32, 32, 64]
@@ -304,7 +304,7 @@ def test_a_profile_that_does_not_know_the_widths_is_refused(base, images):
     params = dataclasses.replace(BY_TIME, round_to=4)
     with pytest.raises(InputError, match=r"prune\.round_to is 4; .* multiples of 8"):
         remove_milliseconds(base, 1.0, images, params, LATENCY)
-    narrow = model_from(smooth_profile([[32, 32], [64, 64], [64, 32]]), "targets/test.json")
+    narrow = model_from(smooth_profile([[32, 32], [64, 64], [64, 32]]), "deploy/profiles/test.json")
     with pytest.raises(InputError, match=r"targets/test\.json covers networks up to"):
         remove_milliseconds(base, 1.0, images, BY_TIME, narrow)
 

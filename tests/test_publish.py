@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 
-from stages.common.cli import InputError
-from stages.common.files import digest
-from stages.publish import object_path, publish, stored
+from stages.common.core.cli import InputError
+from stages.common.core.files import digest
+from stages.tools.publish import object_path, publish, stored
 
 PIPELINE = """
 stages:

@@ -11,10 +11,10 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from stages import quantize
-from stages.common.cli import InputError
-from stages.common.data import RECORD_BYTES, TEST_FILE, TRAIN_FILES
-from stages.common.graph import cost_of, load_model, read_metadata
-from stages.common.runtime import OnnxRuntimeSession, OpenCVSession, predict
+from stages.common.core.cli import InputError
+from stages.common.data.cifar10 import RECORD_BYTES, TEST_FILE, TRAIN_FILES
+from stages.common.inference.onnx_graph import cost_of, load_model, read_metadata
+from stages.common.inference.sessions import OnnxRuntimeSession, OpenCVSession, predict
 from stages.quantize import QuantizeParams
 from tests.conftest import make_images
 from tests.networks import PARAMS, call, fp32_bytes, fp32_model, int8_model, write_params

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 
-from stages.common.files import digest
-from stages.publish import LIMIT_BYTES, object_path, results
+from stages.common.core.files import digest
+from stages.tools.publish import LIMIT_BYTES, object_path, results
 from tests.pipelines import ROOT, Repository, stages_run
 
 REMOTE = Path(".dvc/remote")
@@ -20,7 +20,7 @@ def published(repository, tmp_path_factory) -> Repository:
     """The tiny pipeline's results, published and committed, beside the shared repository."""
     published = repository.clone(tmp_path_factory.mktemp("published"))
     published.dvc("cache", "dir", "--local", str(repository.path / ".dvc" / "cache"))
-    published.run(sys.executable, "-m", "stages.publish", "--remote", str(REMOTE))
+    published.run(sys.executable, "-m", "stages.tools.publish", "--remote", str(REMOTE))
     published.commit("results")
     return published
 
@@ -32,7 +32,7 @@ def clone(published, tmp_path) -> Repository:
 
 def put_images(clone: Repository, repository: Repository) -> None:
     """Leave a clone as its own check and prepare would (prepare takes nothing but CIFAR-10)."""
-    clone.dvc("repro", "check")
+    clone.dvc("repro", "validate_params")
     shutil.copytree(repository.path / "data" / "cifar10", clone.path / "data" / "cifar10")
     clone.dvc("commit", "--force", "prepare")
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from stages import report
-from stages.common.cli import InputError
+from stages.common.core.cli import InputError
+from stages.tools import pull_request_report as report
 from tests.pipelines import Repository
 
 PIPELINE = """

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.common.cli import InputError
-from stages.readme import with_tables
+from stages.common.core.cli import InputError
+from stages.tools.readme import with_tables
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,7 +45,7 @@ def test_every_module_that_a_stage_imports_is_in_its_deps_and_no_other(name):
 
 def test_every_module_that_check_imports_is_in_its_deps_or_in_a_folder_of_them():
     declared = names(stage_definitions()["check"]["deps"])
-    for file in {"stages/check.py"} | imported_files(ROOT / "stages" / "check.py"):
+    for file in {"stages/validate_params.py"} | imported_files(ROOT / "stages" / "check.py"):
         assert file in declared or str(Path(file).parent) in declared, file
 
 
@@ -69,7 +69,6 @@ def test_every_plot_has_a_title_labels_and_a_template():
     [
         "requirements.txt",
         "requirements-hardware.txt",
-        "stages/pipelines/hardware/zigzag.txt",
     ],
 )
 def test_every_requirement_is_pinned(name):

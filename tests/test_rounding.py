@@ -8,7 +8,7 @@ import torch
 from onnx import numpy_helper
 
 from stages import quantize
-from stages.common.rounding import patches_of, round_filters, round_weights
+from stages.common.inference.gptq import patches_of, round_filters, round_weights
 from tests.conftest import make_images
 from tests.networks import PARAMS, fp32_model
 

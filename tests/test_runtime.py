@@ -1,11 +1,17 @@
-"""stages.common.runtime: every runtime makes the same predictions, and refuses in one line."""
+"""inference/sessions: every runtime makes the same predictions, and refuses in one line."""
 
 import cv2
 import numpy as np
 import pytest
 
-from stages.common.cli import InputError
-from stages.common.runtime import ENGINES, OnnxRuntimeSession, OpenCVSession, predict, to_blob
+from stages.common.core.cli import InputError
+from stages.common.inference.sessions import (
+    ENGINES,
+    OnnxRuntimeSession,
+    OpenCVSession,
+    predict,
+    to_blob,
+)
 from tests.conftest import make_images
 from tests.networks import fp32_model, write_models
 

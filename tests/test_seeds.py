@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from stages.common.cli import InputError
-from stages.common.params import parse_section
-from stages.common.seeds import paired_difference, seeds, spread
+from stages.common.core.cli import InputError
+from stages.common.core.params import parse_section
+from stages.common.measuring.seeds import paired_difference, seeds, spread
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stages.common.significance import (
+from stages.common.measuring.exact_tests import (
     holm,
     mcnemar_exact,
     share_interval,

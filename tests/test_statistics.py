@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stages.common.statistics import latency_summary, ratio_of_medians, ratio_over_blocks
+from stages.common.measuring.bootstrap import latency_summary, ratio_of_medians, ratio_over_blocks
 
 
 def lognormal(rng: np.random.Generator, median: float, rounds: int) -> np.ndarray:

@@ -8,12 +8,13 @@ import pytest
 import yaml
 from matplotlib import image as png
 
-from stages import check, study
-from stages.common.charts import save_png
-from stages.common.cli import InputError
-from stages.common.studies import experiments_of
-from stages.common.study_chart import lines_of, study_chart
-from stages.study import markdown
+from stages import validate_params as check
+from stages.common.core.cli import InputError
+from stages.common.reporting.style import save_png
+from stages.common.studies.chart import lines_of, study_chart
+from stages.common.studies.grid import experiments_of
+from stages.tools import study
+from stages.tools.study import markdown
 
 SWEEP = {"prune": {"method": ["structured", "unstructured"], "amount": [0.3, 0.9], "epochs": [1]}}
 SEEDS = {"prune": {"seed": [0, 1, 2]}}

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from stages import teach
-from stages.common.cli import InputError
-from stages.common.data import DataParams, load_training_images
-from stages.common.initialization import build_network
-from stages.common.resume import EpochStore
-from stages.common.teacher import Teacher, load_teacher, save_teacher
+from stages.common.core.cli import InputError
+from stages.common.data.cifar10 import DataParams, load_training_images
+from stages.common.network.whitening import build_network
+from stages.common.training.checkpoints import EpochStore
+from stages.common.training.teacher import Teacher, load_teacher, save_teacher
 from tests.networks import PARAMS, RECIPE, TEACH, call, write_params
 
 TEACHER = Teacher(

@@ -10,13 +10,13 @@ from ai_edge_litert import schema_py_generated as schema
 from onnx import TensorProto, helper
 
 from stages import quantize, tflite
-from stages.common.chain import quantization_between, read_chain, with_output
-from stages.common.cli import InputError
-from stages.common.data import CLASSES
-from stages.common.litert import KERNELS, LiteRTSession
-from stages.common.runtime import OnnxRuntimeSession, predict
-from stages.common.tflite import tflite_bytes
-from stages.common.tflite_file import ALIGNMENT, load_tflite, packed
+from stages.common.core.cli import InputError
+from stages.common.data.cifar10 import CLASSES
+from stages.common.inference.layer_chain import quantization_between, read_chain, with_output
+from stages.common.inference.litert import KERNELS, LiteRTSession
+from stages.common.inference.sessions import OnnxRuntimeSession, predict
+from stages.common.inference.tflite_file import ALIGNMENT, load_tflite, packed
+from stages.common.inference.tflite_writer import tflite_bytes
 from stages.quantize import QuantizeParams
 from tests.conftest import make_images
 from tests.networks import PARAMS, call, fp32_model, int8_tflite, write_models, write_params

@@ -13,17 +13,17 @@ import pytest
 import torch
 import yaml
 
-from stages.common.augmentation import Augmenter, generator, shuffled
-from stages.common.cli import InputError
-from stages.common.data import DataParams, Images, load_training_images
-from stages.common.initialization import build_network, whitening_filters
-from stages.common.losses import Lesson, Loss, from_labels, smoothed_cross_entropy
-from stages.common.model import PIXEL_MEAN
-from stages.common.muon import orthogonalize
-from stages.common.recipe import Schedule, pick_device, pick_precision
-from stages.common.resume import EpochStore, model_digest
-from stages.common.teacher import Teacher, save_teacher
-from stages.common.training import fit
+from stages.common.core.cli import InputError
+from stages.common.data.cifar10 import DataParams, Images, load_training_images
+from stages.common.network.network import PIXEL_MEAN
+from stages.common.network.whitening import build_network, whitening_filters
+from stages.common.training.augmentation import Augmenter, generator, shuffled
+from stages.common.training.checkpoints import EpochStore, model_digest
+from stages.common.training.loop import fit
+from stages.common.training.losses import Lesson, Loss, from_labels, smoothed_cross_entropy
+from stages.common.training.muon import orthogonalize
+from stages.common.training.recipe import Schedule, pick_device, pick_precision
+from stages.common.training.teacher import Teacher, save_teacher
 from stages.train import TrainParams, lesson
 from tests.conftest import make_images
 from tests.networks import RECIPE

@@ -10,12 +10,10 @@ import onnx
 import pytest
 import yaml
 
-from stages import verdict
-from stages.common import timing
-from stages.common.cli import InputError
-from stages.common.data import CLASSES
-from stages.common.verdict_report import sentence
-from stages.common.verdicts import (
+from stages.common.core.cli import InputError
+from stages.common.data.cifar10 import CLASSES
+from stages.common.measuring import interleaved_timing as timing
+from stages.common.revisions.changes import (
     NO_CHANGE,
     AccuracyChange,
     Comparison,
@@ -26,6 +24,8 @@ from stages.common.verdicts import (
     judge_accuracy,
     judge_latency,
 )
+from stages.common.revisions.changes_table import sentence
+from stages.tools import compare_revisions as verdict
 from tests.test_benchmark import SLOW_WIDTH, write_model
 from tests.test_model_files import commit_models, make_repository
 

@@ -1,0 +1,167 @@
+"""params.yaml as frozen dataclasses that fail on the first value that is not allowed.
+
+A stage declares its section as a dataclass whose fields carry a rule:
+
+    @dataclass(frozen=True)
+    class PruneParams:
+        method: str = one_of("structured", "unstructured")
+        amount: float = number(at_least=0, below=1)
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from stages.common.core.cli import InputError
+
+Params = TypeVar("Params")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a params value may be: a test, and the same in words for the error message."""
+
+    accepts: Callable[[Any], bool]
+    allowed: str
+
+
+def rule(accepts: Callable[[Any], bool], allowed: str) -> Any:
+    """A required dataclass field that takes only what ``accepts`` is true for."""
+    return dataclasses.field(metadata={"rule": Rule(accepts, allowed)})
+
+
+def one_of(*choices: str) -> Any:
+    return rule(lambda value: value in choices, " or ".join(choices))
+
+
+def number(at_least: float = -math.inf, at_most: float = math.inf, below: float = math.inf) -> Any:
+    """A finite number in ``[at_least, at_most]`` and under ``below``; int counts as float."""
+    return rule(
+        lambda value: (
+            _is_number(value)
+            and math.isfinite(value)
+            and at_least <= value <= at_most
+            and value < below
+        ),
+        f"a number {_interval(at_least, at_most, below)}".strip(),
+    )
+
+
+def whole(at_least: int, at_most: float = math.inf) -> Any:
+    """A whole number in ``[at_least, at_most]``."""
+    return rule(
+        lambda value: _is_whole(value) and at_least <= value <= at_most,
+        f"a whole number {_interval(at_least, at_most, math.inf)}".strip(),
+    )
+
+
+def flag() -> Any:
+    return rule(lambda value: isinstance(value, bool), "true or false")
+
+
+def text() -> Any:
+    return rule(lambda value: isinstance(value, str), "a text")
+
+
+def list_of(*choices: str) -> Any:
+    """A non-empty list of different choices."""
+    return rule(
+        lambda value: (
+            isinstance(value, list)
+            and len(value) > 0
+            and all(isinstance(item, str) and item in choices for item in value)
+            and len(set(value)) == len(value)
+        ),
+        f"a list of one or more of {', '.join(choices)}",
+    )
+
+
+def channel_widths(fewest_blocks: int = 1) -> Any:
+    """A list of blocks, each a list of convolution widths: ``[[64, 64], [256, 256], ...]``."""
+    return rule(
+        lambda value: (
+            isinstance(value, list)
+            and fewest_blocks <= len(value) <= 4
+            and all(
+                isinstance(block, list)
+                and len(block) > 0
+                and all(_is_whole(width) and 1 <= width <= 4096 for width in block)
+                for block in value
+            )
+        ),
+        f"{fewest_blocks} to 4 blocks, each a list of channel counts from 1 to 4096, such as "
+        "[[64, 64], [256]]",
+    )
+
+
+def load_params(cls: type[Params], path: str | Path, section: str) -> Params:
+    """Read one section of a params file into its dataclass.
+
+    Raises ``InputError`` naming the key, its value and what is allowed when the file cannot be
+    read or the section has a missing key, an unknown key, or a value that its rule refuses.
+    """
+    return parse_section(cls, read_params(path), section=section, path=path)
+
+
+def read_params(path: str | Path) -> dict:
+    """The whole params file as a dictionary of sections."""
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; run from the repository's root") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no sections; expected lines such as 'prune:'")
+    return content
+
+
+def parse_section(cls: type[Params], content: dict, section: str, path: str | Path) -> Params:
+    """Check one section of an already read params file; see ``load_params``."""
+    values = content.get(section)
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: the section '{section}' is missing or holds no keys")
+    rules = {field.name: field.metadata["rule"] for field in dataclasses.fields(cls)}
+    reject_unknown_keys(values, known=list(rules), prefix=f"{section}.", path=path)
+    for key, key_rule in rules.items():
+        if key not in values:
+            raise InputError(f"{path}: {section}.{key} is missing; allowed: {key_rule.allowed}")
+        if not key_rule.accepts(values[key]):
+            raise InputError(
+                f"{path}: {section}.{key} is {values[key]!r}; allowed: {key_rule.allowed}"
+            )
+    return cls(**values)
+
+
+def reject_unknown_keys(values: dict, known: list[str], prefix: str, path: str | Path) -> None:
+    """Raise ``InputError`` for the first key that is not known, with the nearest known one."""
+    for key in values:
+        if key in known:
+            continue
+        near = difflib.get_close_matches(str(key), known, n=1)
+        hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(known)}"
+        raise InputError(f"{path}: {prefix}{key} is unknown; {hint}")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _interval(at_least: float, at_most: float, below: float) -> str:
+    """'in [0, 1)'; empty where everything is allowed."""
+    low = "(-inf" if at_least == -math.inf else f"[{at_least}"
+    if below < math.inf:
+        return f"in {low}, {below})"
+    if at_most < math.inf:
+        return f"in {low}, {at_most}]"
+    return "" if at_least == -math.inf else f"of at least {at_least}"

@@ -1,0 +1,190 @@
+"""A model file as a graph: what it costs on paper, and how to read it and strip it.
+
+FP32 or INT8. An INT8 file holds INT8 operators (QLinearConv), or (QDQ) every operator stands
+between a DequantizeLinear and a QuantizeLinear; a runtime fuses those three into one INT8
+operator, and the costs here are those of the fused operators.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import (
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    ValueInfoProto,
+    numpy_helper,
+    shape_inference,
+)
+from onnx.helper import tensor_dtype_to_np_dtype
+
+from stages.common.core.cli import InputError
+
+# Where an operator with weights has its weight, its zero point and its bias among its inputs.
+WEIGHTED = {"Conv": (1, None, 2), "Gemm": (1, None, 2), "QLinearConv": (3, 5, 8)}
+# Operators that need no second buffer: fused into the one before them, or only a view.
+IN_PLACE = ("Relu", "QuantizeLinear", "DequantizeLinear", "Flatten", "Reshape", "Identity")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one image costs on paper.
+
+    ``params``: weights and biases of convolutions and linear layers; scales and zero points are
+    none. ``nonzero_params``: the same less the weights that are exactly 0 (quantized: that equal
+    their zero point); every bias counts. ``macs``: multiply-accumulates.
+
+    ``peak_activation_bytes``: the largest sum, over the operators, of the activations that are
+    alive while it runs: its input, its output, and what a later operator still reads. ReLU is
+    fused into the operator before it; an element takes 4 bytes, quantized 1. It is what a runtime
+    without scratch buffers needs besides the weights, and no measurement.
+    """
+
+    params: int
+    nonzero_params: int
+    macs: int
+    peak_activation_bytes: int
+
+
+def load_model(path: str | Path) -> ModelProto:
+    """Raises ``InputError`` when the file is missing or no ONNX model."""
+    try:
+        model = onnx.load(path)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; run 'dvc repro' (or 'dvc pull')") from None
+    except DecodeError:
+        model = ModelProto()
+    if not model.graph.node:
+        raise InputError(f"{path} is no ONNX model; delete it and run 'dvc repro'")
+    return model
+
+
+def cost_of(model: ModelProto) -> Cost:
+    """Count for a batch of one image."""
+    graph = inferred(model)
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    dequantized = {
+        node.output[0]: node
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants
+    }
+    shapes = {value.name: shape_of(value) for value in activations(graph)}
+    params = nonzero = macs = 0
+    for node in graph.node:
+        if node.op_type not in WEIGHTED:
+            continue
+        zeros = weight_zeros(node, constants, dequantized)
+        biases = zeros.shape[0] if has_bias(node) else 0
+        params += zeros.size + biases
+        nonzero += int((~zeros).sum()) + biases
+        # A convolution's output is (1, C, H, W): each weight is used H x W times; (1, C): once.
+        macs += zeros.size * math.prod(shapes[node.output[0]][2:])
+    return Cost(
+        params=params,
+        nonzero_params=nonzero,
+        macs=macs,
+        peak_activation_bytes=peak_activation_bytes(graph),
+    )
+
+
+def inferred(model: ModelProto) -> GraphProto:
+    """A copy of the graph in which every tensor has its type, and its shape for one image."""
+    one_image = ModelProto()
+    one_image.CopyFrom(model)
+    for value in [*one_image.graph.input, *one_image.graph.output]:
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    del one_image.graph.value_info[:]
+    return shape_inference.infer_shapes(one_image, strict_mode=True).graph
+
+
+def activations(graph: GraphProto) -> list[ValueInfoProto]:
+    return [*graph.input, *graph.value_info, *graph.output]
+
+
+def shape_of(value: ValueInfoProto) -> tuple[int, ...]:
+    return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+
+
+def weight_zeros(node: NodeProto, constants: dict, dequantized: dict) -> np.ndarray:
+    """Where an operator's weight is exactly 0: its shape, bool."""
+    weight_index, zero_point_index, _ = WEIGHTED[node.op_type]
+    weight, zero_point = node.input[weight_index], ""
+    if zero_point_index:
+        zero_point = node.input[zero_point_index]
+    elif weight in dequantized:
+        weight, _, zero_point = [*dequantized[weight].input, ""][:3]
+    values = numpy_helper.to_array(constants[weight])
+    if not zero_point:
+        return values == 0
+    zero_points = numpy_helper.to_array(constants[zero_point]).reshape(-1)  # one, or by channel
+    return values == zero_points.reshape(-1, *[1] * (values.ndim - 1))
+
+
+def has_bias(node: NodeProto) -> bool:
+    return len(node.input) > WEIGHTED[node.op_type][2]
+
+
+def peak_activation_bytes(graph: GraphProto) -> int:
+    """See ``Cost``."""
+    buffers = activation_buffers(graph)
+    size = buffer_bytes(graph, buffers)
+    nodes = [node for node in graph.node if node.output[0] in buffers]
+    last_use = {buffers[value.name]: len(nodes) for value in graph.output}
+    for index, node in reversed(list(enumerate(nodes))):
+        for name in node.input:
+            if name in buffers:
+                last_use.setdefault(buffers[name], index)
+    alive = {buffers[value.name] for value in graph.input}
+    peak = 0
+    for index, node in enumerate(nodes):
+        alive |= {buffers[name] for name in node.output}
+        peak = max(peak, sum(size[buffer] for buffer in alive))
+        alive = {buffer for buffer in alive if last_use.get(buffer, index) > index}
+    return peak
+
+
+def activation_buffers(graph: GraphProto) -> dict[str, str]:
+    """The buffer of every activation, named after the tensor it starts as."""
+    constants = {tensor.name for tensor in graph.initializer}
+    buffers = {value.name: value.name for value in graph.input}
+    for node in graph.node:
+        if node.input[0] in constants:
+            continue  # a weight or a bias is dequantized
+        for name in node.output:
+            buffers[name] = buffers[node.input[0]] if node.op_type in IN_PLACE else name
+    return buffers
+
+
+def buffer_bytes(graph: GraphProto, buffers: dict[str, str]) -> dict[str, int]:
+    """What each buffer takes; one that is quantized at some point is held quantized."""
+    sizes = {}
+    for value in activations(graph):
+        if value.name in buffers:
+            element = tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).itemsize
+            size = math.prod(shape_of(value)) * element
+            buffer = buffers[value.name]
+            sizes[buffer] = min(size, sizes.get(buffer, size))
+    return sizes
+
+
+def read_metadata(model: ModelProto) -> dict[str, str]:
+    """What the file says of itself: class names, input description, provenance (each JSON)."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def strip(model: ModelProto) -> None:
+    """Remove, in place, what no runtime reads: source lines, paths, inferred shapes, comments.
+
+    The model's own metadata stays, so that equal weights give equal bytes on every machine.
+    """
+    graph = model.graph
+    del graph.value_info[:]
+    model.ClearField("doc_string")
+    model.producer_version = model.producer_version.split("+")[0]  # 2.14.1+cu130: the build
+    for part in [graph, *graph.node, *graph.initializer, *graph.input, *graph.output]:
+        part.ClearField("doc_string")
+        del part.metadata_props[:]

@@ -1,0 +1,69 @@
+"""TFLite files as trees of tables: reading, writing, and the weights in them.
+
+Through the classes that LiteRT generates from the format's flatbuffer schema.
+"""
+
+from pathlib import Path
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from stages.common.core.cli import InputError
+
+IDENTIFIER = b"TFL3"
+ALIGNMENT = 16  # bytes; the schema's force_align of a buffer, which microcontrollers rely on
+
+
+class AlignedBuffer(schema.BufferT):
+    """A buffer whose data start at a multiple of ``ALIGNMENT``: the generated code forgets it."""
+
+    def __init__(self, data: bytes = b""):
+        super().__init__()
+        self.data = data
+
+    def Pack(self, builder: flatbuffers.Builder) -> int:  # noqa: N802  the generated code's name
+        data = self.data
+        if data:
+            builder.StartVector(1, len(data), ALIGNMENT)
+            builder.head -= len(data)
+            builder.Bytes[builder.Head() : builder.Head() + len(data)] = data
+            vector = builder.EndVector()
+        schema.BufferStart(builder)
+        if data:
+            schema.BufferAddData(builder, vector)
+        return schema.BufferEnd(builder)
+
+
+def load_tflite(path: str | Path) -> schema.ModelT:
+    """Raises ``InputError`` when the file is missing or no TFLite model."""
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; run 'dvc repro' (or 'dvc pull')") from None
+    if data[4:8] != IDENTIFIER:
+        raise InputError(f"{path} is no TFLite model; delete it and run 'dvc repro'")
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
+    model.buffers = [
+        AlignedBuffer(b"" if buffer.data is None else bytes(buffer.data))
+        for buffer in model.buffers
+    ]
+    return model
+
+
+def weight_tensors(model: schema.ModelT) -> list[schema.TensorT]:
+    """The filters and matrices of all operators that have one, in their order."""
+    subgraph = model.subgraphs[0]
+    return [subgraph.tensors[node.inputs[1]] for node in subgraph.operators if len(node.inputs) > 1]
+
+
+def int8_values(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray:
+    """A copy of a constant tensor's integers, in its shape."""
+    return np.frombuffer(model.buffers[tensor.buffer].data, np.int8).reshape(tensor.shape).copy()
+
+
+def packed(model: schema.ModelT) -> bytes:
+    """The file's bytes; its buffers are ``AlignedBuffer``."""
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), IDENTIFIER)
+    return bytes(builder.Output())

@@ -1,0 +1,238 @@
+"""The three pictures of the comparison; each variant has one colour in all of them."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
+
+from stages.common.core.accuracy import sampling_error
+from stages.common.reporting.style import (
+    GREY,
+    IN_HOUSE_STYLE,
+    MARKERS,
+    STYLE,
+    colour,
+    draw_bars,
+    kilobytes,
+    new_figure,
+)
+
+BUBBLE_AREA = 2400  # of the largest file, in square points
+# Where a label may stand: the direction from its bubble, best first, and the gap in points.
+LABEL_DIRECTIONS = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1))
+LABEL_GAPS = (5, 24, 48)
+LABEL_PADDING = 3  # points from the text to its frame
+LINE_PADDING = 6  # pixels to keep free on both sides of the dashed line
+
+
+@IN_HOUSE_STYLE
+def accuracy_chart(
+    accuracy: dict[str, float], class_accuracy: dict[str, dict[str, float]], images: int, note: str
+) -> Figure:
+    """Accuracy of every variant as bars from 0, and of every class as dots on a close-up axis."""
+    margin = max(sampling_error(percent, images) for percent in accuracy.values())
+    note += f"; sampling error of an accuracy: ± {margin:.2f} points (95 %)"
+    figure, (bars, dots) = new_figure("Accuracy on the test images", note, columns=2)
+    names = list(accuracy)
+    draw_bars(bars, names, list(accuracy.values()))
+    for position, percent in enumerate(accuracy.values()):
+        bars.text(position, percent + 1, f"{percent:.2f} %", ha="center", va="bottom")
+    bars.set(title="All classes", ylabel="Accuracy (%)", ylim=(0, 110), yticks=range(0, 101, 20))
+    classes = list(next(iter(class_accuracy.values())))
+    for index, name in enumerate(names):
+        offset = 0.6 * ((index + 0.5) / len(names) - 0.5)  # side by side within the class
+        dots.plot(
+            [class_accuracy[name][label] for label in classes],
+            np.arange(len(classes)) + offset,
+            MARKERS[index % len(MARKERS)],
+            color=colour(index),
+            markersize=5,
+            label=name,
+        )
+    dots.set_yticks(range(len(classes)), classes)
+    dots.invert_yaxis()
+    dots.set_axisbelow(True)
+    dots.set(title="Each class (axis does not start at 0)", xlabel="Accuracy (%)")
+    dots.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=min(len(names), 4),
+                columnspacing=1, handletextpad=0.1)  # fmt: skip
+    return figure
+
+
+@IN_HOUSE_STYLE
+def latency_chart(latency: dict[str, dict[str, dict]], note: str) -> Figure:
+    """Latency of every variant, one panel a runtime (by its title), whiskers from p5 to p95."""
+    figure, panels = new_figure("Latency of one image (batch 1)", note, columns=len(latency))
+    for panel, (title, blocks) in zip(panels, latency.items(), strict=True):
+        engines = {block["engine"] for block in blocks.values()}
+        if len(engines) == 1:
+            names, title = list(blocks), f"{title} ({engines.pop()})"
+        else:
+            names = [f"{name}\n({block['engine']})" for name, block in blocks.items()]
+        medians = [block["latency_ms_median"] for block in blocks.values()]
+        draw_bars(panel, names, medians)
+        for position, block in enumerate(blocks.values()):
+            median, low, high = (block[f"latency_ms_{which}"] for which in ("median", "p5", "p95"))
+            panel.errorbar(
+                position, median, [[median - low], [high - median]],
+                color="black", capsize=4, linewidth=1,
+            )  # fmt: skip
+            panel.annotate(
+                f"{median:.2f} ms\n{block['ratio_to_base']:.2f} × base",
+                (position, high), (0, 4), textcoords="offset points", ha="center", va="bottom",
+            )  # fmt: skip
+        panel.set(title=title)
+    highest = max(
+        block["latency_ms_p95"] for blocks in latency.values() for block in blocks.values()
+    )
+    for panel in panels:
+        panel.set(ylim=(0, 1.2 * highest))
+    panels[0].set(ylabel="Latency (ms), lower is better")
+    return figure
+
+
+@dataclass(frozen=True)
+class Bubble:
+    label: str
+    point: tuple[float, float]  # milliseconds, percent
+    radius: float  # in points
+    colour: str
+
+
+@IN_HOUSE_STYLE
+def pareto_chart(points: dict[str, tuple[float, float, int]], note: str) -> Figure:
+    """Accuracy (percent) against latency (ms); a bubble's area is proportional to the bytes.
+
+    ``points`` holds (milliseconds, percent, bytes) by variant. The line is the best accuracy to
+    be had within a latency.
+    """
+    figure, [axes] = new_figure("Accuracy against latency and size", note, columns=1)
+    bubbles = bubbles_of(points)
+    for bubble in bubbles:
+        area = math.pi * bubble.radius**2
+        axes.scatter(*bubble.point, area, bubble.colour, alpha=0.75, edgecolor="white", zorder=2)
+        axes.plot(*bubble.point, ".", color="black", markersize=3, zorder=4)
+    line = staircase(pareto_front(points))
+    axes.plot(*zip(*line, strict=True), "--", color=GREY, linewidth=1, zorder=1)
+    axes.margins(x=0.22, y=0.3)
+    axes.set_xlim(left=max(axes.get_xlim()[0], 0))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=7))
+    axes.set(
+        xlabel="Latency in OpenCV DNN (ms, batch 1): further left is better",
+        ylabel="Accuracy (%): higher is better",
+    )
+    axes.set_title(
+        "bubble area: bytes of the file (1 KB = 1000 bytes); dashed: the best accuracy within a "
+        "latency;\nboth axes are close-ups that do not start at 0",
+        color=GREY,
+        fontsize=9,
+    )
+    place_labels(figure, axes, bubbles, line)
+    return figure
+
+
+def bubbles_of(points: dict[str, tuple[float, float, int]]) -> list[Bubble]:
+    largest = max(size for _, _, size in points.values())
+    return [
+        Bubble(
+            label=f"{name}\n{kilobytes(size)}",
+            point=(latency, percent),
+            radius=math.sqrt(BUBBLE_AREA * size / largest / math.pi),
+            colour=colour(index),
+        )
+        for index, (name, (latency, percent, size)) in enumerate(points.items())
+    ]
+
+
+def pareto_front(points: dict[str, tuple[float, float, int]]) -> list[tuple[float, float]]:
+    """(latency, accuracy) of the points that no other beats in both, from left to right."""
+    front = []
+    for latency, percent, _ in sorted(points.values(), key=lambda point: (point[0], -point[1])):
+        if not front or percent > front[-1][1]:
+            front.append((latency, percent))
+    return front
+
+
+def staircase(front: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The front's points joined by steps: to the right, then up."""
+    line = front[:1]
+    for (_, before), (latency, percent) in pairwise(front):
+        line += [(latency, before), (latency, percent)]
+    return line
+
+
+def place_labels(
+    figure: Figure, axes: Axes, bubbles: list[Bubble], line: list[tuple[float, float]]
+) -> None:
+    """Write each label where it covers least of the bubbles, the labels, the line and the frame.
+
+    A label that stands away from its bubble gets a line to it.
+    """
+    figure.draw_without_rendering()  # the layout must be final before boxes are compared
+    scale = figure.dpi / 72  # pixels a point
+    centres = [axes.transData.transform(bubble.point) for bubble in bubbles]
+    taken = [
+        box_around(centre, 2 * bubble.radius * scale)
+        for centre, bubble in zip(centres, bubbles, strict=True)
+    ]
+    taken += [Bbox(ends).padded(LINE_PADDING) for ends in pairwise(axes.transData.transform(line))]
+    for bubble, centre in zip(bubbles, centres, strict=True):
+        size = text_size(axes, bubble.label) + 2 * LABEL_PADDING * scale
+        offsets = label_offsets(size / scale, bubble.radius)
+        boxes = [box_around(centre + offset * scale, size) for offset in offsets]
+        costs = [covered(box, taken, axes.bbox) for box in boxes]
+        best = int(np.argmin(costs))  # the first of equals
+        far = best >= len(LABEL_DIRECTIONS)
+        axes.annotate(
+            bubble.label,
+            bubble.point,
+            offsets[best],
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            bbox={
+                "boxstyle": f"square,pad={LABEL_PADDING / STYLE['font.size']}",
+                "facecolor": "white",
+                "edgecolor": bubble.colour,
+            },
+            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.8} if far else None,
+            zorder=5,
+        )
+        taken.append(boxes[best])
+
+
+def label_offsets(size: np.ndarray, radius: float) -> list[np.ndarray]:
+    """Where a label's centre may be, in points from its bubble's, the best places first."""
+    offsets = []
+    for gap in LABEL_GAPS:
+        for direction in LABEL_DIRECTIONS:
+            unit = np.array(direction) / math.hypot(*direction)
+            offsets.append(unit * (radius + gap) + np.array(direction) * size / 2)
+    return offsets
+
+
+def text_size(axes: Axes, text: str) -> np.ndarray:
+    """Width and height in pixels."""
+    probe = axes.text(0, 0, text)
+    size = np.array(probe.get_window_extent().size)
+    probe.remove()
+    return size
+
+
+def box_around(centre: np.ndarray, size: np.ndarray | float) -> Bbox:
+    return Bbox([centre - size / 2, centre + size / 2])
+
+
+def covered(box: Bbox, taken: list[Bbox], frame: Bbox) -> float:
+    """Square pixels of ``box`` that lie on taken ground or outside the frame."""
+    inside = overlap(box, frame)
+    return box.width * box.height - inside + sum(overlap(box, other) for other in taken)
+
+
+def overlap(first: Bbox, second: Bbox) -> float:
+    common = Bbox.intersection(first, second)
+    return 0.0 if common is None else common.width * common.height

@@ -1,0 +1,127 @@
+"""A verdict as Markdown: one sentence, one table, and what it rests on."""
+
+from stages.common.revisions.changes import (
+    COMPARED,
+    NO_CHANGE,
+    RUNTIMES,
+    SAME_FILE,
+    AccuracyChange,
+    Comparison,
+    LatencyChange,
+    VerdictParams,
+)
+from stages.common.revisions.model_files import Revision
+
+HEADS = ["variant", *RUNTIMES.values(), "accuracy", "bytes", "MACs"]
+
+
+def sentence(comparisons: list[Comparison], violations: list[str]) -> str:
+    """The verdict: what exceeds its tolerance, or what changed within them."""
+    if violations:
+        return f"Tolerance exceeded: {'; '.join(violations)}."
+    phrases = [phrase for comparison in comparisons for phrase in changes(comparison)]
+    return f"No tolerance exceeded: {'; '.join(phrases) or NO_CHANGE}."
+
+
+def changes(comparison: Comparison) -> list[str]:
+    """What is detectably different, in words."""
+    name = comparison.variant
+    phrases = [
+        f"{name} is {change.verdict} in {RUNTIMES[runtime]}"
+        for runtime, change in comparison.latency.items()
+        if change.verdict != NO_CHANGE
+    ]
+    if comparison.accuracy and comparison.accuracy.verdict != NO_CHANGE:
+        phrases.append(f"{name} is {comparison.accuracy.verdict} in accuracy")
+    elif comparison.accuracy and comparison.accuracy.classes_moved:
+        phrases.append(f"{name}'s accuracy moved in {classes_of(comparison.accuracy)}")
+    if comparison.base and comparison.head:
+        before, after = comparison.base.size_bytes, comparison.head.size_bytes
+        if before != after:
+            phrases.append(f"{name} has {after - before:+,} bytes")
+    return phrases or ([] if comparison.base and comparison.head else [only(comparison)])
+
+
+def only(comparison: Comparison) -> str:
+    return f"{comparison.variant} is {comparison.status}"
+
+
+def markdown(
+    verdict: str,
+    comparisons: list[Comparison],
+    revisions: tuple[Revision, Revision],
+    environment: dict,
+    params: VerdictParams,
+) -> str:
+    """``verdict``: the sentence; ``revisions``: BASE and HEAD; ``environment``: the machine."""
+    base, head = (named(revision) for revision in revisions)
+    measured = any(comparison.status == COMPARED for comparison in comparisons)
+    rows = [HEADS, ["---", *["---:"] * (len(HEADS) - 1)], *map(row, comparisons)]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    paragraphs = [
+        f"**{verdict}**",
+        f"HEAD ({head}) against BASE ({base}): times are multiples of BASE's, accuracy is HEAD's "
+        "less BASE's in points, both with a 95 % interval.",
+        table,
+        *[moved(each) for each in comparisons if each.accuracy and each.accuracy.classes_moved],
+        conditions(environment, params) if measured else "No file differs: nothing was run.",
+    ]
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def named(revision: Revision) -> str:
+    """The name, and the commit where the name does not say it."""
+    if revision.commit is None or revision.commit.startswith(revision.name):
+        return revision.name
+    return f"{revision.name}, {revision.commit[:7]}"
+
+
+def row(comparison: Comparison) -> list[str]:
+    cells = [comparison.status] * 3
+    if comparison.status == SAME_FILE:
+        cells = [f"{NO_CHANGE} ({SAME_FILE})"] * 3
+    if comparison.status == COMPARED:
+        cells = [latency_cell(comparison.latency[runtime]) for runtime in RUNTIMES]
+        cells.append(accuracy_cell(comparison.accuracy))
+    counts = [
+        [footprint and getattr(footprint, key) for footprint in (comparison.base, comparison.head)]
+        for key in ("size_bytes", "macs")
+    ]
+    return [comparison.variant, *cells, *(count_cell(*pair) for pair in counts)]
+
+
+def latency_cell(change: LatencyChange) -> str:
+    interval = f"[{change.ratio_low:.3f}, {change.ratio_high:.3f}]"
+    return f"{change.verdict}: {change.ratio:.3f} × {interval}"
+
+
+def accuracy_cell(change: AccuracyChange) -> str:
+    interval = f"[{change.change_low:+.2f}, {change.change_high:+.2f}]"
+    return f"{change.verdict}: {change.change:+.2f} {interval}, p = {change.p_value:g}"
+
+
+def count_cell(base: int | None, head: int | None) -> str:
+    if base is None or head is None:
+        return f"{base or head:,}"
+    return f"{head:,}" if base == head else f"{base:,} → {head:,} ({head / base:.3f} ×)"
+
+
+def moved(comparison: Comparison) -> str:
+    classes = classes_of(comparison.accuracy)
+    return f"Classes of {comparison.variant} whose accuracy moved (points): {classes}."
+
+
+def classes_of(change: AccuracyChange) -> str:
+    return ", ".join(f"{name} {points:+.2f}" for name, points in change.classes_moved.items())
+
+
+def conditions(environment: dict, params: VerdictParams) -> str:
+    plural = "s" if params.threads > 1 else ""
+    return (
+        f"Measured on this machine in one process: {environment['cpu']}, {params.threads} "
+        f"thread{plural}, OpenCV {environment['opencv']} (engine {environment['engine']}), ONNX "
+        f"Runtime {environment['onnxruntime']}; batch 1, {params.blocks} blocks of "
+        f"{params.rounds} interleaved rounds, models loaded anew in each. Changes of latency below "
+        f"{100 * params.latency_noise:g} % count as none. Recorded latencies of other machines "
+        "play no part: their difference would be that of the machines."
+    )

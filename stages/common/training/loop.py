@@ -1,0 +1,266 @@
+"""Training and fine-tuning: one loop, whose every epoch can be continued after a kill.
+
+Recipe after KellerJordan/cifar10-airbench (airbench94_muon): Muon for the convolution filters,
+SGD for biases and head, label smoothing, alternating flip, translation, cutout, linear decay.
+"""
+
+import dataclasses
+import math
+import time
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from stages.common.core.accuracy import accuracy
+from stages.common.core.cli import InputError
+from stages.common.data.cifar10 import Images
+from stages.common.network.network import Network, size_of
+from stages.common.training.augmentation import Augmenter, shuffled
+from stages.common.training.checkpoints import EpochStore, Progress, work_key
+from stages.common.training.losses import Lesson, Loss, from_labels
+from stages.common.training.muon import Muon
+from stages.common.training.recipe import RecipeParams, Schedule, pick_precision, products_in
+from stages.common.training.teacher import Teaches
+from stages.common.training.throughput import keep_freed_memory, matmul_gflops
+
+CURVE_COLUMNS = ["epoch", "loss", "learning_rate", "validation_accuracy"]
+
+# ----------------------------------------------------------------------------------- optimization
+
+
+def make_optimizers(
+    model: Network, recipe: RecipeParams, precision: torch.dtype
+) -> list[torch.optim.Optimizer]:
+    """Muon for the 3x3 filters; SGD for biases and head, each at its multiple of the rate.
+
+    Muon's products are of the type of the network's, as its author has them.
+    """
+    parameters = [value for name, value in model.named_parameters() if "whitening" not in name]
+    filters = [value for value in parameters if value.requires_grad and value.dim() == 4]
+    biases = [value for value in parameters if value.requires_grad and value.dim() == 1]
+    sgd_groups = [
+        {"params": params, "weight_decay": recipe.weight_decay / rate, "multiple": rate}
+        for params, rate in (
+            ([model.whitening.bias, *biases], recipe.bias_rate),
+            ([model.head.weight], recipe.head_rate),
+        )
+    ]
+    return [
+        Muon([{"params": filters, "multiple": 1.0}], recipe.momentum, precision),
+        torch.optim.SGD(sgd_groups, lr=0.0, momentum=recipe.sgd_momentum, nesterov=True),
+    ]
+
+
+# ----------------------------------------------------------------------------------------- loop
+
+
+def fit(
+    model: Network,
+    images: Images,
+    validation: Images,
+    recipe: RecipeParams,
+    schedule: Schedule,
+    seed: int,
+    device: torch.device,
+    store: EpochStore,
+    title: str,
+    lesson: Lesson | None = None,
+) -> Progress:
+    """Train ``model`` in place, on the labels if no lesson is given, and return the curve.
+
+    Every epoch sees a new view of the images, or, with a teacher, the next of the teacher's. Every
+    epoch is saved in ``store``; when the same work (same start, data, recipe, lesson) is found
+    there, it goes on from the last whole epoch and ends in the same bits.
+    """
+    keep_freed_memory()
+    lesson = lesson or from_labels(recipe.label_smoothing)
+    precision = pick_precision(recipe.precision, device)
+    key = work_key(
+        model,
+        device,
+        data=images.digest(),
+        recipe=dataclasses.asdict(recipe),
+        schedule=dataclasses.asdict(schedule),
+        seed=seed,
+        lesson=lesson.key,
+        precision=str(precision),
+    )
+    model.to(device, memory_format=torch.channels_last)
+    optimizers = make_optimizers(model, recipe, precision)
+    progress = store.load(key, model, optimizers)
+    if progress.history:
+        print(f"{title}: resumed after epoch {len(progress.history)} of {schedule.epochs}")
+    if len(progress.history) == schedule.epochs:
+        return progress
+    epochs = Epochs(images, recipe, seed, device, lesson.teacher)
+    trainer = Trainer(model, optimizers, lesson.loss, precision)
+    with tqdm(total=schedule.epochs * len(images), unit="img", unit_scale=True) as bar:
+        bar.update(len(progress.history) * len(images))
+        for epoch in range(len(progress.history), schedule.epochs):
+            bar.set_description(f"{title} {epoch + 1}/{schedule.epochs}")
+            model.whitening.bias.requires_grad_(epoch < schedule.whitening_bias_epochs)
+            progress.times.matmul_gflops.append(matmul_gflops(device))
+            row = train_epoch(trainer, epochs, epoch, schedule, progress, bar)
+            started = time.perf_counter()
+            row["validation_accuracy"] = evaluate(model, validation, device)
+            progress.times.validation += time.perf_counter() - started
+            bar.set_postfix(loss=row["loss"], validation=f"{row['validation_accuracy']:.2f}%")
+            progress.history.append(row)
+            store.save(key, model, optimizers, progress)
+    return progress
+
+
+class Epochs:
+    """The images, on the device, as what every epoch is to train on."""
+
+    def __init__(
+        self,
+        images: Images,
+        recipe: RecipeParams,
+        seed: int,
+        device: torch.device,
+        teacher: Teaches | None,
+    ):
+        self.seed = seed
+        self.device = device
+        self.teacher = teacher
+        self.labels = torch.from_numpy(images.labels).to(device)
+        pixels = torch.from_numpy(images.pixels).to(device)
+        view_seed = teacher.seed if teacher else seed
+        self.augmenter = Augmenter(pixels, recipe.translate, recipe.cutout, view_seed)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, epoch: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Pixels (N, 3, 32, 32) uint8; labels (N,) int64 or (N, classes) float32; the teacher's
+        logits (N, classes) float32 if there is one; and the order (N,) int64 to train in.
+        """
+        order = shuffled(len(self), self.seed, epoch).to(self.device)
+        if self.teacher is None:
+            return self.augmenter.view(epoch), self.labels, None, order
+        said = self.teacher.said(self.augmenter, epoch, self.seed)
+        labels = self.labels if said.labels is None else said.labels.to(self.device)
+        logits = torch.from_numpy(said.logits).to(self.device, torch.float32)
+        return said.pixels, labels, logits, order
+
+
+class Trainer:
+    """A network in training: all that a step needs besides its batch and its rate."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: list[torch.optim.Optimizer],
+        loss: Loss,
+        precision: torch.dtype,
+    ):
+        self.model = model
+        self.optimizers = optimizers
+        self.loss = loss
+        self.precision = precision
+        self.step_flops: dict[bool, int] = {}  # counted: by whether the first layer learns
+
+    def step(self, inputs: Tensor, labels: Tensor, soft: Tensor | None, rate: float) -> float:
+        """Learn from one batch, and return its loss."""
+        loss = self.add_gradients(inputs, labels, soft)
+        self.update(rate)
+        return float(loss)  # waits for the device
+
+    def add_gradients(self, inputs: Tensor, labels: Tensor, soft: Tensor | None) -> Tensor:
+        """Forward and backward; returns the loss, a scalar.
+
+        ``inputs`` (n, 3, 32, 32) float32 in 0-255, ``labels`` (n,) int64 or (n, classes) float32,
+        ``soft`` the teacher's logits (n, classes) float32 if there is a teacher.
+        """
+        with products_in(self.precision, inputs.device):
+            logits = self.model(inputs)
+        loss = self.loss(logits.float(), labels, soft)
+        loss.backward()
+        return loss.detach()
+
+    def update(self, rate: float) -> None:
+        set_rate(self.optimizers, rate)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+
+def train_epoch(
+    trainer: Trainer,
+    epochs: Epochs,
+    epoch: int,
+    schedule: Schedule,
+    progress: Progress,
+    bar: tqdm,
+) -> dict:
+    """One pass over the images; returns the curve's row and adds its cost to ``progress``.
+
+    Counted are the network's operations, not the optimizers'. The zeros between images that lie
+    side by side (see ``Convolution``) count as work.
+    """
+    trainer.model.train()
+    times = progress.times
+    started = time.perf_counter()
+    pixels, labels, targets, order = epochs.load(epoch)
+    batches = order.split(schedule.batch_size)
+    learns = trainer.model.whitening.bias.requires_grad
+    counter = None if learns in trainer.step_flops else FlopCounterMode(display=False)
+    total = 0.0
+    for index, batch in enumerate(batches):
+        rate = schedule.rate(epoch * len(batches) + index, schedule.epochs * len(batches))
+        inputs = pixels[batch].to(torch.float32, memory_format=torch.channels_last)
+        soft = None if targets is None else targets[batch]
+        times.loading += time.perf_counter() - started
+        started = time.perf_counter()
+        with counter if counter and index == 0 else nullcontext():  # counting is slow
+            loss = trainer.add_gradients(inputs, labels[batch], soft)
+        trainer.update(rate)
+        total += float(loss) * len(batch)
+        times.steps.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        bar.update(len(batch))
+    if not math.isfinite(total):
+        raise InputError(
+            f"the loss became {total} in epoch {epoch + 1}; lower the learning_rate (peak now "
+            f"{schedule.learning_rate}) or check recipe.* in params.yaml"
+        )
+    if counter:
+        trainer.step_flops[learns] = counter.get_total_flops()
+    progress.step_flops = trainer.step_flops[learns]
+    progress.flops += progress.step_flops * len(order) // len(batches[0])
+    return {"epoch": epoch + 1, "loss": round(total / len(order), 5), "learning_rate": rate}
+
+
+def set_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["multiple"] * rate
+
+
+@torch.no_grad()
+def evaluate(model: Network, images: Images, device: torch.device, batch_size: int = 500) -> float:
+    """Accuracy in percent, in float32."""
+    model.eval()
+    predictions = [
+        model(batch.to(device, torch.float32, memory_format=torch.channels_last)).argmax(1).cpu()
+        for batch in torch.from_numpy(images.pixels).split(batch_size)
+    ]
+    return accuracy(torch.cat(predictions).numpy(), images.labels)
+
+
+def summary(network: Network, progress: Progress, images: Images, validation: Images) -> dict:
+    """What a training reached; nothing in it depends on how fast the machine was."""
+    size = size_of(network)
+    return {
+        "validation_accuracy": progress.history[-1]["validation_accuracy"],
+        "train_images": len(images),
+        "validation_images": len(validation),
+        "epochs": len(progress.history),
+        "training_flops": progress.flops,
+        "params": size.params,
+        "macs": size.macs,
+    }

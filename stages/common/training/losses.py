@@ -1,0 +1,62 @@
+"""What training minimizes: the labels' cross-entropy, and the distance to a teacher's outputs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from stages.common.training.teacher import Teaches
+
+# (logits (N, classes), labels (N,) int64 or (N, classes) float32 probabilities, the teacher's
+# logits (N, classes) or None) -> scalar loss
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a network is to learn: a loss, what names it, and a teacher if there is one."""
+
+    loss: Loss
+    key: str
+    teacher: Teaches | None = None
+
+
+def from_labels(label_smoothing: float) -> Lesson:
+    return Lesson(loss=smoothed_cross_entropy(label_smoothing), key="labels")
+
+
+def from_teacher(
+    teacher: Teaches, weight: float, temperature: float, label_smoothing: float
+) -> Lesson:
+    """The labels and the teacher's outputs; see ``distillation``."""
+    return Lesson(
+        loss=distillation(weight, temperature, label_smoothing),
+        key=f"{teacher.digest} {weight} {temperature}",
+        teacher=teacher,
+    )
+
+
+def smoothed_cross_entropy(label_smoothing: float) -> Loss:
+    return lambda logits, labels, _: F.cross_entropy(
+        logits, labels, label_smoothing=label_smoothing
+    )
+
+
+def distillation(weight: float, temperature: float, label_smoothing: float) -> Loss:
+    """Cross-entropy with the labels, and with the teacher's softened outputs.
+
+    loss = (1 - w) CE(student, labels) + w T^2 KL(teacher / T, student / T); Hinton et al. 2015.
+    """
+    hard = smoothed_cross_entropy(label_smoothing)
+
+    def loss(logits: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
+        soft = F.kl_div(
+            F.log_softmax(logits / temperature, dim=1),
+            F.log_softmax(teacher / temperature, dim=1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        return (1 - weight) * hard(logits, labels, teacher) + weight * temperature**2 * soft
+
+    return loss

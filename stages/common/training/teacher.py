@@ -1,0 +1,135 @@
+"""What the teacher says of every training image: targets for the base and what is pruned from it.
+
+The outputs on a few augmented views are computed once and used by all training (Shen and Xing,
+"A fast knowledge distillation framework", ECCV 2022), since most of what distillation costs is
+the teacher. Each is the mean of the outputs on the view and on its mirror image, and stands for
+both. The teacher has not been trained on these views: what it says of those is in part by heart.
+"""
+
+import hashlib
+import io
+import zipfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.common.core.cli import InputError
+from stages.common.core.files import write_bytes
+from stages.common.network.network import Network
+from stages.common.training.augmentation import Augmenter
+from stages.common.training.recipe import products_in
+
+
+@dataclass(frozen=True)
+class Said:
+    """What an epoch trains on, all in the order of the images."""
+
+    pixels: Tensor  # (N, 3, 32, 32) uint8
+    logits: np.ndarray  # (N, classes) float16, the teacher's
+    labels: Tensor | None = None  # (N, classes) float32 probabilities; None: the images' own labels
+
+
+class Teaches(Protocol):
+    """What says something of the training images, an epoch at a time."""
+
+    seed: int  # of the views
+
+    @property
+    def digest(self) -> str:
+        """Names all that decides what it says."""
+
+    def said(self, augmenter: Augmenter, epoch: int, seed: int) -> Said:
+        """What it says in an epoch, of a training with this seed."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Logits (views, N, classes) float16 of the images, and what names the views and the images.
+
+    The views are those that ``Augmenter`` numbers from ``first_view`` on.
+    """
+
+    logits: np.ndarray
+    seed: int
+    first_view: int
+    translate: int
+    cutout: int
+    data_digest: str
+
+    @property
+    def views(self) -> int:
+        return len(self.logits)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the logits, hexadecimal."""
+        return hashlib.sha256(np.ascontiguousarray(self.logits)).hexdigest()
+
+    def said(self, augmenter: Augmenter, epoch: int, seed: int) -> Said:
+        """The next of the views, in every other pass over them their mirror images."""
+        passes, number = divmod(seed + epoch, self.views)
+        pixels = augmenter.view(self.first_view + number)
+        return Said(pixels.flip(-1) if passes % 2 else pixels, self.logits[number])
+
+
+def save_teacher(path: str | Path, teacher: Teacher) -> None:
+    """Equal content gives equal bytes."""
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        logits=teacher.logits,
+        seed=teacher.seed,
+        first_view=teacher.first_view,
+        translate=teacher.translate,
+        cutout=teacher.cutout,
+        data_digest=teacher.data_digest,
+    )
+    write_bytes(path, buffer.getvalue())
+
+
+def load_teacher(path: str | Path, translate: int, cutout: int, data_digest: str) -> Teacher:
+    """Raises ``InputError`` when the file is missing, damaged, or of other images or views."""
+    try:
+        with np.load(path) as content:
+            teacher = Teacher(
+                logits=content["logits"],
+                seed=int(content["seed"]),
+                first_view=int(content["first_view"]),
+                translate=int(content["translate"]),
+                cutout=int(content["cutout"]),
+                data_digest=str(content["data_digest"]),
+            )
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; run 'dvc repro teach'") from None
+    except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path} holds no teacher's outputs ({error}); delete it and run 'dvc repro teach'"
+        ) from None
+    views = (teacher.translate, teacher.cutout, teacher.data_digest)
+    if views != (translate, cutout, data_digest):
+        raise InputError(
+            f"{path} is of other training images or views than data.*, recipe.translate and "
+            "recipe.cutout say; run 'dvc repro teach'"
+        )
+    return teacher
+
+
+@torch.no_grad()
+def mirrored_logits(
+    network: Network, batches: tuple[Tensor, ...], precision: torch.dtype
+) -> np.ndarray:
+    """The mean of the logits on images and on their mirror images: (N, classes) float32, of
+    batches (n, 3, 32, 32) uint8.
+    """
+    logits = []
+    for batch in batches:
+        inputs = batch.to(torch.float32, memory_format=torch.channels_last)
+        with products_in(precision, batch.device):
+            outputs = (network(inputs).float() + network(inputs.flip(-1)).float()) / 2
+        logits.append(outputs.cpu())
+    return torch.cat(logits).numpy()

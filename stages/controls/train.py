@@ -1,0 +1,239 @@
+"""Did pruning earn it? Train what else the same budget buys, and compare.
+
+Reads   the base checkpoint, the teacher's outputs on the training images, the JSON of what the
+        base's training cost, the pruned checkpoint (for its shape), the training images (validation
+        images included, never the test ones)
+Writes  a JSON of every arm (accuracies, FLOPs, sizes) and of pruning's lead over each control, the
+        same as a Markdown table and as a picture
+Params  data.*, recipe.*, prune.*, controls.*
+Raises  InputError for wrong params, missing inputs, a pruned network that lacks no channel
+
+Every arm is trained with the same loss (labels and the teacher's outputs), images, batch size and
+schedule, once for each seed, which orders images and views:
+
+pruned           the base without channels, chosen by prune.importance, all in one step
+scratch          the same shape, new weights, its own peak learning rate (controls.*)
+scratch_b        the same for as many FLOPs as base and pruned arm cost (controls.scratch_b: true)
+random_channels  the base without channels, chosen at random, in the same shape
+zeros            the base with its smallest weights held at 0, the same share of MACs gone (or of
+                 params, where prune.target says so)
+
+A killed run goes on from its last whole epoch. Each arm and seed is a piece of work of its own in
+the folder --resume, named by a digest of start, seed, schedule and data: what is finished is read
+from there and not trained again.
+"""
+
+import argparse
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.common.core.cli import InputError, run
+from stages.common.core.files import write_json, write_text
+from stages.common.core.params import flag, load_params, number, whole
+from stages.common.data.cifar10 import DataParams, Images, load_training_images
+from stages.common.measuring.seeds import paired_difference, seeds, spread
+from stages.common.network.network import Network, Size, load_checkpoint, size_of
+from stages.common.pruning.fine_tuning import fine_tune
+from stages.common.pruning.pruning import PruneParams, unmask
+from stages.common.reporting.style import save_png
+from stages.common.training.checkpoints import EpochStore
+from stages.common.training.recipe import RecipeParams, Schedule
+from stages.common.training.teacher import Teacher, load_teacher
+from stages.controls.arms import (
+    PRUNED,
+    RANDOM,
+    SCRATCH,
+    SCRATCH_B,
+    ZEROS,
+    require_smaller,
+    start,
+)
+from stages.controls.chart import controls_chart
+from stages.controls.table import conditions, markdown, sentence
+
+
+@dataclass(frozen=True)
+class ControlsParams:
+    """How long every arm is trained, how often, and what scratch may have of its own."""
+
+    seeds: list = seeds()
+    epochs: int = whole(at_least=1)
+    learning_rate: float = number(at_least=0)
+    scratch_learning_rate: float = number(at_least=0)
+    scratch_whitening_bias_epochs: int = whole(at_least=0)
+    scratch_b: bool = flag()
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is the same for all arms."""
+
+    base: Network
+    pruned: Network
+    teacher: Teacher
+    images: Images
+    validation: Images
+    recipe: RecipeParams
+    prune: PruneParams
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What came of one arm: percent right by seed, FLOPs of one seed's training, its size."""
+
+    accuracies: dict[int, float]
+    schedule: Schedule
+    flops: int
+    size: Size  # with the last seed's zeros
+
+
+# ----------------------------------------------------------------------------------- training
+
+
+def train_all(
+    given: Given, params: ControlsParams, base_flops: int, store: EpochStore
+) -> dict[str, Arm]:
+    """Every arm, in the order of the table."""
+    inherited = Schedule(
+        epochs=params.epochs,
+        batch_size=given.prune.batch_size,
+        learning_rate=params.learning_rate,
+        warmup=given.prune.warmup,
+    )
+    scratch = dataclasses.replace(
+        inherited,
+        learning_rate=params.scratch_learning_rate,
+        whitening_bias_epochs=params.scratch_whitening_bias_epochs,
+    )
+    arms = {PRUNED: train_arm(PRUNED, inherited, given, params.seeds, store)}
+    arms[SCRATCH] = train_arm(SCRATCH, scratch, given, params.seeds, store)
+    if params.scratch_b:
+        longer = dataclasses.replace(scratch, epochs=affordable_epochs(base_flops, arms[PRUNED]))
+        arms[SCRATCH_B] = train_arm(SCRATCH_B, longer, given, params.seeds, store)
+    for name in (RANDOM, ZEROS):
+        arms[name] = train_arm(name, inherited, given, params.seeds, store)
+    return arms
+
+
+def train_arm(
+    name: str, schedule: Schedule, given: Given, seeds: list[int], store: EpochStore
+) -> Arm:
+    accuracies = {}
+    for seed in seeds:
+        model = start(name, seed, given.base, given.pruned, given.images, given.prune)
+        progress = fine_tune(
+            model,
+            given.teacher,
+            given.images,
+            given.validation,
+            given.recipe,
+            given.prune,
+            schedule,
+            seed=seed,
+            store=store,
+            title=f"{name}, seed {seed}, epoch",
+        )
+        if name == ZEROS:
+            unmask(model)
+        accuracies[seed] = progress.history[-1]["validation_accuracy"]
+    return Arm(accuracies, schedule, progress.flops, size_of(model.cpu()))
+
+
+def affordable_epochs(base_flops: int, pruned: Arm) -> int:
+    """Epochs of the small network for what training the base and fine-tuning cost together."""
+    return round((base_flops + pruned.flops) / (pruned.flops / pruned.schedule.epochs))
+
+
+# ------------------------------------------------------------------------------------ results
+
+
+def summary(
+    arms: dict[str, Arm], base_flops: int, prune: PruneParams, validation_images: int
+) -> dict:
+    """What metrics/controls.json holds; accuracies in percent, differences in points."""
+    leads = {
+        f"{PRUNED}_minus_{name}": paired_difference(
+            list(arms[PRUNED].accuracies.values()), list(arm.accuracies.values())
+        )
+        for name, arm in arms.items()
+        if name != PRUNED
+    }
+    return {
+        **leads,
+        "arms": {name: block(arm) for name, arm in arms.items()},
+        "base_training_flops": base_flops,
+        "batch_size": prune.batch_size,
+        "importance": prune.importance,
+        "validation_images": validation_images,
+    }
+
+
+def block(arm: Arm) -> dict:
+    return {
+        "validation_accuracy": {
+            **spread(list(arm.accuracies.values())),
+            "values": {f"seed_{seed}": value for seed, value in arm.accuracies.items()},
+        },
+        "epochs": arm.schedule.epochs,
+        "learning_rate": arm.schedule.learning_rate,
+        "training_flops": arm.flops,
+        **dataclasses.asdict(arm.size),
+    }
+
+
+# --------------------------------------------------------------------------------------- main
+
+
+def base_training_flops(path: Path) -> int:
+    """What the base's training cost, from the JSON that train writes."""
+    try:
+        flops = json.loads(path.read_text())["training_flops"]
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; run 'dvc repro train'") from None
+    except (json.JSONDecodeError, LookupError, TypeError) as error:
+        raise InputError(
+            f"{path} holds no 'training_flops' ({error}); delete it and run 'dvc repro train'"
+        ) from None
+    return int(flops)
+
+
+def load_given(args: argparse.Namespace) -> Given:
+    recipe = load_params(RecipeParams, args.params, section="recipe")
+    prune = load_params(PruneParams, args.params, section="prune")
+    data = load_params(DataParams, args.params, section="data")
+    base, pruned = (load_checkpoint(path).model for path in (args.base, args.pruned))
+    require_smaller(base, pruned)
+    images, validation = load_training_images(args.data, data)
+    teacher = load_teacher(args.teacher, recipe.translate, recipe.cutout, images.digest())
+    return Given(base, pruned, teacher, images, validation, recipe, prune)
+
+
+def main() -> None:
+    args = parse_args()
+    params = load_params(ControlsParams, args.params, section="controls")
+    base_flops = base_training_flops(args.base_metrics)
+    given = load_given(args)
+    store = EpochStore(args.resume)
+    arms = train_all(given, params, base_flops, store)
+    metrics = summary(arms, base_flops, given.prune, len(given.validation))
+    accuracies = {name: list(arm.accuracies.values()) for name, arm in arms.items()}
+    save_png(args.picture, controls_chart(accuracies, note=conditions(metrics)))
+    write_text(args.table, markdown(metrics))
+    write_json(args.metrics, metrics)
+    store.clear()
+    print(sentence(metrics))
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("params", "data", "resume", "base", "base-metrics", "teacher", "pruned"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    for name in ("metrics", "table", "picture"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run(main)

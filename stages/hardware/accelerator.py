@@ -1,0 +1,157 @@
+"""Generate a Verilog accelerator of an INT8 network and simulate it: cycles of one inference.
+
+NNgen generates it, Verilator simulates it, with its memory. Nothing is reported of an accelerator
+that computes wrong: on every simulated image its logits must be those of the integer network
+(nngen_engine/integer_network.py), bit by bit. That network's accuracy is measured on all test
+images, beside ONNX Runtime's. A control runs the same hardware with most weights set to 0.
+
+Reads   an INT8 ONNX file, validation images (simulated), the test images (accuracy)
+Writes  a JSON of cycles, what the hardware has, and accuracy; the accelerator's Verilog
+Params  data.*, accelerator.*  (see DataParams, AcceleratorParams)
+Raises  InputError when NNgen or Verilator is missing, for a network that no such accelerator can
+        be made of, and when the simulation takes more than accelerator.max_cycles
+"""
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from stages.common.core.accuracy import accuracy
+from stages.common.core.cli import run
+from stages.common.core.files import write_json, write_text
+from stages.common.core.params import load_params
+from stages.common.data.cifar10 import DataParams, Images, load_test_images, load_training_images
+from stages.common.inference.layer_chain import Chain, read_chain
+from stages.common.inference.magnitude_mask import smallest
+from stages.common.inference.sessions import BATCH_SIZE, OnnxRuntimeSession, predict
+from stages.hardware.external.verilator import refuse_without_verilator
+from stages.hardware.nngen_engine.engine import Accelerator, AcceleratorParams, refuse_without_nngen
+from stages.hardware.nngen_engine.integer_network import (
+    IntegerNetwork,
+    integer_logits,
+    integer_network,
+)
+from stages.hardware.nngen_engine.test_bench import Run, Simulator
+
+
+def with_zeros(chain: Chain, percent: int) -> Chain:
+    """The smallest in size of all layers' weights that are not 0, set to 0."""
+    layers = [layer for layer in chain.layers if layer.weight is not None]
+    nonzero = sum(np.count_nonzero(layer.weight) for layer in layers)
+    sizes = [
+        np.abs(layer.weight.astype(np.float32))
+        * layer.weight_quantization.scale.reshape(-1, *[1] * (layer.weight.ndim - 1))
+        for layer in layers
+    ]
+    cleared = iter(smallest(sizes, surplus=nonzero * percent // 100))
+    return replace(
+        chain,
+        layers=tuple(
+            layer
+            if layer.weight is None
+            else replace(layer, weight=np.where(next(cleared), np.int8(0), layer.weight))
+            for layer in chain.layers
+        ),
+    )
+
+
+def with_weights(network: IntegerNetwork, other: IntegerNetwork) -> IntegerNetwork:
+    """The weights of ``other``; multipliers and shifts stay, as they are part of the hardware."""
+    layers = zip(network.layers, other.layers, strict=True)
+    return replace(
+        network, layers=tuple(replace(layer, weight=each.weight) for layer, each in layers)
+    )
+
+
+def checked_run(simulator: Simulator, network: IntegerNetwork, pixels: np.ndarray) -> Run:
+    """Nothing is reported of hardware that computes wrong; ``pixels``: (3, H, W) uint8."""
+    found = simulator.run(network, pixels)
+    expected = integer_logits(network, pixels[None])[0]
+    assert np.array_equal(found.logits, expected), (
+        f"the accelerator's logits are {found.logits.tolist()}, not {expected.tolist()}"
+    )
+    return found
+
+
+def simulated(chain: Chain, images: Images, params: AcceleratorParams, verilog: Path) -> dict:
+    """Figures of the simulation; the accelerator goes to the file ``verilog``."""
+    network = integer_network(chain)
+    zeros = with_weights(network, integer_network(with_zeros(chain, params.zero_percent)))
+    with TemporaryDirectory() as folder:
+        simulator = Simulator(Accelerator(network, params), Path(folder))
+        runs = [checked_run(simulator, network, pixels) for pixels in images.pixels]
+        control = checked_run(simulator, zeros, images.pixels[0])
+    assert len({run.cycles for run in runs}) == 1, "the cycles depend on the image"
+    write_text(verilog, simulator.verilog)
+    first, resources = runs[0], simulator.resources
+    at_once = resources.multipliers["8x8"]
+    return {
+        "par_ich": params.par_ich,
+        "par_och": params.par_och,
+        "axi_bits": params.axi_bits,
+        "cycles": first.cycles,
+        "cycles_with_zeros": control.cycles,
+        "zero_percent": params.zero_percent,
+        "macs": network.macs,
+        "macs_per_cycle": round(network.macs / first.cycles, 2),
+        "busy_percent": round(100 * network.macs / first.cycles / at_once, 1),
+        "read_bytes": first.read_bytes,
+        "written_bytes": first.written_bytes,
+        "multipliers": resources.multipliers,
+        "ram_bits": resources.ram_bits,
+        "simulated_images": len(runs),
+    }
+
+
+def evaluated(chain: Chain, path: Path, images: Images) -> dict:
+    """Accuracy of the integer network, and its agreement (same prediction) with ONNX Runtime."""
+    network = integer_network(chain)
+    batches = [
+        integer_logits(network, images.pixels[start : start + BATCH_SIZE])
+        for start in range(0, len(images), BATCH_SIZE)
+    ]
+    predictions = np.concatenate(batches).argmax(axis=1)
+    session = OnnxRuntimeSession(path, threads=os.cpu_count())
+    expected = predict(session, images, BATCH_SIZE).argmax(axis=1)
+    return {
+        "accuracy": round(accuracy(predictions, images.labels), 2),
+        "onnxruntime_accuracy": round(accuracy(expected, images.labels), 2),
+        "agreement_onnxruntime": round(accuracy(predictions, expected), 2),
+        "images": len(images),
+    }
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--params", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10")
+    parser.add_argument("--onnx", type=Path, required=True, help="INT8 model")
+    parser.add_argument("--metrics", type=Path, required=True, help="JSON to write")
+    parser.add_argument("--verilog", type=Path, required=True, help="Verilog to write")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    params = load_params(AcceleratorParams, args.params, section="accelerator")
+    data_params = load_params(DataParams, args.params, section="data")
+    refuse_without_nngen()
+    refuse_without_verilator()
+    chain = read_chain(args.onnx)
+    _, validation = load_training_images(args.data, data_params)
+    metrics = simulated(chain, validation[: params.images], params, args.verilog)
+    metrics |= evaluated(chain, args.onnx, load_test_images(args.data))
+    write_json(args.metrics, metrics)
+    print(
+        f"{args.onnx}: {metrics['cycles']:,} cycles, logits as expected on "
+        f"{metrics['simulated_images']} images; {metrics['accuracy']:.2f} % of "
+        f"{metrics['images']} test images right"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

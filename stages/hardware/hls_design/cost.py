@@ -1,0 +1,92 @@
+"""What hls4ml builds of a layer by its reuse factor: multipliers, memory, cycles.
+
+From the rules of hls4ml 1.3.0 for io_stream and the strategy Resource. A layer has a matrix of
+n_in (kernel height * width * input channels) by n_out weights, and uses it once for each position
+of its output (once: the linear layer). With the reuse factor r it has n_in * n_out / r multipliers
+("block_factor" in nnet_utils/nnet_dense_resource.h), which take r cycles a position and read as
+many weights at once from a memory of r words. Not every r is allowed
+(FPGABackend._validate_reuse_factor); hls4ml takes the nearest that is.
+
+The cycles are the least that the C++ asks for: a convolution's loop takes one for each pixel it
+reads, padding included, and r for one that completes a position. All layers work at once, so the
+slowest one says how many cycles lie between two images. No synthesis has confirmed it.
+"""
+
+import math
+from dataclasses import dataclass
+
+from stages.hardware.hls_design.fixed_point import FixedChain, FixedLayer
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A layer's weights as hls4ml multiplies by them; ``reads``: pixels that it takes in."""
+
+    inputs: int
+    outputs: int
+    weight_bits: int  # of one weight
+    positions: int = 1
+    reads: int = 1
+
+    @property
+    def weights(self) -> int:
+        return self.inputs * self.outputs
+
+
+def cost_of(chain: FixedChain, reuse_factor: int) -> dict:
+    """Of the whole network when every layer gets the allowed reuse factor that is nearest."""
+    matrices = matrices_of(chain)
+    factors = [allowed_reuse_factor(matrix, reuse_factor) for matrix in matrices]
+    multipliers = [m.weights // factor for m, factor in zip(matrices, factors, strict=True)]
+    each = list(zip(matrices, multipliers, strict=True))
+    return {
+        "reuse_factor_low": min(factors),
+        "reuse_factor_high": max(factors),
+        "multipliers": sum(multipliers),
+        "weight_bits": sum(matrix.weights * matrix.weight_bits for matrix in matrices),
+        "weight_bits_a_cycle": sum(count * matrix.weight_bits for matrix, count in each),
+        "estimated_cycles_an_image": max(
+            least_cycles(matrix, factor) for matrix, factor in zip(matrices, factors, strict=True)
+        ),
+    }
+
+
+def matrices_of(chain: FixedChain) -> list[Matrix]:
+    """Of the layers with weights, in order."""
+    found, height_width = [], chain.shape[1:]
+    for fixed in chain.layers:
+        if fixed.weight is not None:
+            found.append(matrix_of(fixed, height_width))
+        height_width = fixed.layer.shape[1:]
+    return found
+
+
+def matrix_of(fixed: FixedLayer, height_width: tuple[int, int]) -> Matrix:
+    """``height_width``: of what the layer gets."""
+    layer = fixed.layer
+    outputs, bits = len(layer.weight), fixed.weight.width
+    inputs = layer.weight.size // outputs
+    if layer.kind == "linear":
+        return Matrix(inputs, outputs, bits)
+    padding = [size - 1 if layer.same else 0 for size in layer.kernel]
+    reads = math.prod(size + more for size, more in zip(height_width, padding, strict=True))
+    return Matrix(inputs, outputs, bits, math.prod(layer.shape[1:]), reads)
+
+
+def least_cycles(matrix: Matrix, factor: int) -> int:
+    return matrix.reads - matrix.positions + matrix.positions * factor
+
+
+def allowed_reuse_factor(matrix: Matrix, wanted: int) -> int:
+    """The nearest that hls4ml allows; of two that are equally near the smaller one."""
+    return min(allowed_reuse_factors(matrix), key=lambda factor: (abs(factor - wanted), factor))
+
+
+def allowed_reuse_factors(matrix: Matrix) -> list[int]:
+    """Divisors of the weights' number: up to n_in those of n_in, above it multiples of n_in."""
+    return [
+        factor
+        for factor in range(1, matrix.weights + 1)
+        if matrix.weights % factor == 0
+        and (matrix.inputs % factor == 0 if factor < matrix.inputs else factor % matrix.inputs == 0)
+    ]

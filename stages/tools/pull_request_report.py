@@ -1,0 +1,241 @@
+"""Report what a branch changes: results and params side by side, as Markdown.
+
+Reads   the git repository it runs in: dvc.yaml, dvc.lock, metrics, plots of both revisions; no
+        data, no models
+Writes  a Markdown file and, unless the pictures have addresses (--base-files, --head-files), both
+        trade-off pictures beside it
+Params  none
+Raises  InputError for a revision that does not exist or whose files cannot be read
+Exits   1, with the report written, when a stage would have to run again
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.common.core.cli import InputError, run
+from stages.common.core.files import write_bytes, write_text
+from stages.common.revisions.git import Revision, Stale, branch_point, read, revision, stale_stages
+
+SUMMARY = "metrics/summary.json"
+PICTURE = "plots/pareto.png"
+TO_DO = "dvc repro && make readme publish"
+# What belongs to one machine in one run: two such figures must not be subtracted.
+MACHINE_BOUND = re.compile(r"_ms|second|gflops|matmul|load_average")
+NO_MILLISECONDS = (
+    "Latency is the median as a multiple of the variant `base`, timed in the same run. The "
+    "difference of milliseconds is left out: two runs may have had two machines, or one machine "
+    "with more or less to do."
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of the summary: where it stands in a variant's block, and how it is written."""
+
+    title: str
+    keys: tuple[str, ...]
+    form: str
+
+    def value(self, block: dict) -> float | None:
+        found: object = block
+        for key in self.keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        return found if isinstance(found, int | float) else None
+
+    def cell(self, before: dict, after: dict) -> str:
+        """Both figures, or one where they read the same or the other is missing."""
+        values = (self.value(before), self.value(after))
+        texts = [self.form.format(value) for value in values if value is not None]
+        return " → ".join(dict.fromkeys(texts)) or "-"
+
+
+ACCURACY = Column("accuracy", ("accuracy",), "{:.2f} %")
+SIZE = Column("size", ("size_bytes",), "{:,} bytes")
+MACS = Column("MACs", ("macs",), "{:,}")
+RATIOS = (
+    Column("OpenCV DNN, × base", ("latency_ratio_to_base", "opencv"), "{:.2f}"),
+    Column("ONNX Runtime, × base", ("latency_ratio_to_base", "onnxruntime"), "{:.2f}"),
+)
+
+
+def read_summary(root: Path, at: Revision) -> dict[str, dict]:
+    """The block of each variant; empty for a revision without a summary."""
+    content = read(root, at, SUMMARY)
+    if content is None:
+        return {}
+    try:
+        summary = json.loads(content)
+    except ValueError as error:
+        raise InputError(f"{SUMMARY} of {at.title} is no JSON ({error}); run 'dvc repro'") from None
+    if not isinstance(summary, dict) or not all(isinstance(b, dict) for b in summary.values()):
+        raise InputError(f"{SUMMARY} of {at.title} has no block for each variant; run 'dvc repro'")
+    return summary
+
+
+def headlines(before: dict[str, dict], after: dict[str, dict]) -> list[str]:
+    """A line for each variant that is new, gone, or has another accuracy, size or MACs."""
+    lines = []
+    for name in dict.fromkeys([*before, *after]):
+        if name not in before or name not in after:
+            lines.append(f"`{name}` is {'gone' if name in before else 'new'}.")
+        elif changes := changes_of(before[name], after[name]):
+            lines.append(f"`{name}`: {', '.join(changes)}.")
+    return lines or ["No variant's accuracy, bytes or MACs changed."]
+
+
+def changes_of(before: dict, after: dict) -> list[str]:
+    """Accuracy in points, the others in per cent of what they were."""
+    changes = []
+    for column in (ACCURACY, SIZE, MACS):
+        old, new = column.value(before), column.value(after)
+        if old is None or new is None or old == new:
+            continue
+        if column is ACCURACY:
+            changes.append(f"accuracy {new - old:+.2f} points")
+        elif old:
+            changes.append(f"{column.title} {100 * (new - old) / old:+.1f} %")
+    return changes
+
+
+def summary_table(before: dict[str, dict], after: dict[str, dict]) -> str:
+    columns = (ACCURACY, SIZE, MACS, *RATIOS)
+    rows = [["variant", *(column.title for column in columns)], ["---", *["---:"] * len(columns)]]
+    for name in dict.fromkeys([*after, *before]):
+        blocks = before.get(name, {}), after.get(name, {})
+        rows.append([name, *(column.cell(*blocks) for column in columns)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def dvc_diff(root: Path, kind: str, base: Revision, head: Revision) -> list[str]:
+    """The lines of `dvc metrics diff --md` or `dvc params diff --md`, without padding."""
+    revisions = [base.commit, *([head.commit] if head.commit else [])]
+    command = [sys.executable, "-m", "dvc", kind, "diff", *revisions, "--md"]
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    if result.returncode:
+        said = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
+        raise InputError(f"'dvc {kind} diff' failed: {' '.join(said) or result.stderr.strip()}")
+    lines = [re.sub(r" +", " ", line) for line in result.stdout.splitlines() if line.strip()]
+    lines = [re.sub(r"-{3,}", "---", line) for line in lines]
+    for commit, name in ((base.commit, "before"), (head.commit, "after")):
+        lines[:1] = [line.replace(str(commit), name) for line in lines[:1]]
+    return lines
+
+
+def metrics_section(lines: list[str]) -> str:
+    head, rows = lines[:2], lines[2:]
+    kept = [row for row in rows if not MACHINE_BOUND.search(row.split(" | ")[1])]
+    left_out = len(rows) - len(kept)
+    note = f"{left_out} figures of one machine in one run (times, rates) left out." * bool(left_out)
+    if not kept:
+        return f"No metric changed. {note}".strip()
+    table = "\n".join([*head, *kept])
+    title = f"{len(kept)} metrics changed (dvc metrics diff)"
+    return "\n\n".join([f"<details><summary>{title}</summary>", table, note, "</details>"])
+
+
+def picture_section(root: Path, sides: list[tuple[Revision, str | None]], report: Path) -> str:
+    """Both trade-off pictures side by side; one where they are the same.
+
+    ``sides`` are the revision and what its addresses start with (``https://…/OWNER/REPOSITORY``),
+    before and after; without an address, the picture is written beside the report.
+    """
+    pictures = [(at, read(root, at, PICTURE), files) for at, files in sides]
+    present = [entry for entry in pictures if entry[1] is not None]
+    if not present:
+        return f"Neither revision has {PICTURE}."
+    if len({content for _, content, _ in present}) == 1:
+        at, content, files = present[-1]
+        which = "The same in both" if len(present) == 2 else f"Only in {at.title}"
+        return f"{which}:\n\n{picture(at, content, files, report, 'after')}"
+    links = [
+        picture(at, content, files, report, side)
+        for side, (at, content, files) in zip(("before", "after"), pictures, strict=True)
+    ]
+    return f"| before | after |\n| --- | --- |\n| {' | '.join(links)} |"
+
+
+def picture(at: Revision, content: bytes, files: str | None, report: Path, side: str) -> str:
+    if files:
+        return f"![{side}]({files}/{at.commit}/{PICTURE})"
+    path = report.with_name(f"{report.stem}_{side}.png")
+    write_bytes(path, content)
+    return f"![{side}]({path.name})"
+
+
+def status_lines(stale: Stale) -> list[str]:
+    lines = ["`dvc.lock` is up to date: the results follow from this code and these params."]
+    if stale.stages:
+        lines = [
+            f"**`dvc.lock` is not up to date**: {in_code(stale.stages)} would run again, and the "
+            "results below are not this revision's. Run "
+            f"`{TO_DO}` (in a fresh clone `dvc repro --pull` first) and commit what it changes."
+        ]
+    if stale.on_request:
+        lines.append(
+            f"{in_code(stale.on_request)}, which `dvc repro` does not run, ran on another state "
+            "than this; what it found then may not hold now."
+        )
+    return lines
+
+
+def in_code(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def markdown_report(root: Path, base: Revision, head: Revision, stale: Stale, pictures: str) -> str:
+    before, after = read_summary(root, base), read_summary(root, head)
+    params = dvc_diff(root, "params", base, head)
+    sections = [
+        f"## Results: {base.title} → {head.title}",
+        "\n".join(f"- {line}" for line in [*status_lines(stale), *headlines(before, after)]),
+        summary_table(before, after),
+        NO_MILLISECONDS,
+        "### Params",
+        "\n".join(params) if len(params) > 2 else "No param changed.",
+        "### Metrics",
+        metrics_section(dvc_diff(root, "metrics", base, head)),
+        "### Trade-off",
+        pictures,
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def main() -> None:
+    args = parse_args()
+    root = Path()
+    head = revision(root, args.head)
+    base = branch_point(root, revision(root, args.base), head)
+    stale = stale_stages(root, head)
+    sides = [(base, args.base_files), (head, args.head_files)]
+    pictures = picture_section(root, sides, args.markdown)
+    write_text(args.markdown, markdown_report(root, base, head, stale, pictures))
+    print(f"{args.markdown}: {base.title} → {head.title}")
+    if stale.stages:
+        print(
+            f"error: dvc.lock is not up to date: {', '.join(stale.stages)} would run again; "
+            f"run: {TO_DO}",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("base", help="the branch to compare with, from where head left it")
+    parser.add_argument("head", nargs="?", help="a commit; without it, the working tree")
+    parser.add_argument("--markdown", type=Path, required=True)
+    for side in ("base", "head"):
+        parser.add_argument(f"--{side}-files", help="https://... that a commit and a path complete")
+    args = parser.parse_args()
+    if args.head_files and args.head is None:
+        parser.error("--head-files needs HEAD: the working tree has no address")
+    return args
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,239 @@
+"""Time networks that a profile has not seen beside what it predicts of them.
+
+Reads   a profile of this machine (deploy/profile_device.py)
+Writes  a CSV with a row for each network, precision and engine; a Markdown table of the errors; a
+        picture of predicted against measured milliseconds
+Params  none
+Raises  InputError for a missing or damaged profile, one of another processor or OpenCV, or one of
+        too few networks
+
+The networks have random widths, drawn with another seed than those that the profile was fitted to.
+All of them are timed in interleaved rounds, as the benchmark does it. The error of a network is
+|predicted / measured - 1|. For comparison: what a line through MACs, fitted to the profile's own
+networks, would say.
+"""
+
+import argparse
+import json
+import math
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from deploy import profile_device
+from stages.common.core.cli import InputError, run
+from stages.common.core.files import write_csv, write_text
+from stages.common.inference.sessions import OpenCVSession
+from stages.common.measuring.bootstrap import latency_summary
+from stages.common.measuring.interleaved_timing import load_average, time_interleaved, warn_if_busy
+from stages.common.pruning.latency_model import PRECISIONS, LatencyModel, model_from, read_profile
+from stages.common.reporting.style import (
+    GREY,
+    IN_HOUSE_STYLE,
+    MARKERS,
+    colour,
+    new_figure,
+    save_png,
+)
+
+SEED = 2  # the profile's own networks are of seed 1
+WARMUP = 3
+FASTER = "faster engine"  # what a deployment uses, and pruning counts
+Widths = list[list[int]]
+
+
+def unseen_networks(profile: dict, count: int) -> list[Widths]:
+    """Random widths that are not among the networks of the fit.
+
+    Raises ``InputError`` when the profile's family is too small to draw so many.
+    """
+    seen = [row[2] for row in profile["measured"]["networks"]]
+    family = math.prod(w // profile["step"] for block in profile["widths"] for w in block)
+    if 2 * (len(seen) + count) > family:
+        raise InputError(
+            f"the profile is of a family of {family} networks, too few to draw {count} that it "
+            "has not seen; give a smaller --networks, or a profile of wider ones"
+        )
+    rng, found = np.random.default_rng(SEED), []
+    while len(found) < count:
+        widths = profile_device.random_widths(rng, profile["widths"])
+        if widths not in seen and widths not in found:
+            found.append(widths)
+    return found
+
+
+def macs_of(widths: Widths) -> int:
+    """Multiply-accumulates for one image."""
+    total = 0
+    for layer in profile_device.layers_of(widths):
+        weights = layer.channels_out * layer.channels_in * layer.kernel**2
+        total += weights * layer.positions
+    return total
+
+
+def macs_line(profile: dict, precision: str, engine: str) -> np.ndarray:
+    """[slope, constant]: milliseconds = slope x MACs + constant, least relative squares."""
+    rows = [r for r in profile["measured"]["networks"] if r[:2] == [precision, engine]]
+    ms = np.array([row[3] for row in rows])
+    matrix = np.array([[macs_of(row[2]), 1.0] for row in rows])
+    return np.linalg.lstsq(matrix / ms[:, None], np.ones(len(ms)), rcond=None)[0]
+
+
+def measured_rows(
+    profile: dict, model: LatencyModel, networks: list[Widths], rounds: int
+) -> list[dict]:
+    """One row for each network, precision and engine: what was predicted, what was measured."""
+    rows, sessions = [], []
+    threads = profile["environment"]["threads"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        for precision in PRECISIONS:
+            for widths in networks:
+                content = profile_device.layers_of(widths)
+                path.write_bytes(profile_device.onnx_of(content, precision == "int8"))
+                for engine, ms in model.predict_by_engine(widths, precision).items():
+                    line = macs_line(profile, precision, engine)
+                    sessions.append(OpenCVSession(path, engine=engine, threads=threads))
+                    rows.append(
+                        {
+                            "precision": precision,
+                            "engine": engine,
+                            "widths": " / ".join(" ".join(map(str, block)) for block in widths),
+                            "macs": macs_of(widths),
+                            "predicted_ms": round(ms, 4),
+                            "by_macs_ms": round(float(line @ [macs_of(widths), 1.0]), 4),
+                        }
+                    )
+    blob = np.random.default_rng(SEED).random((1, *profile_device.IMAGE), np.float32)
+    calls = [lambda session=each: session.logits(blob) for each in sessions]
+    samples_ms = time_interleaved(calls, rounds=rounds, warmup=WARMUP, seed=SEED)
+    for row, samples in zip(rows, samples_ms.T, strict=True):
+        row |= {key: round(value, 4) for key, value in latency_summary(samples).items()}
+        row["error"] = round(error_of(row, "predicted_ms"), 4)
+    return rows
+
+
+def error_of(row: dict, prediction: str) -> float:
+    return abs(row[prediction] / row["latency_ms_median"] - 1)
+
+
+def faster_engine(rows: list[dict]) -> list[dict]:
+    """One row for each network: the least of the predictions, the least of the measurements."""
+    networks: dict[str, list[dict]] = {}
+    for row in rows:
+        networks.setdefault(row["widths"], []).append(row)
+    least = ("predicted_ms", "by_macs_ms", "latency_ms_median")
+    return [
+        {**same[0], "engine": FASTER, **{key: min(row[key] for row in same) for key in least}}
+        for same in networks.values()
+    ]
+
+
+def groups_of(rows: list[dict]) -> dict[tuple[str, str], list[dict]]:
+    """The rows by precision and engine, the faster engine last."""
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for precision in PRECISIONS:
+        of_precision = [row for row in rows if row["precision"] == precision]
+        for row in [*of_precision, *faster_engine(of_precision)]:
+            groups.setdefault((precision, row["engine"]), []).append(row)
+    return groups
+
+
+def table_of(rows: list[dict], profile: dict, rounds: int) -> str:
+    heads = ["networks", "engine", "measured", "median error", "90th percentile", "worst"]
+    lines = [[*heads, "median error of MACs alone"], ["---", "---", *["---:"] * 5]]
+    for (precision, engine), group in groups_of(rows).items():
+        errors = [error_of(row, "predicted_ms") for row in group]
+        by_macs = [error_of(row, "by_macs_ms") for row in group]
+        times = [row["latency_ms_median"] for row in group]
+        shares = (np.median(errors), np.percentile(errors, 90), max(errors), np.median(by_macs))
+        cells = [f"{precision.upper()}", engine, f"{min(times):.2f} to {max(times):.2f} ms"]
+        lines.append([*cells, *(f"{share:.1%}" for share in shares)])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{table}\n\n{conditions(rows, profile, rounds)}\n"
+
+
+def conditions(rows: list[dict], profile: dict, rounds: int) -> str:
+    machine = profile["environment"]
+    threads = machine["threads"]
+    count = len({row["widths"] for row in rows})
+    names = dict.fromkeys([profile["device"], machine["cpu"]])
+    return (
+        f"{', '.join(names)}, {threads} thread{'s' if threads > 1 else ''}, "
+        f"OpenCV {machine['opencv']}, profile of {machine['date'][:10]}; {count} networks of "
+        f"random widths that the profile has not seen; batch 1, {rounds} interleaved rounds."
+    )
+
+
+@IN_HOUSE_STYLE
+def picture_of(rows: list[dict], note: str) -> Figure:
+    """A panel for each precision, a mark for each network and engine; on the line all is right."""
+    precisions = list(dict.fromkeys(row["precision"] for row in rows))
+    figure, panels = new_figure(
+        "Latency predicted from the profile, and measured", note, columns=len(precisions)
+    )
+    for panel, precision in zip(panels, precisions, strict=True):
+        of_precision = [row for row in rows if row["precision"] == precision]
+        engines = list(dict.fromkeys(row["engine"] for row in of_precision))
+        for index, engine in enumerate(engines):
+            points = [row for row in of_precision if row["engine"] == engine]
+            panel.plot(
+                [row["latency_ms_median"] for row in points],
+                [row["predicted_ms"] for row in points],
+                MARKERS[index], color=colour(index), markersize=5, alpha=0.85, label=engine,
+            )  # fmt: skip
+        ends = [
+            limit(row[key] for row in of_precision for key in ("latency_ms_median", "predicted_ms"))
+            for limit in (min, max)
+        ]
+        panel.plot(ends, ends, "--", color=GREY, linewidth=1, zorder=1, label="no error")
+        panel.set(title=precision.upper(), xlabel="Measured (ms)", xscale="log", yscale="log")
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
+        panel.legend()
+    panels[0].set(ylabel="Predicted (ms)")
+    return figure
+
+
+def require_same_machine(profile: dict, path: Path) -> None:
+    here = profile_device.environment(profile["environment"]["threads"])
+    for key in ("cpu", "opencv"):
+        if here[key] != profile["environment"][key]:
+            raise InputError(
+                f"{path} is of {key} {profile['environment'][key]!r}, this is {here[key]!r}: a "
+                "profile can be checked only where it was measured"
+            )
+
+
+def main() -> None:
+    args = parse_args()
+    read_profile(args.profile)
+    profile = json.loads(args.profile.read_text())
+    model = model_from(profile, args.profile)
+    require_same_machine(profile, args.profile)
+    warn_if_busy(load_average(), profile["environment"]["threads"])
+    networks = unseen_networks(profile, args.networks)
+    rows = measured_rows(profile, model, networks, args.rounds)
+    write_csv(args.csv, rows, header=list(rows[0]))
+    table = table_of(rows, profile, args.rounds)
+    write_text(args.table, table)
+    save_png(args.picture, picture_of(rows, conditions(rows, profile, args.rounds)))
+    print(table)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("profile", "csv", "table", "picture"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--networks", type=profile_device.at_least(1), default=30)
+    parser.add_argument("--rounds", type=profile_device.at_least(1), default=60)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,166 @@
+"""Refuse wrong params before any work starts: the first stage of every run.
+
+Reads   params.yaml, all of it
+Writes  a JSON of the accepted keys and what each may be: the same for all accepted params, so no
+        stage after this one runs again because of it
+Params  all
+Raises  InputError naming the first key that is unknown, missing or out of range, or the first two
+        that contradict each other
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from stages.benchmark import BenchmarkParams
+from stages.common.core.cli import InputError, run
+from stages.common.core.files import write_json
+from stages.common.core.params import parse_section, read_params, reject_unknown_keys
+from stages.common.data.cifar10 import DataParams
+from stages.common.pruning.pruning import PruneParams, refuse_contradictions, refuse_other_shapes
+from stages.common.revisions.changes import VerdictParams
+from stages.common.studies.grid import StudiesParams, experiments_of
+from stages.common.training.recipe import RecipeParams
+from stages.controls.train import ControlsParams
+from stages.evaluate import EvaluateParams
+from stages.export import ExportParams
+from stages.hardware.energy_model.energy import EnergyParams
+from stages.hardware.hls import HLSParams
+from stages.hardware.mac_area import MacAreaParams
+from stages.hardware.nngen_engine.engine import AcceleratorParams
+from stages.hardware.overview.collect import HardwareParams
+from stages.npu import NPUParams
+from stages.prepare import PrepareParams
+from stages.quantize import QuantizeParams
+from stages.teach import TeachParams
+from stages.tflite import TFLiteParams
+from stages.train import TrainParams
+
+SECTIONS = {
+    "data": DataParams,
+    "prepare": PrepareParams,
+    "recipe": RecipeParams,
+    "train": TrainParams,
+    "teach": TeachParams,
+    "prune": PruneParams,
+    "export": ExportParams,
+    "quantize": QuantizeParams,
+    "tflite": TFLiteParams,
+    "npu": NPUParams,
+    "evaluate": EvaluateParams,
+    "benchmark": BenchmarkParams,
+    "controls": ControlsParams,
+    "energy": EnergyParams,
+    "mac_area": MacAreaParams,
+    "hls": HLSParams,
+    "accelerator": AcceleratorParams,
+    "hardware": HardwareParams,
+    "verdict": VerdictParams,
+    "studies": StudiesParams,
+}
+OFFICIAL_TRAINING_IMAGES = 50_000
+
+
+def check(content: dict, path: str | Path) -> None:
+    """Raise ``InputError`` for the first thing in a read params file that is not allowed."""
+    reject_unknown_keys(content, known=list(SECTIONS), prefix="", path=path)
+    params = {
+        section: parse_section(cls, content, section=section, path=path)
+        for section, cls in SECTIONS.items()
+    }
+    check_counts(params, path)
+    refuse_contradictions(params["prune"])
+    refuse_other_shapes(params["prune"], params["train"].widths)
+    check_studies(params["studies"], content, path)
+
+
+def check_studies(studies: StudiesParams, content: dict, path: str | Path) -> None:
+    """Every value that a study tries must be allowed where it is tried."""
+    for study, sections in dataclasses.asdict(studies).items():
+        reject_unknown_keys(sections, known=list(SECTIONS), prefix=f"studies.{study}.", path=path)
+        for experiment in experiments_of(study, sections):
+            for key, value in experiment.changes.items():
+                section, name = key.split(".")
+                changed = {section: {**content[section], name: value}}
+                where = f"{path}: studies.{study}"
+                parse_section(SECTIONS[section], changed, section=section, path=where)
+
+
+def check_counts(params: dict[str, Any], path: str | Path) -> None:
+    """No stage may want more images than there are for it; ``params`` by section."""
+    data, export, quantize, tflite, hls, accelerator = (
+        params[name] for name in ("data", "export", "quantize", "tflite", "hls", "accelerator")
+    )
+    for key, wanted, limit, why in (
+        (
+            "data.train_images",
+            data.train_images,
+            OFFICIAL_TRAINING_IMAGES - data.validation_images,
+            "50,000 less data.validation_images",
+        ),
+        (
+            "export.check_images",
+            export.check_images,
+            data.validation_images,
+            "data.validation_images",
+        ),
+        (
+            "quantize.calibration_images",
+            quantize.calibration_images,
+            data.train_images,
+            "data.train_images",
+        ),
+        (
+            "tflite.calibration_images",
+            tflite.calibration_images,
+            data.train_images,
+            "data.train_images",
+        ),
+        (
+            "tflite.check_images",
+            tflite.check_images,
+            data.validation_images,
+            "data.validation_images",
+        ),
+        (
+            "accelerator.images",
+            accelerator.images,
+            data.validation_images,
+            "data.validation_images",
+        ),
+        (
+            "hls.calibration_images",
+            hls.calibration_images,
+            data.train_images,
+            "data.train_images",
+        ),
+    ):
+        if wanted > limit:
+            raise InputError(f"{path}: {key} is {wanted}; allowed: at most {limit}, which is {why}")
+
+
+def accepted() -> dict:
+    """What every key may be, in words."""
+    return {
+        section: {field.name: field.metadata["rule"].allowed for field in dataclasses.fields(cls)}
+        for section, cls in SECTIONS.items()
+    }
+
+
+def main() -> None:
+    args = parse_args()
+    check(read_params(args.params), path=args.params)
+    write_json(args.accepted, accepted())
+    print(f"{args.params}: all values are allowed")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("params", "accepted"):
+        parser.add_argument(f"--{name}", required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run(main)
