@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stages.hardware.summary.external import requirements as tools
-from stages.hardware.summary.nngen_engine import integer_network as integer_arithmetic
 
 from stages.common.core.cli import InputError
 from stages.common.core.params import parse_section
 from stages.common.inference.layer_chain import read_chain
 from stages.common.inference.sessions import OnnxRuntimeSession, predict
+from stages.hardware import accelerator, accelerator_table
+from stages.hardware.external import requirements
 from stages.hardware.external.verilator import refuse_without_verilator
 from stages.hardware.nngen_engine.engine import Accelerator, AcceleratorParams, refuse_without_nngen
 from stages.hardware.nngen_engine.integer_network import (
@@ -27,9 +27,10 @@ from stages.hardware.nngen_engine.integer_network import (
     factors,
     integer_logits,
     integer_network,
+    largest_sums,
     rescaled,
 )
-from stages.hardware.nngen_engine.test_bench import (
+from stages.hardware.nngen_engine.simulation import (
     Resources,
     Run,
     Simulator,
@@ -37,7 +38,6 @@ from stages.hardware.nngen_engine.test_bench import (
     run_of,
     write_memory,
 )
-from stages.hardware.summary import accelerator, accelerator_table
 from tests.conftest import make_images
 from tests.networks import call, write_models, write_params
 
@@ -143,7 +143,7 @@ def test_sums_beyond_float32_are_exact(monkeypatch):
     wide = layer(3, (2, 600), size=4, seed=5)
     wide = replace(wide, weight=np.full_like(wide.weight, 127), multiplier=np.ones(2, np.int16))
     wide = replace(wide, shift=17)
-    assert integer_arithmetic.largest_sums(wide.weight, wide.bias).min() > 2**24
+    assert largest_sums(wide.weight, wide.bias).min() > 2**24
     x = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 600)).astype(np.uint8)
     expected = np.pad(x.astype(np.int64), ((0, 0), (1, 1), (1, 1), (0, 0))).sum(axis=3) * 127
     sums = sum(expected[:, i : i + 4, j : j + 4] for i in range(3) for j in range(3))
@@ -229,10 +229,10 @@ def test_the_memory_file_has_a_byte_a_line(tmp_path):
 
 
 def test_missing_tools_are_one_clear_error(monkeypatch):
-    monkeypatch.setattr(tools.shutil, "which", lambda name: None)
+    monkeypatch.setattr(requirements.shutil, "which", lambda name: None)
     with pytest.raises(InputError, match=r"verilator is missing.*apt-get install"):
         refuse_without_verilator()
-    monkeypatch.setattr(tools.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(requirements.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"nngen is missing.*requirements-hardware\.txt"):
         refuse_without_nngen()
 

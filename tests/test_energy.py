@@ -17,10 +17,10 @@ from stages.common.inference.layer_chain import quantization_between, read_chain
 from stages.common.inference.tflite_file import int8_values, load_tflite, weight_tensors
 from stages.common.inference.tflite_writer import tflite_bytes
 from stages.common.npu.sparse_tflite import thinned as thinned_tflite
+from stages.hardware import energy
 from stages.hardware.energy_model.energy import EnergyParams, estimates
 from stages.hardware.energy_model.operator_counts import Operator, Work, work_of
 from stages.hardware.energy_model.sparse_onnx import nonzero_weights, thinned
-from stages.hardware.summary import energy
 from tests.pipelines import ROOT
 
 # 3x3 filters (3, 2, 3, 3) over (2, 4, 4), pooled to (3, 1, 1), and a linear layer to 5 logits.

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from stages.common.core.cli import InputError
+from stages.common.core.params import load_params
+from stages.hardware import summary
 from stages.hardware.overview.claims import CHANNELS, Claim, Evidence, claims_of, in_words
 from stages.hardware.overview.collect import HardwareParams, Sources, collect, nearest_zeros
 from stages.hardware.overview.quantities import ASIC, CPU, FPGA, NPU, PLATFORMS, VARIANTS, Quantity
-from stages.hardware.summary import summary as hardware
 from tests.pipelines import ROOT
 
 SLOW, FAST = "ethos-u55-256 Some_System Shared_Sram", "ethos-u55-256 Some_System Sram_Only"
@@ -192,7 +193,7 @@ def test_evidence_for_a_claim_is_all_that_was_found_of_its_kind(tmp_path):
 
 def test_one_sentence_a_platform_says_what_pays_and_what_does_not(tmp_path):
     quantities, _ = collect(sources(tmp_path), PARAMS)
-    lines = hardware.what_pays(quantities, 0.05).splitlines()
+    lines = summary.what_pays(quantities, 0.05).splitlines()
     assert [line.split("**")[1] for line in lines] == list(PLATFORMS)
     assert "pays: structured INT8 0.20, structured 0.40, INT8 0.50 × base" in lines[0]
     assert lines[0].endswith("; zeros do not: 1.03 × base, 1.06 × INT8.")
@@ -201,7 +202,7 @@ def test_one_sentence_a_platform_says_what_pays_and_what_does_not(tmp_path):
 
 def test_what_only_one_precision_gains_from_zeros_pays_in_part():
     values = {"base": 4.0, "base_int8": 4.0, "unstructured": 4.0, "unstructured_int8": 2.0}
-    said = hardware.sentence(Quantity(CPU, "time", "t", "ms", "measured", values), 0.05)
+    said = summary.sentence(Quantity(CPU, "time", "t", "ms", "measured", values), 0.05)
     assert said == "does not pay: INT8 1.00 × base; zeros pay in part: 1.00 × base, 0.50 × INT8"
 
 
@@ -216,7 +217,7 @@ def test_the_stage_writes_page_metrics_and_picture(tmp_path, monkeypatch, capsys
         "picture": tmp_path / "hardware.png",
     }
     npu = found.folder / "npu.json"
-    params = hardware.load_params(HardwareParams, ROOT / "params.yaml", section="hardware")
+    params = load_params(HardwareParams, ROOT / "params.yaml", section="hardware")
     npu.write_text(
         npu.read_text()
         .replace(SLOW, params.npu_slow_weights)
@@ -224,7 +225,7 @@ def test_the_stage_writes_page_metrics_and_picture(tmp_path, monkeypatch, capsys
     )
     flags = [item for key, value in arguments.items() for item in (f"--{key}", str(value))]
     monkeypatch.setattr("sys.argv", ["hardware", *flags])
-    hardware.main()
+    summary.main()
     page = arguments["page"].read_text()
     metrics = json.loads(arguments["metrics"].read_text())
     assert set(metrics["quantities"]) == set(PLATFORMS)

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stages.hardware.summary.external import requirements as tools
-from stages.hardware.summary.hls_design import project as hls_project
 
 from stages.common.core.cli import InputError
 from stages.common.inference.layer_chain import Chain, Layer, read_chain
 from stages.common.inference.sessions import OnnxRuntimeSession, predict
+from stages.hardware import hls, hls_table
+from stages.hardware.external import requirements
 from stages.hardware.hls_design.cost import (
     Matrix,
     allowed_reuse_factor,
@@ -36,12 +36,14 @@ from stages.hardware.hls_design.fixed_point import (
     real_logits,
 )
 from stages.hardware.hls_design.project import (
+    ARITHMETIC,
+    SLOW,
     Target,
+    onnx_of,
     refuse_without_tools,
     settings_of,
     write_project,
 )
-from stages.hardware.summary import hls, hls_table
 from tests.conftest import make_images
 from tests.networks import call, write_models, write_params
 
@@ -253,7 +255,7 @@ def test_the_cpp_gives_the_same_logits_and_its_project_is_complete(tmp_path):
     assert built["simulated_accuracy"] == hls.right(chain.logits(IMAGES.pixels, 20), IMAGES)
     for name in ("build_prj.tcl", "project.tcl", "firmware/network.cpp", "firmware/weights"):
         assert (folder / name).exists()
-    assert hls_project.SLOW in (folder / hls_project.ARITHMETIC).read_text()
+    assert SLOW in (folder / ARITHMETIC).read_text()
     assert not list(folder.rglob("*.so"))
     lines = (folder / "tb_data" / "tb_output_predictions.dat").read_text().splitlines()
     expected = chain.logits(bench.pixels, 2)
@@ -296,11 +298,11 @@ def test_the_narrowest_width_that_is_good_enough_is_chosen():
 
 
 def test_missing_tools_are_one_clear_error(monkeypatch):
-    monkeypatch.setattr(tools.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(requirements.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"hls4ml is missing.*requirements-hardware\.txt"):
         refuse_without_tools()
-    monkeypatch.setattr(tools.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(tools.shutil, "which", lambda name: None)
+    monkeypatch.setattr(requirements.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(requirements.shutil, "which", lambda name: None)
     with pytest.raises(InputError, match=r"g\+\+ is missing.*apt-get install g\+\+"):
         refuse_without_tools()
 
@@ -310,7 +312,7 @@ def test_a_network_that_is_not_made_into_cpp_is_named():
     last = chain.layers[-1]
     biased = replace(last, layer=replace(last.layer, bias=np.zeros(10, np.float32)))
     with pytest.raises(InputError, match="linear layer with a bias"):
-        hls_project.onnx_of(replace(chain, layers=(*chain.layers[:-1], biased)))
+        onnx_of(replace(chain, layers=(*chain.layers[:-1], biased)))
 
 
 @pytest.fixture

@@ -11,12 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from stages.hardware.summary.external import requirements as tools
-from stages.hardware.summary.mac import reference as mac_reference
-from stages.hardware.summary.mac import simulation as rtl
-from stages.hardware.summary.mac import synthesis
 
 from stages.common.core.cli import InputError
+from stages.hardware import mac_area
+from stages.hardware.external import requirements
 from stages.hardware.mac.reference import (
     FP32_TINY,
     NAN,
@@ -25,22 +23,16 @@ from stages.hardware.mac.reference import (
     fp32_sums,
     int_stimulus,
     int_sums,
+    signed,
     values,
 )
-from stages.hardware.mac.simulation import FORMATS, check, simulated
-from stages.hardware.mac.synthesis import refuse_without_tools
-from stages.hardware.summary import mac_area
+from stages.hardware.mac.simulation import FORMATS, Check, check, simulated
+from stages.hardware.mac.synthesis import refuse_without_tools, standard_cells, xilinx_parts
 from tests.pipelines import ROOT
 
-RTL = ROOT / "stages" / "rtl"
-[STAGE] = [
-    stage
-    for name, stage in yaml.safe_load(
-        (ROOT / "stages" / "pipelines" / "hardware" / "dvc.yaml").read_text()
-    )["stages"].items()
-    if name == "mac_area"
-]
-LIBERTY = Path(STAGE["cmd"].split("--liberty ")[1].split()[0])
+RTL = ROOT / "stages" / "hardware" / "mac"
+PIPELINE = yaml.safe_load((ROOT / "stages" / "hardware" / "dvc.yaml").read_text())
+LIBERTY = Path(PIPELINE["stages"]["mac_area"]["cmd"].split("--liberty ")[1].split()[0])
 needs_iverilog = pytest.mark.skipif(
     shutil.which("iverilog") is None, reason="Icarus Verilog (iverilog) is not installed"
 )
@@ -80,11 +72,11 @@ def test_integer_sums_are_numpys_and_the_corners_are_among_them(name, rng):
     form = FORMATS[name]
     stimulus = int_stimulus(form.width, 300, rng)
     low, high = -(2 ** (form.width - 1)), 2 ** (form.width - 1) - 1
-    operands = mac_reference.signed(stimulus[:, 1:], form.width)
+    operands = signed(stimulus[:, 1:], form.width)
     assert operands.min() == low
     assert operands.max() == high
     assert [low, low] in operands.tolist()
-    sums = mac_reference.signed(int_sums(stimulus, form.width, form.sum_width), form.sum_width)
+    sums = signed(int_sums(stimulus, form.width, form.sum_width), form.sum_width)
     starts = np.flatnonzero(stimulus[:, 0])
     assert len(starts) > 50
     products = operands.astype(np.int64).prod(axis=1)
@@ -161,10 +153,10 @@ def test_a_sum_that_was_never_cleared_is_undefined():
 @needs_synthesis
 def test_synthesis_counts_the_sums_flip_flops_and_uses_dsps_only_where_it_may():
     form = FORMATS["int8"]
-    cells = synthesis.standard_cells(RTL, form, LIBERTY)
+    cells = standard_cells(RTL, form, LIBERTY)
     assert cells["flip_flops"] == 32
     assert cells["area_um2"] > cells["cells"] > 200
-    with_dsps, without = (synthesis.xilinx_parts(RTL, form, dsps=each) for each in (True, False))
+    with_dsps, without = (xilinx_parts(RTL, form, dsps=each) for each in (True, False))
     assert with_dsps["dsps"] == 1
     assert without["dsps"] == 0
     assert without["luts"] > with_dsps["luts"]
@@ -172,13 +164,13 @@ def test_synthesis_counts_the_sums_flip_flops_and_uses_dsps_only_where_it_may():
 
 
 def test_missing_tools_are_one_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(tools.shutil, "which", lambda name: None)
+    monkeypatch.setattr(requirements.shutil, "which", lambda name: None)
     with pytest.raises(InputError, match=r"iverilog is missing.*apt-get install iverilog"):
         simulated(RTL, FORMATS["int8"], np.array([[1, 1, 1]]))
-    monkeypatch.setattr(tools.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(requirements.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pyosys is missing.*requirements-hardware\.txt"):
         refuse_without_tools(tmp_path / "cells.lib")
-    monkeypatch.setattr(tools.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(requirements.importlib.util, "find_spec", lambda name: name)
     with pytest.raises(InputError, match=r"cells\.lib is missing.*qflow-tech-osu018"):
         refuse_without_tools(tmp_path / "cells.lib")
 
@@ -199,7 +191,7 @@ def run_main(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_main_writes_the_same_keys_for_every_format(tmp_path, monkeypatch):
     monkeypatch.setattr(mac_area, "refuse_without_tools", lambda liberty: None)
-    monkeypatch.setattr(mac_area, "check", lambda *_: rtl.Check(steps=1234, mismatches=0))
+    monkeypatch.setattr(mac_area, "check", lambda *_: Check(steps=1234, mismatches=0))
     monkeypatch.setattr(
         mac_area,
         "standard_cells",
@@ -225,7 +217,7 @@ def test_main_writes_the_same_keys_for_every_format(tmp_path, monkeypatch):
 
 def test_nothing_is_measured_that_computes_wrong(tmp_path, monkeypatch):
     monkeypatch.setattr(mac_area, "refuse_without_tools", lambda liberty: None)
-    monkeypatch.setattr(mac_area, "check", lambda *_: rtl.Check(steps=9, mismatches=1))
+    monkeypatch.setattr(mac_area, "check", lambda *_: Check(steps=9, mismatches=1))
     with pytest.raises(AssertionError, match="1 of 9 sums are wrong"):
         run_main(tmp_path, monkeypatch)
     assert not (tmp_path / "mac_area.json").exists()

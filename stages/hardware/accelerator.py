@@ -35,7 +35,7 @@ from stages.hardware.nngen_engine.integer_network import (
     integer_logits,
     integer_network,
 )
-from stages.hardware.nngen_engine.test_bench import Run, Simulator
+from stages.hardware.nngen_engine.simulation import Run, Simulator
 
 
 def with_zeros(chain: Chain, percent: int) -> Chain:

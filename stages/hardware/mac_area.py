@@ -75,10 +75,9 @@ def conditions(metrics: dict[str, dict], library: str) -> str:
     return (
         f"Synthesis by Yosys of stages/hardware/mac, before place and route: standard cells of "
         f"{library} (180 nm), LUTs and DSPs of Xilinx's 7 series. One operation a clock, not "
-        f"{library} (180 nm), LUTs and DSPs of Xilinx's 7 series. One operation a clock, not "
-        "pipelined; only "
-        "nearest even and takes subnormals as 0. Simulated before: every sum equal to numpy's "
-        f"(steps: {steps})."
+        "pipelined; only the sum is a register; no clock frequency was asked for. fp32 rounds "
+        "product and sum to nearest even and takes subnormals as 0. Simulated before: every sum "
+        f"equal to numpy's (steps: {steps})."
     )
 
 
