@@ -15,14 +15,14 @@ from stages.common.network.network import Network, save_checkpoint, size_of, wid
 from stages.common.network.whitening import build_network
 from stages.common.pruning.channels import convolutions
 from stages.common.pruning.pruning import remove_channels, unmask
+from stages.common.training import loop as training
 from stages.common.training.checkpoints import EpochStore, model_digest
-from stages.common.training.loop import loop as training
 from stages.common.training.recipe import Schedule
 from stages.common.training.teacher import Teacher, save_teacher
+from stages.controls import train as controls
 from stages.controls.arms import flat_widths, require_smaller, start
 from stages.controls.table import markdown, sentence
 from stages.controls.train import Arm, ControlsParams, Given, affordable_epochs, summary, train_all
-from stages.controls.train import train as controls
 from stages.teach import teach
 from tests.conftest import make_images
 from tests.networks import PROVENANCE, RECIPE, TEACH, call, write_params

@@ -12,9 +12,9 @@ from stages import prune
 from stages.common.data.cifar10 import DataParams, Images, load_training_images
 from stages.common.network.network import Network, load_checkpoint, save_checkpoint, size_of
 from stages.common.network.whitening import build_network
+from stages.common.pruning import mixup_teacher
 from stages.common.pruning.fine_tuning import prune_and_fine_tune
 from stages.common.pruning.mixup_teacher import Mixtures, MixturesFirst, mixtures_of
-from stages.common.pruning.pruning import mixup_teacher as mixtures
 from stages.common.training.augmentation import Augmenter
 from stages.common.training.checkpoints import EpochStore, model_digest
 from stages.common.training.loop import Epochs
@@ -165,7 +165,7 @@ def test_the_base_is_asked_once_for_each_mixture_after_a_kill_too(
         calls.append(args)
         return mirrored_logits(*args)
 
-    monkeypatch.setattr(mixtures, "mirrored_logits", counted)
+    monkeypatch.setattr(mixup_teacher, "mirrored_logits", counted)
     epochs = Epochs(images, RECIPE, seed=0, device=CPU, teacher=teacher)
     before = [epochs.load(epoch)[2] for epoch in range(VIEWS + 1)]
     assert len(calls) == VIEWS

@@ -305,7 +305,7 @@ def test_a_profile_that_does_not_know_the_widths_is_refused(base, images):
     with pytest.raises(InputError, match=r"prune\.round_to is 4; .* multiples of 8"):
         remove_milliseconds(base, 1.0, images, params, LATENCY)
     narrow = model_from(smooth_profile([[32, 32], [64, 64], [64, 32]]), "deploy/profiles/test.json")
-    with pytest.raises(InputError, match=r"targets/test\.json covers networks up to"):
+    with pytest.raises(InputError, match=r"profiles/test\.json covers networks up to"):
         remove_milliseconds(base, 1.0, images, BY_TIME, narrow)
 
 
