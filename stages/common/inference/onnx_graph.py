@@ -16,6 +16,7 @@ from onnx import (
     GraphProto,
     ModelProto,
     NodeProto,
+    TensorProto,
     ValueInfoProto,
     numpy_helper,
     shape_inference,
@@ -50,6 +51,29 @@ class Cost:
     peak_activation_bytes: int
 
 
+@dataclass(frozen=True)
+class Weights:
+    """The weights of one operator, of ``element_bytes`` each in the file, and its biases.
+
+    ``nonzero``: those that are not exactly 0 (quantized: not their zero point). ``uses``: how often
+    one image multiplies by each weight, zeros at the padded border included.
+    """
+
+    count: int
+    nonzero: int
+    biases: int
+    element_bytes: int
+    uses: int
+
+    @property
+    def macs(self) -> int:
+        return self.count * self.uses
+
+    @property
+    def nonzero_macs(self) -> int:
+        return self.nonzero * self.uses
+
+
 def load_model(path: str | Path) -> ModelProto:
     """Raises ``InputError`` when the file is missing or no ONNX model."""
     try:
@@ -66,27 +90,12 @@ def load_model(path: str | Path) -> ModelProto:
 def cost_of(model: ModelProto) -> Cost:
     """Count for a batch of one image."""
     graph = inferred(model)
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    dequantized = {
-        node.output[0]: node
-        for node in graph.node
-        if node.op_type == "DequantizeLinear" and node.input[0] in constants
-    }
-    shapes = {value.name: shape_of(value) for value in activations(graph)}
-    params = nonzero = macs = 0
-    for node in graph.node:
-        if node.op_type not in WEIGHTED:
-            continue
-        zeros = weight_zeros(node, constants, dequantized)
-        biases = zeros.shape[0] if has_bias(node) else 0
-        params += zeros.size + biases
-        nonzero += int((~zeros).sum()) + biases
-        # A convolution's output is (1, C, H, W): each weight is used H x W times; (1, C): once.
-        macs += zeros.size * math.prod(shapes[node.output[0]][2:])
+    weights = weights_by_output(graph).values()
+    biases = sum(each.biases for each in weights)
     return Cost(
-        params=params,
-        nonzero_params=nonzero,
-        macs=macs,
+        params=sum(each.count for each in weights) + biases,
+        nonzero_params=sum(each.nonzero for each in weights) + biases,
+        macs=sum(each.macs for each in weights),
         peak_activation_bytes=peak_activation_bytes(graph),
     )
 
@@ -109,8 +118,37 @@ def shape_of(value: ValueInfoProto) -> tuple[int, ...]:
     return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
 
 
-def weight_zeros(node: NodeProto, constants: dict, dequantized: dict) -> np.ndarray:
-    """Where an operator's weight is exactly 0: its shape, bool."""
+def weights_by_output(graph: GraphProto) -> dict[str, Weights]:
+    """The weights of every operator that has some, by the name of the operator's output.
+
+    ``graph``: with shapes for one image, see ``inferred``.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    dequantized = {
+        node.output[0]: node
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants
+    }
+    shapes = {value.name: shape_of(value) for value in activations(graph)}
+    found = {}
+    for node in graph.node:
+        if node.op_type in WEIGHTED:
+            values, zeros = weight_values(node, constants, dequantized)
+            found[node.output[0]] = Weights(
+                count=values.size,
+                nonzero=values.size - int(zeros.sum()),
+                biases=len(values) if has_bias(node) else 0,
+                element_bytes=values.itemsize,
+                # A convolution's output is (1, C, H, W): H x W uses; a linear layer's (1, C): one.
+                uses=math.prod(shapes[node.output[0]][2:]),
+            )
+    return found
+
+
+def weight_values(
+    node: NodeProto, constants: dict[str, TensorProto], dequantized: dict[str, NodeProto]
+) -> tuple[np.ndarray, np.ndarray]:
+    """An operator's weight as the file holds it, and where it is exactly 0 (bool, same shape)."""
     weight_index, zero_point_index, _ = WEIGHTED[node.op_type]
     weight, zero_point = node.input[weight_index], ""
     if zero_point_index:
@@ -119,9 +157,9 @@ def weight_zeros(node: NodeProto, constants: dict, dequantized: dict) -> np.ndar
         weight, _, zero_point = [*dequantized[weight].input, ""][:3]
     values = numpy_helper.to_array(constants[weight])
     if not zero_point:
-        return values == 0
+        return values, values == 0
     zero_points = numpy_helper.to_array(constants[zero_point]).reshape(-1)  # one, or by channel
-    return values == zero_points.reshape(-1, *[1] * (values.ndim - 1))
+    return values, values == zero_points.reshape(-1, *[1] * (values.ndim - 1))
 
 
 def has_bias(node: NodeProto) -> bool:
@@ -161,7 +199,7 @@ def activation_buffers(graph: GraphProto) -> dict[str, str]:
 
 def buffer_bytes(graph: GraphProto, buffers: dict[str, str]) -> dict[str, int]:
     """What each buffer takes; one that is quantized at some point is held quantized."""
-    sizes = {}
+    sizes: dict[str, int] = {}
     for value in activations(graph):
         if value.name in buffers:
             element = tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).itemsize

@@ -70,7 +70,10 @@ def engine_estimates(work: Work, engine: str, params: EnergyParams) -> dict:
     stored = "packed_weight_bytes" if engine == "zero_skipping" else "weight_bytes"
     arithmetic = sum(arithmetic_pj(operator, engine, params) for operator in work.operators)
     activations = activation_pj(work, params)
-    found = {"arithmetic_uj": microjoules(arithmetic), "activations_uj": microjoules(activations)}
+    found: dict[str, Any] = {
+        "arithmetic_uj": microjoules(arithmetic),
+        "activations_uj": microjoules(activations),
+    }
     for memory in MEMORIES:
         on_chip, off_chip = weight_places(work.total(stored), memory, params)
         low, high = weight_pj(on_chip, off_chip, params)

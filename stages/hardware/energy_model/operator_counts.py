@@ -1,14 +1,14 @@
-"""What one inference computes, reads and writes, operator by operator, counted from an ONNX file.
+"""Operations, weights and activation bytes of one inference, operator by operator, of an ONNX file.
 
-FP32 or INT8 (QDQ), batch 1. What a runtime fuses is one operator here, as in ``graph``. A
-multiply-accumulate with a zero at the padded border counts like any other.
+FP32 or INT8 (QDQ), batch 1. Operators that a runtime fuses count as one, and multiply-accumulates
+are counted as in ``stages.common.inference.onnx_graph``.
 """
 
 import math
 from dataclasses import dataclass
 
 from onnx import GraphProto, ModelProto, NodeProto
-from onnx.helper import get_attribute_value, tensor_dtype_to_np_dtype
+from onnx.helper import get_attribute_value
 
 from stages.common.core.cli import InputError
 from stages.common.inference.onnx_graph import (
@@ -17,10 +17,9 @@ from stages.common.inference.onnx_graph import (
     activation_buffers,
     activations,
     buffer_bytes,
-    has_bias,
     inferred,
     shape_of,
-    weight_zeros,
+    weights_by_output,
 )
 
 COUNTED = (*WEIGHTED, "MaxPool")
@@ -36,14 +35,14 @@ class Operator:
     """
 
     precision: str
-    macs: int
-    nonzero_macs: int
-    comparisons: int
-    weights: int
-    nonzero_weights: int
-    bias_bytes: int
     read_bytes: int
     written_bytes: int
+    macs: int = 0
+    nonzero_macs: int = 0
+    comparisons: int = 0
+    weights: int = 0
+    nonzero_weights: int = 0
+    bias_bytes: int = 0
 
     @property
     def element_bytes(self) -> int:
@@ -84,69 +83,49 @@ def work_of(model: ModelProto) -> Work:
 
 
 class Counter:
-    """What is looked up of a graph to count its operators."""
+    """Looks up in a graph what counting its operators needs."""
 
     def __init__(self, graph: GraphProto):
-        self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        self.dequantized = {
-            node.output[0]: node
-            for node in graph.node
-            if node.op_type == "DequantizeLinear" and node.input[0] in self.constants
-        }
+        self.weights = weights_by_output(graph)
         self.buffers = activation_buffers(graph)
         self.sizes = buffer_bytes(graph, self.buffers)
         self.shapes = {value.name: shape_of(value) for value in activations(graph)}
 
     def is_operator(self, node: NodeProto) -> bool:
-        """Not what prepares a weight, nor what is fused into another or only a view."""
+        """False for what prepares a weight, is fused into another operator, or is only a view."""
         return node.output[0] in self.buffers and node.op_type not in IN_PLACE
 
     def operator(self, node: NodeProto) -> Operator:
+        name = node.output[0]
         if node.op_type not in COUNTED:
             raise InputError(
-                f"{node.op_type} (it makes '{node.output[0]}') is not counted; known: "
+                f"{node.op_type} (it makes '{name}') is not counted; known: "
                 f"{', '.join(COUNTED)}; add it to stages/hardware/energy_model/operator_counts.py"
             )
-        name = node.output[0]
         read = {self.buffers[item] for item in node.input if item in self.buffers}
         moved = {
             "read_bytes": sum(self.sizes[buffer] for buffer in read),
             "written_bytes": self.sizes[name],
         }
         if node.op_type == "MaxPool":
-            return self._pooling(node, moved)
-        zeros = weight_zeros(node, self.constants, self.dequantized)
-        positions = math.prod(self.shapes[name][2:])  # each weight is used height x width times
-        nonzero = int((~zeros).sum())
+            elements = math.prod(self.shapes[name])
+            return Operator(
+                precision="int8" if self.sizes[name] == elements else "fp32",
+                comparisons=elements * (math.prod(kernel_of(node)) - 1),  # n values: n - 1 of them
+                **moved,
+            )
+        weights = self.weights[name]
         return Operator(
-            precision="int8" if self._weight_bytes(node) == 1 else "fp32",
-            macs=zeros.size * positions,
-            nonzero_macs=nonzero * positions,
-            comparisons=0,
-            weights=zeros.size,
-            nonzero_weights=nonzero,
-            bias_bytes=BIAS_BYTES * zeros.shape[0] if has_bias(node) else 0,
+            precision="int8" if weights.element_bytes == 1 else "fp32",
+            macs=weights.macs,
+            nonzero_macs=weights.nonzero_macs,
+            weights=weights.count,
+            nonzero_weights=weights.nonzero,
+            bias_bytes=BIAS_BYTES * weights.biases,
             **moved,
         )
 
-    def _pooling(self, node: NodeProto, moved: dict[str, int]) -> Operator:
-        """The largest of n takes n - 1 comparisons."""
-        elements = math.prod(self.shapes[node.output[0]])
-        kernel = {item.name: get_attribute_value(item) for item in node.attribute}["kernel_shape"]
-        return Operator(
-            precision="int8" if moved["written_bytes"] == elements else "fp32",
-            macs=0,
-            nonzero_macs=0,
-            comparisons=elements * (math.prod(kernel) - 1),
-            weights=0,
-            nonzero_weights=0,
-            bias_bytes=0,
-            **moved,
-        )
 
-    def _weight_bytes(self, node: NodeProto) -> int:
-        """Of one weight as the file holds it."""
-        name = node.input[WEIGHTED[node.op_type][0]]
-        if name in self.dequantized:
-            name = self.dequantized[name].input[0]
-        return tensor_dtype_to_np_dtype(self.constants[name].data_type).itemsize
+def kernel_of(node: NodeProto) -> list[int]:
+    attributes = {item.name: get_attribute_value(item) for item in node.attribute}
+    return list(attributes["kernel_shape"])
