@@ -8,9 +8,9 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from stages.common.cli import InputError
 
 from stages import colab
-from stages.common.cli import InputError
 from tests.pipelines import ROOT, Repository
 
 NOTEBOOK = ROOT / "colab.ipynb"

@@ -16,8 +16,8 @@ import pytest
 from stages import prepare as stage
 from stages.common.core.cli import InputError
 from stages.common.core.files import digest
+from stages.common.data import sources as cifar_sources
 from stages.common.data.cifar10 import CLASSES, TEST_FILE, TRAIN_FILES, Images, read_images
-from stages.common.data.cifar10 import sources as cifar_sources
 from stages.prepare import PrepareParams, prepare
 from tests.conftest import make_images, write_images
 

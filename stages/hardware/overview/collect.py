@@ -56,28 +56,32 @@ def collect(sources: Sources, params: HardwareParams) -> tuple[list[Quantity], l
 
 
 def on_cpu(sources: Sources) -> tuple[list[Quantity], str]:
-    summary, path = sources.metrics("summary.json", REPRO)
+    times, path = sources.metrics("benchmark.json", REPRO)
+    evaluations = {name: sources.metrics(f"evaluate/{name}.json", REPRO) for name in MEASURED}
+    pruned, pruned_path = evaluations["pruned"]
     rows = nearest_zeros(
-        read_rows(sources.sweep, SWEEP), figure(summary, "pruned", "nonzero_params", where=path)
+        read_rows(sources.sweep, SWEEP), figure(pruned, "nonzero_params", where=pruned_path)
     )
     quantities = []
     for runtime, title in RUNTIMES.items():
         column = {"opencv": "ratio_to_base", "onnxruntime": "onnxruntime_ratio_to_base"}[runtime]
         values = {
-            name: figure(summary, name, "latency_ratio_to_base", runtime, where=path)
-            for name in MEASURED
+            name: figure(times, name, runtime, "ratio_to_base", where=path) for name in MEASURED
         }
         values |= {
             name: values[DENSE[name]] * float(row[column]) / float(dense[column])
             for name, (row, dense) in rows.items()
         }
         quantities.append(Quantity(CPU, "time", f"time in {title}", "× base", "measured", values))
-    sizes = {name: figure(summary, name, "size_bytes", where=path) / 1000 for name in MEASURED}
+    sizes = {
+        name: figure(evaluations[name][0], "size_bytes", where=evaluations[name][1]) / 1000
+        for name in MEASURED
+    }
     sizes |= {name: float(row["size_bytes"]) / 1000 for name, (row, _) in rows.items()}
     quantities.append(Quantity(CPU, "memory", "model file", "KB", "measured", sizes))
     row, _ = rows["unstructured"]
     note = (
-        f"CPU: {read_metrics(sources.folder / 'benchmark.json', REPRO)['environment']['cpu']}, one "
+        f"CPU: {times['environment']['cpu']}, one "
         f"thread; unstructured is the sweep's point at {row['prune.amount']} of the "
         f"multiply-accumulates ({int(row['nonzero_params']):,} weights are not 0), its time put "
         "here as the multiple of the dense network's that it was in the sweep's own rounds."
