@@ -11,7 +11,6 @@ Raises  InputError when evaluate.engine refuses the model
 
 import argparse
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -20,18 +19,11 @@ import numpy as np
 from stages.common.core.accuracy import accuracy, class_accuracy
 from stages.common.core.cli import run
 from stages.common.core.files import write_csv, write_json
-from stages.common.core.params import load_params, one_of, whole
+from stages.common.core.params import load_params
 from stages.common.data.cifar10 import CLASSES, load_test_images
 from stages.common.inference.onnx_graph import cost_of, load_model
-from stages.common.inference.sessions import ENGINES, OpenCVSession, predict
-
-
-@dataclass(frozen=True)
-class EvaluateParams:
-    """How the test images are run."""
-
-    engine: str = one_of(*ENGINES)
-    batch_size: int = whole(at_least=1)
+from stages.common.inference.params import EvaluateParams
+from stages.common.inference.sessions import OpenCVSession, predict
 
 
 def accuracy_metrics(predictions: np.ndarray, labels: np.ndarray) -> dict:

@@ -16,7 +16,6 @@ import argparse
 import copy
 import json
 from collections import OrderedDict
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -29,7 +28,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import replacing, write_json
-from stages.common.core.params import load_params, number, whole
+from stages.common.core.params import load_params
 from stages.common.data.cifar10 import (
     CLASSES,
     IMAGE_SHAPE,
@@ -38,6 +37,7 @@ from stages.common.data.cifar10 import (
     load_training_images,
 )
 from stages.common.inference.onnx_graph import strip
+from stages.common.inference.params import ExportParams
 from stages.common.inference.sessions import BATCH_SIZE, OnnxRuntimeSession, OpenCVSession, predict
 from stages.common.network.network import Checkpoint, Network, load_checkpoint
 
@@ -51,15 +51,6 @@ INPUT_DESCRIPTION = {
     "type": "float32",
     "range": [0, 255],
 }
-
-
-@dataclass(frozen=True)
-class ExportParams:
-    """How the ONNX file is written, and how far the runtimes may be from PyTorch."""
-
-    opset: int = whole(at_least=18, at_most=21)
-    check_images: int = whole(at_least=1)
-    logit_tolerance: float = number(at_least=0)
 
 
 def folded(model: Network) -> nn.Sequential:

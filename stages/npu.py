@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,7 +26,7 @@ from stages.common.inference.tflite_file import load_tflite, packed
 from stages.common.inference.tflite_writer import tflite_bytes
 from stages.common.npu.chart import npu_chart
 from stages.common.npu.sparse_tflite import nonzero_weights, share_of_zeros, thinned
-from stages.common.npu.vela import VERSION, Estimate, Target, estimate, target_list
+from stages.common.npu.vela import VERSION, Estimate, NPUParams, Target, estimate
 from stages.common.reporting.markdown import as_table
 from stages.common.reporting.style import save_png
 
@@ -42,13 +41,6 @@ METRICS = (  # what `dvc metrics diff` compares; the CSV has all
     "encoded_weight_bytes",
 )
 Estimates = dict[str, dict[Target, Estimate]]  # by variant
-
-
-@dataclass(frozen=True)
-class NPUParams:
-    """What is compiled for: accelerator, system configuration and memory mode, by Vela's names."""
-
-    targets: list[str] = target_list()
 
 
 def write_variants(folder: Path, base: Path, pruned: Path, fp32: Path) -> dict[str, Path]:

@@ -20,7 +20,6 @@ import dataclasses
 import io
 import json
 import tempfile
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -44,10 +43,11 @@ from onnxruntime.quantization.quant_utils import (
 from stages.common.core.accuracy import accuracy
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import replacing, write_json
-from stages.common.core.params import flag, load_params, number, one_of, whole
+from stages.common.core.params import load_params
 from stages.common.data.cifar10 import DataParams, Images, load_training_images
 from stages.common.inference.gptq import patches_of, round_filters
 from stages.common.inference.onnx_graph import load_model, read_metadata, strip
+from stages.common.inference.params import QuantizeParams
 from stages.common.inference.sessions import (
     BATCH_SIZE,
     OnnxRuntimeSession,
@@ -68,21 +68,6 @@ LEVELS, REDUCED_LEVELS = (
     for ranges in (ONNX_INT_TYPE_SYMMETRIC_RANGE, ONNX_INT_TYPE_REDUCED_RANGE)
 )
 ACTIVATION_TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
-
-
-@dataclass(frozen=True)
-class QuantizeParams:
-    """How ranges are found, and how much accuracy INT8 may cost.
-
-    ``reduce_range`` keeps weights to 7 bits: without VNNI an x86 CPU adds two products in 16 bits,
-    which overflow with 8-bit weights, and accuracy collapses on that CPU only.
-    """
-
-    calibration_images: int = whole(at_least=1)
-    calibration_method: str = one_of(*METHODS)
-    activation_type: str = one_of(*ACTIVATION_TYPES)
-    reduce_range: bool = flag()
-    max_accuracy_drop: float = number(at_least=0, at_most=100)
 
 
 class CalibrationReader(CalibrationDataReader):

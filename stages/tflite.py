@@ -14,7 +14,6 @@ Raises  InputError when an operator cannot be converted, or when LiteRT agrees w
 
 import argparse
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,21 +21,13 @@ import numpy as np
 from stages.common.core.accuracy import accuracy
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import replacing, write_json
-from stages.common.core.params import load_params, number, whole
+from stages.common.core.params import load_params
 from stages.common.data.cifar10 import DataParams, Images, load_training_images
 from stages.common.inference.layer_chain import quantization_between, read_chain, with_output
 from stages.common.inference.litert import KERNELS, LiteRTSession
+from stages.common.inference.params import TFLiteParams
 from stages.common.inference.sessions import BATCH_SIZE, OnnxRuntimeSession, predict
 from stages.common.inference.tflite_writer import tflite_bytes
-
-
-@dataclass(frozen=True)
-class TFLiteParams:
-    """Images for the logits' range and for the check, and the agreement (%) it must show."""
-
-    calibration_images: int = whole(at_least=1)
-    check_images: int = whole(at_least=1)
-    min_agreement: float = number(at_least=0, at_most=100)
 
 
 def first(images: Images, count: int, key: str, limit: str) -> Images:

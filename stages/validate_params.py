@@ -18,23 +18,25 @@ from stages.common.core.cli import InputError, run
 from stages.common.core.files import write_json
 from stages.common.core.params import parse_section, read_params, reject_unknown_keys
 from stages.common.data.cifar10 import DataParams
+from stages.common.inference.params import (
+    EvaluateParams,
+    ExportParams,
+    QuantizeParams,
+    TFLiteParams,
+)
+from stages.common.npu.vela import NPUParams
 from stages.common.pruning.pruning import PruneParams, refuse_contradictions, refuse_other_shapes
 from stages.common.revisions.changes import VerdictParams
 from stages.common.studies.grid import StudiesParams, experiments_of
 from stages.common.training.recipe import RecipeParams
 from stages.controls.train import ControlsParams
-from stages.evaluate import EvaluateParams
-from stages.export import ExportParams
 from stages.hardware.energy_model.energy import EnergyParams
-from stages.hardware.hls import HLSParams
+from stages.hardware.hls_design.params import HLSParams
 from stages.hardware.mac_area import MacAreaParams
 from stages.hardware.nngen_engine.engine import AcceleratorParams
 from stages.hardware.overview.collect import HardwareParams
-from stages.npu import NPUParams
 from stages.prepare import PrepareParams
-from stages.quantize import QuantizeParams
 from stages.teach import TeachParams
-from stages.tflite import TFLiteParams
 from stages.train import TrainParams
 
 SECTIONS = {

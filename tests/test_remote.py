@@ -10,9 +10,10 @@ from dvc.repo import Repo
 
 from stages.common.core.files import digest
 from stages.tools.publish import LIMIT_BYTES, object_path, results
-from tests.pipelines import ROOT, Repository, stages_run
+from tests.pipelines import ROOT, Repository, copy_working_tree, stages_run
 
 REMOTE = Path(".dvc/remote")
+PERSON = ("-c", "user.name=Test", "-c", "user.email=test@example.com")
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +98,21 @@ def test_the_committed_remote_holds_the_committed_models_and_nothing_else():
     assert {Path(name) for name in files} == {object_path(REMOTE, md5) for md5 in sizes}
     assert {digest(ROOT / object_path(REMOTE, md5)) for md5 in sizes} == set(sizes)
     assert sum(sizes.values()) <= LIMIT_BYTES
+
+
+def test_a_clone_that_converts_line_ends_has_the_bytes_of_every_file(tmp_path):
+    """Git for Windows sets core.autocrlf; DVC would take every changed file for a new one."""
+    repository, clone = tmp_path / "repository", tmp_path / "clone"
+    copy_working_tree(repository)
+    for command in (
+        ["git", "init", "--quiet", repository],
+        ["git", "-C", repository, "add", "--all"],
+        ["git", "-C", repository, *PERSON, "commit", "--quiet", "--message", "all"],
+        ["git", "clone", "--quiet", "--config", "core.autocrlf=true", repository, clone],
+    ):
+        subprocess.run(command, check=True)
+    files = [path for path in repository.rglob("*") if path.is_file()]
+    files = [path.relative_to(repository) for path in files if ".git" not in path.parts]
+    assert Path("params.yaml") in files
+    changed = [name for name in files if digest(clone / name) != digest(repository / name)]
+    assert changed == []

@@ -14,16 +14,14 @@ Raises  InputError when hls4ml, QONNX or g++ is missing, or when every width los
 
 import argparse
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from stages.common.core.accuracy import accuracy
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import write_json
-from stages.common.core.params import load_params, number, rule, text, whole
+from stages.common.core.params import load_params
 from stages.common.data.cifar10 import DataParams, Images, load_test_images, load_training_images
 from stages.common.inference.layer_chain import Chain, read_chain
 from stages.hardware.hls_design.cost import cost_of
@@ -34,6 +32,7 @@ from stages.hardware.hls_design.fixed_point import (
     real_activations,
     real_logits,
 )
+from stages.hardware.hls_design.params import HLSParams
 from stages.hardware.hls_design.project import (
     Target,
     refuse_without_tools,
@@ -44,34 +43,6 @@ from stages.hardware.hls_design.project import (
 
 BATCH_SIZE = 100  # it bounds memory and shapes no result
 BENCH_IMAGES = 10  # validation images for the project's own test
-
-
-def ascending(at_least: int, at_most: int) -> Any:
-    """A list of different whole numbers."""
-    return rule(
-        lambda value: (
-            isinstance(value, list)
-            and len(value) > 0
-            and all(type(item) is int and at_least <= item <= at_most for item in value)
-            and value == sorted(set(value))
-        ),
-        f"a list of whole numbers in [{at_least}, {at_most}], each above the one before it",
-    )
-
-
-@dataclass(frozen=True)
-class HLSParams:
-    """Widths (bits) to try, what chooses and what is simulated, and the design's target."""
-
-    widths: list = ascending(at_least=2, at_most=16)
-    first_layer_width: int = whole(at_least=2, at_most=16)
-    calibration_images: int = whole(at_least=1)
-    max_accuracy_drop: float = number(at_least=0, at_most=100)
-    simulated_images: int = whole(at_least=1, at_most=10_000)
-    reuse_factors: list = ascending(at_least=1, at_most=1_000_000)
-    reuse_factor: int = whole(at_least=1, at_most=1_000_000)
-    part: str = text()
-    clock_ns: float = number(at_least=0.1)
 
 
 def fixed_chains(chain: Chain, pixels: np.ndarray, params: HLSParams) -> dict[int, FixedChain]:

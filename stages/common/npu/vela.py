@@ -89,6 +89,13 @@ def target_list() -> Any:
 
 
 @dataclass(frozen=True)
+class NPUParams:
+    """What is compiled for: accelerator, system configuration and memory mode, by Vela's names."""
+
+    targets: list[str] = target_list()
+
+
+@dataclass(frozen=True)
 class Estimate:
     """What Vela says of one inference (batch 1); None where nothing runs on the NPU.
 

@@ -1,0 +1,51 @@
+"""Params of the stages that write and run ONNX and TFLite files.
+
+They stand apart from their stages because ``validate_params`` reads all sections: it must not wait
+for torch.
+"""
+
+from dataclasses import dataclass
+
+from stages.common.core.params import flag, number, one_of, whole
+from stages.common.inference.sessions import ENGINES
+
+
+@dataclass(frozen=True)
+class ExportParams:
+    """How the ONNX file is written, and how far the runtimes may be from PyTorch."""
+
+    opset: int = whole(at_least=18, at_most=21)
+    check_images: int = whole(at_least=1)
+    logit_tolerance: float = number(at_least=0)
+
+
+@dataclass(frozen=True)
+class QuantizeParams:
+    """How ranges are found, and how much accuracy INT8 may cost.
+
+    ``reduce_range`` keeps weights to 7 bits: without VNNI an x86 CPU adds two products in 16 bits,
+    which overflow with 8-bit weights, and accuracy collapses on that CPU only.
+    """
+
+    calibration_images: int = whole(at_least=1)
+    calibration_method: str = one_of("minmax", "entropy", "percentile")
+    activation_type: str = one_of("uint8", "int8")
+    reduce_range: bool = flag()
+    max_accuracy_drop: float = number(at_least=0, at_most=100)
+
+
+@dataclass(frozen=True)
+class EvaluateParams:
+    """How the test images are run."""
+
+    engine: str = one_of(*ENGINES)
+    batch_size: int = whole(at_least=1)
+
+
+@dataclass(frozen=True)
+class TFLiteParams:
+    """Images for the logits' range and for the check, and the agreement (%) it must show."""
+
+    calibration_images: int = whole(at_least=1)
+    check_images: int = whole(at_least=1)
+    min_agreement: float = number(at_least=0, at_most=100)
