@@ -20,7 +20,7 @@ from stages.common.core.cli import InputError, is_disk_full, run
 from stages.common.core.files import digest, write_text
 from stages.common.core.params import list_of, load_params, text
 from stages.common.data.cifar10 import CLASSES, CLASSES_FILE
-from stages.common.data.sources import DIGESTS, SOURCES, SourceFailed, describe, fetch
+from stages.common.data.sources import DIGESTS, SOURCES, describe, fetch
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def fetch_first(params: PrepareParams, part: Path, digests: dict[str, str]) -> s
             fetch(source, params.local_path, work=work, into=new)
             verify(new, digests)
             return origin
-        except (SourceFailed, OSError) as error:
+        except (InputError, OSError) as error:
             if is_disk_full(error):
                 raise
             reasons.append(f"  {origin}: {error}")
@@ -63,17 +63,17 @@ def fetch_first(params: PrepareParams, part: Path, digests: dict[str, str]) -> s
 
 
 def verify(directory: Path, digests: dict[str, str]) -> None:
-    """Raise ``SourceFailed`` for the first file that is not the published one."""
+    """Raise ``InputError`` for the first file that is not the published one."""
     for name, expected in digests.items():
         found = digest(directory / name)
         if found != expected:
-            raise SourceFailed(f"{name} has the md5 {found}; expected {expected}")
+            raise InputError(f"{name} has the md5 {found}; expected {expected}")
 
 
 def is_complete(directory: Path, digests: dict[str, str]) -> bool:
     try:
         verify(directory, digests)
-    except (SourceFailed, OSError):
+    except (InputError, OSError):
         return False
     return True
 
@@ -87,7 +87,7 @@ def all_failed(reasons: list[str]) -> str:
         [
             "no source in prepare.sources gave CIFAR-10:",
             *reasons,
-            "Fetch cifar-10-binary.tar.gz by other means, then run:",
+            "Fetch cifar-10-binary.tar.gz (or cifar-10-python.tar.gz) by other means, then run:",
             "  dvc exp run -S prepare.local_path=/path/to/cifar-10-binary.tar.gz",
             "or set prepare.local_path in params.yaml and run: dvc repro",
         ]
