@@ -26,7 +26,7 @@ from stages.common.inference.params import (
 )
 from stages.common.npu.vela import NPUParams
 from stages.common.pruning.pruning import PruneParams, refuse_contradictions, refuse_other_shapes
-from stages.common.revisions.changes import VerdictParams
+from stages.common.revisions.changes import CompareRevisionsParams
 from stages.common.studies.grid import StudiesParams, experiments_of
 from stages.common.training.recipe import RecipeParams
 from stages.controls.train import ControlsParams
@@ -58,7 +58,7 @@ SECTIONS = {
     "hls": HLSParams,
     "accelerator": AcceleratorParams,
     "hardware": HardwareParams,
-    "verdict": VerdictParams,
+    "compare_revisions": CompareRevisionsParams,
     "studies": StudiesParams,
 }
 OFFICIAL_TRAINING_IMAGES = 50_000

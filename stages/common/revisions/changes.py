@@ -1,7 +1,7 @@
 """What counts as a change between two revisions of a model, and when it is too much of one.
 
 Latency: `faster` or `slower` when the whole 95 % interval of the ratio lies beyond
-``verdict.latency_noise`` and, over the blocks, Wilcoxon's exact test gives at most
+``compare_revisions.latency_noise`` and, over the blocks, Wilcoxon's exact test gives at most
 ``LATENCY_ALPHA``. The interval says how large a change is; the test keeps the same file from ever
 being called changed more often than that, on however busy a machine, because the two sides of a
 block are then alike but for their names.
@@ -34,12 +34,12 @@ COMPARED, SAME_FILE = "compared", "same file"
 ONLY_IN_BASE, ONLY_IN_HEAD = "only in base", "only in head"
 RUNTIMES = {"opencv": "OpenCV DNN", "onnxruntime": "ONNX Runtime"}
 ACCURACY_ALPHA = 1 - CONFIDENCE
-LATENCY_ALPHA = 0.01  # a verdict has many latencies, and each may be a false alarm
+LATENCY_ALPHA = 0.01  # many latencies are compared; each may be a false alarm
 MIN_BLOCKS = 8  # 2 / 2**8 < LATENCY_ALPHA: with fewer, nothing could ever be detected
 
 
 @dataclass(frozen=True)
-class VerdictParams:
+class CompareRevisionsParams:
     """How two revisions are compared, and what HEAD may lose."""
 
     threads: int = whole(at_least=1)
@@ -58,7 +58,7 @@ class VerdictParams:
 class LatencyChange:
     """HEAD's time as a multiple of BASE's; milliseconds are medians over all blocks."""
 
-    verdict: str
+    outcome: str
     ratio: float
     ratio_low: float
     ratio_high: float
@@ -71,7 +71,7 @@ class LatencyChange:
 class AccuracyChange:
     """HEAD's accuracy less BASE's, in points, on the same images."""
 
-    verdict: str
+    outcome: str
     base: float  # percent
     head: float
     change: float
@@ -103,7 +103,7 @@ class Comparison:
     latency: dict[str, LatencyChange] = field(default_factory=dict)
     accuracy: AccuracyChange | None = None
 
-    def verdicts(self) -> dict[str, str | None]:
+    def outcomes(self) -> dict[str, str | None]:
         """By runtime, and of accuracy; None where one revision lacks the variant.
 
         A file cannot differ from itself, so that the same one in both needs no measurement.
@@ -111,13 +111,13 @@ class Comparison:
         unmeasured = NO_CHANGE if self.status == SAME_FILE else None
         changes = {**self.latency, **({"accuracy": self.accuracy} if self.accuracy else {})}
         return {
-            key: changes[key].verdict if key in changes else unmeasured
+            key: changes[key].outcome if key in changes else unmeasured
             for key in (*RUNTIMES, "accuracy")
         }
 
     def as_json(self) -> dict:
         """Identical keys for every variant."""
-        values = {**dataclasses.asdict(self), "verdicts": self.verdicts()}
+        values = {**dataclasses.asdict(self), "outcomes": self.outcomes()}
         latency = {runtime: values["latency"].get(runtime) for runtime in RUNTIMES}
         ratio = None
         if self.base and self.head:
@@ -125,19 +125,21 @@ class Comparison:
         return {**values, "latency": latency, "size_ratio": ratio}
 
 
-def judge_latency(base_ms: np.ndarray, head_ms: np.ndarray, params: VerdictParams) -> LatencyChange:
+def judge_latency(
+    base_ms: np.ndarray, head_ms: np.ndarray, params: CompareRevisionsParams
+) -> LatencyChange:
     """Both (blocks, rounds) milliseconds, taken in the same rounds; see the module's text."""
     ratio, low, high = ratio_over_blocks(
         head_ms, base_ms, bootstrap_samples=params.bootstrap_samples, seed=params.seed
     )
     p_value = signed_rank_exact(np.log(block_ratios(head_ms, base_ms)))
-    verdict = NO_CHANGE
+    outcome = NO_CHANGE
     if p_value <= LATENCY_ALPHA and low > 1 + params.latency_noise:
-        verdict = "slower"
+        outcome = "slower"
     if p_value <= LATENCY_ALPHA and high < 1 / (1 + params.latency_noise):
-        verdict = "faster"
+        outcome = "faster"
     return LatencyChange(
-        verdict=verdict,
+        outcome=outcome,
         ratio=round(ratio, 4),
         ratio_low=round(low, 4),
         ratio_high=round(high, 4),
@@ -156,13 +158,13 @@ def judge_accuracy(base: np.ndarray, head: np.ndarray, labels: np.ndarray) -> Ac
     """
     only_base, only_head = discordant(base, head, labels)
     p_value = mcnemar_exact(only_base, only_head)
-    verdict = NO_CHANGE
+    outcome = NO_CHANGE
     if p_value < ACCURACY_ALPHA:
-        verdict = "better" if only_head > only_base else "worse"
+        outcome = "better" if only_head > only_base else "worse"
     points = 100 * (only_base + only_head) / len(labels)
     low, high = share_interval(only_head, only_base + only_head)
     return AccuracyChange(
-        verdict=verdict,
+        outcome=outcome,
         base=round(accuracy(base, labels), 2),
         head=round(accuracy(head, labels), 2),
         change=round(100 * (only_head - only_base) / len(labels), 2),
@@ -201,18 +203,18 @@ def significant(p_value: float) -> float:
     return float(f"{p_value:.3g}")
 
 
-def exceeded(comparison: Comparison, params: VerdictParams) -> list[str]:
+def exceeded(comparison: Comparison, params: CompareRevisionsParams) -> list[str]:
     """One phrase for every tolerance that the variant exceeds; see the module's text."""
     name, found = comparison.variant, []
     change = comparison.accuracy
-    if change and change.verdict == "worse" and -change.change_high > params.max_accuracy_drop:
+    if change and change.outcome == "worse" and -change.change_high > params.max_accuracy_drop:
         found.append(
             f"{name} loses {-change.change:.2f} points of accuracy "
             f"[{-change.change_high:.2f}, {-change.change_low:.2f}], allowed "
             f"{params.max_accuracy_drop:g}"
         )
     for runtime, latency in comparison.latency.items():
-        if latency.verdict == "slower" and latency.ratio_low > params.max_latency_ratio:
+        if latency.outcome == "slower" and latency.ratio_low > params.max_latency_ratio:
             found.append(
                 f"{name} takes {latency.ratio:.2f} × [{latency.ratio_low:.2f}, "
                 f"{latency.ratio_high:.2f}] the time in {RUNTIMES[runtime]}, allowed "

@@ -1,14 +1,15 @@
-"""A verdict as Markdown: one sentence, one table, and what it rests on."""
+"""The comparison of two revisions as Markdown: a sentence, a table, and the conditions."""
 
+from stages.common.reporting.markdown import as_table
 from stages.common.revisions.changes import (
     COMPARED,
     NO_CHANGE,
     RUNTIMES,
     SAME_FILE,
     AccuracyChange,
+    CompareRevisionsParams,
     Comparison,
     LatencyChange,
-    VerdictParams,
 )
 from stages.common.revisions.model_files import Revision
 
@@ -16,7 +17,7 @@ HEADS = ["variant", *RUNTIMES.values(), "accuracy", "bytes", "MACs"]
 
 
 def sentence(comparisons: list[Comparison], violations: list[str]) -> str:
-    """The verdict: what exceeds its tolerance, or what changed within them."""
+    """Which tolerances are exceeded; if none is, what changed within them."""
     if violations:
         return f"Tolerance exceeded: {'; '.join(violations)}."
     phrases = [phrase for comparison in comparisons for phrase in changes(comparison)]
@@ -27,12 +28,12 @@ def changes(comparison: Comparison) -> list[str]:
     """What is detectably different, in words."""
     name = comparison.variant
     phrases = [
-        f"{name} is {change.verdict} in {RUNTIMES[runtime]}"
+        f"{name} is {change.outcome} in {RUNTIMES[runtime]}"
         for runtime, change in comparison.latency.items()
-        if change.verdict != NO_CHANGE
+        if change.outcome != NO_CHANGE
     ]
-    if comparison.accuracy and comparison.accuracy.verdict != NO_CHANGE:
-        phrases.append(f"{name} is {comparison.accuracy.verdict} in accuracy")
+    if comparison.accuracy and comparison.accuracy.outcome != NO_CHANGE:
+        phrases.append(f"{name} is {comparison.accuracy.outcome} in accuracy")
     elif comparison.accuracy and comparison.accuracy.classes_moved:
         phrases.append(f"{name}'s accuracy moved in {classes_of(comparison.accuracy)}")
     if comparison.base and comparison.head:
@@ -47,22 +48,21 @@ def only(comparison: Comparison) -> str:
 
 
 def markdown(
-    verdict: str,
+    summary: str,
     comparisons: list[Comparison],
     revisions: tuple[Revision, Revision],
     environment: dict,
-    params: VerdictParams,
+    params: CompareRevisionsParams,
 ) -> str:
-    """``verdict``: the sentence; ``revisions``: BASE and HEAD; ``environment``: the machine."""
+    """``summary``: of ``sentence``; ``revisions``: BASE and HEAD; ``environment``: the machine."""
     base, head = (named(revision) for revision in revisions)
     measured = any(comparison.status == COMPARED for comparison in comparisons)
     rows = [HEADS, ["---", *["---:"] * (len(HEADS) - 1)], *map(row, comparisons)]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
     paragraphs = [
-        f"**{verdict}**",
+        f"**{summary}**",
         f"HEAD ({head}) against BASE ({base}): times are multiples of BASE's, accuracy is HEAD's "
         "less BASE's in points, both with a 95 % interval.",
-        table,
+        as_table(rows),
         *[moved(each) for each in comparisons if each.accuracy and each.accuracy.classes_moved],
         conditions(environment, params) if measured else "No file differs: nothing was run.",
     ]
@@ -82,7 +82,7 @@ def row(comparison: Comparison) -> list[str]:
         cells = [f"{NO_CHANGE} ({SAME_FILE})"] * 3
     if comparison.status == COMPARED:
         cells = [latency_cell(comparison.latency[runtime]) for runtime in RUNTIMES]
-        cells.append(accuracy_cell(comparison.accuracy))
+        cells += [accuracy_cell(comparison.accuracy)] if comparison.accuracy else []
     counts = [
         [footprint and getattr(footprint, key) for footprint in (comparison.base, comparison.head)]
         for key in ("size_bytes", "macs")
@@ -92,12 +92,16 @@ def row(comparison: Comparison) -> list[str]:
 
 def latency_cell(change: LatencyChange) -> str:
     interval = f"[{change.ratio_low:.3f}, {change.ratio_high:.3f}]"
-    return f"{change.verdict}: {change.ratio:.3f} × {interval}"
+    return f"{in_short(change.outcome)}: {change.ratio:.3f} × {interval}"
 
 
 def accuracy_cell(change: AccuracyChange) -> str:
     interval = f"[{change.change_low:+.2f}, {change.change_high:+.2f}]"
-    return f"{change.verdict}: {change.change:+.2f} {interval}, p = {change.p_value:g}"
+    return f"{in_short(change.outcome)}: {change.change:+.2f} {interval}"
+
+
+def in_short(outcome: str) -> str:
+    return "no change" if outcome == NO_CHANGE else outcome
 
 
 def count_cell(base: int | None, head: int | None) -> str:
@@ -115,7 +119,7 @@ def classes_of(change: AccuracyChange) -> str:
     return ", ".join(f"{name} {points:+.2f}" for name, points in change.classes_moved.items())
 
 
-def conditions(environment: dict, params: VerdictParams) -> str:
+def conditions(environment: dict, params: CompareRevisionsParams) -> str:
     plural = "s" if params.threads > 1 else ""
     return (
         f"Measured on this machine in one process: {environment['cpu']}, {params.threads} "

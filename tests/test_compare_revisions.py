@@ -13,19 +13,21 @@ import yaml
 from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import CLASSES
 from stages.common.measuring import interleaved_timing as timing
+from stages.common.revisions import paired_timing
 from stages.common.revisions.changes import (
     NO_CHANGE,
     AccuracyChange,
+    CompareRevisionsParams,
     Comparison,
     Footprint,
     LatencyChange,
-    VerdictParams,
     exceeded,
     judge_accuracy,
     judge_latency,
 )
 from stages.common.revisions.changes_table import sentence
-from stages.tools import compare_revisions as verdict
+from stages.common.revisions.paired_timing import compare_latency
+from stages.tools import compare_revisions as tool
 from tests.test_benchmark import SLOW_WIDTH, write_model
 from tests.test_model_files import commit_models, make_repository
 
@@ -44,8 +46,8 @@ PARAMS = {
 EVALUATE = {"engine": "classic", "batch_size": 100}
 
 
-def params(**changes) -> VerdictParams:
-    return VerdictParams(**PARAMS | changes)
+def params(**changes) -> CompareRevisionsParams:
+    return CompareRevisionsParams(**PARAMS | changes)
 
 
 # ------------------------------------------------------------------------------------- latency
@@ -61,11 +63,11 @@ def loads(rng: np.random.Generator, median: float, spread: float) -> np.ndarray:
 @pytest.mark.parametrize("spread", [0.002, 0.02, 0.08])
 def test_loads_of_one_speed_are_called_changed_in_at_most_1_of_20_tries(spread):
     rng = np.random.default_rng(0)
-    verdicts = [
-        judge_latency(loads(rng, 4, spread), loads(rng, 4, spread), params()).verdict
+    outcomes = [
+        judge_latency(loads(rng, 4, spread), loads(rng, 4, spread), params()).outcome
         for _ in range(100)
     ]
-    assert sum(found != NO_CHANGE for found in verdicts) <= 5
+    assert sum(found != NO_CHANGE for found in outcomes) <= 5
 
 
 @pytest.mark.parametrize(("median", "expected"), [(4.8, "slower"), (3.2, "faster")])
@@ -74,15 +76,15 @@ def test_a_change_of_20_percent_is_found_on_a_busy_machine(median, expected):
     changes = [
         judge_latency(loads(rng, 4, 0.02), loads(rng, median, 0.02), params()) for _ in range(20)
     ]
-    assert all(change.verdict == expected for change in changes)
+    assert all(change.outcome == expected for change in changes)
     assert sum(change.ratio_low <= median / 4 <= change.ratio_high for change in changes) >= 16
 
 
 def test_a_change_below_the_noise_is_none_however_sure():
     base = np.random.default_rng(0).normal(4, 0.001, size=(12, 25))
     change = judge_latency(base, 1.008 * base, params(latency_noise=0.01))
-    assert (change.verdict, change.ratio_low > 1) == (NO_CHANGE, True)
-    assert judge_latency(base, 1.008 * base, params(latency_noise=0.005)).verdict == "slower"
+    assert (change.outcome, change.ratio_low > 1) == (NO_CHANGE, True)
+    assert judge_latency(base, 1.008 * base, params(latency_noise=0.005)).outcome == "slower"
 
 
 def renamed(path: str, target: Path) -> Path:
@@ -97,16 +99,16 @@ def renamed(path: str, target: Path) -> Path:
 def test_one_network_twice_has_no_detectable_change_in_19_of_20_tries(tmp_path):
     """With the real clock: on a busy machine too."""
     base = Path(write_model(tmp_path / "base.onnx", width=8))
-    files = base, renamed(base, tmp_path / "head.onnx")
-    tries = [verdict.compare_latency(files, "new", params(seed=seed)) for seed in range(20)]
+    head = renamed(base, tmp_path / "head.onnx")
+    tries = [compare_latency(base, head, "new", params(seed=seed)) for seed in range(20)]
     for runtime in ("opencv", "onnxruntime"):
-        changed = [each[runtime] for each in tries if each[runtime].verdict != NO_CHANGE]
+        changed = [each[runtime] for each in tries if each[runtime].outcome != NO_CHANGE]
         assert len(changed) <= 1, changed
 
 
 def test_both_files_are_loaded_anew_in_every_block_in_changing_order(tmp_path, monkeypatch):
     loaded = []
-    model = tmp_path / "base.onnx", tmp_path / "head.onnx"
+    files = tmp_path / "base.onnx", tmp_path / "head.onnx"
 
     class FakeSession:
         def __init__(self, path, threads, engine="cpu"):
@@ -115,9 +117,9 @@ def test_both_files_are_loaded_anew_in_every_block_in_changing_order(tmp_path, m
         def logits(self, blob):
             return blob
 
-    monkeypatch.setattr(verdict, "OpenCVSession", FakeSession)
-    monkeypatch.setattr(verdict, "OnnxRuntimeSession", FakeSession)
-    samples_ms = verdict.time_blocks(model, "new", params(blocks=20))
+    monkeypatch.setattr(paired_timing, "OpenCVSession", FakeSession)
+    monkeypatch.setattr(paired_timing, "OnnxRuntimeSession", FakeSession)
+    samples_ms = paired_timing.time_blocks(*files, "new", params(blocks=20))
     assert samples_ms.shape == (20, 10, 2, 2)
     blocks = [loaded[start : start + 4] for start in range(0, len(loaded), 4)]
     assert len(blocks) == 20
@@ -137,10 +139,10 @@ def test_samples_are_those_of_the_file_and_runtime_whatever_the_order(tmp_path, 
         def logits(self, blob):
             clock[0] += spent_ms[self.name] * 1_000_000
 
-    monkeypatch.setattr(verdict, "load", lambda runtime, path, *_: FakeSession(runtime, path))
+    monkeypatch.setattr(paired_timing, "load", lambda runtime, path, *_: FakeSession(runtime, path))
     monkeypatch.setattr(timing.time, "perf_counter_ns", lambda: clock[0])
     files = tmp_path / "base.onnx", tmp_path / "head.onnx"
-    samples_ms = verdict.time_blocks(files, "new", params())
+    samples_ms = paired_timing.time_blocks(*files, "new", params())
     assert (samples_ms == np.array([[1, 2], [4, 8]])).all()
 
 
@@ -157,11 +159,11 @@ def test_a_loss_in_one_class_is_worse_and_names_only_that_class():
     cats = labels == CLASSES.index("cat")
     head = predictions_with(labels, wrong=cats & (np.arange(10_000) < 800))  # 80 of 1,000 cats
     change = judge_accuracy(base, head, labels)
-    assert (change.verdict, change.base, change.head, change.change) == ("worse", 100, 99.2, -0.8)
+    assert (change.outcome, change.base, change.head, change.change) == ("worse", 100, 99.2, -0.8)
     assert change.classes_moved == {"cat": -8.0}
     assert (change.only_base_right, change.only_head_right) == (80, 0)
     assert change.change_low <= change.change <= change.change_high < 0
-    assert judge_accuracy(head, base, labels).verdict == "better"
+    assert judge_accuracy(head, base, labels).outcome == "better"
 
 
 def test_classes_that_moved_are_told_even_where_the_whole_did_not():
@@ -171,7 +173,7 @@ def test_classes_that_moved_are_told_even_where_the_whole_did_not():
     base = predictions_with(labels, wrong=cats & (index < 500))
     head = predictions_with(labels, wrong=dogs & (index < 500))
     change = judge_accuracy(base, head, labels)
-    assert (change.verdict, change.change) == (NO_CHANGE, 0)
+    assert (change.outcome, change.change) == (NO_CHANGE, 0)
     assert change.classes_moved == {"cat": 5.0, "dog": -5.0}
     compared = Comparison("pruned", "compared", Footprint(1, 1), Footprint(1, 1), {}, change)
     assert "pruned's accuracy moved in cat +5.00, dog -5.00" in sentence([compared], [])
@@ -183,7 +185,7 @@ def test_errors_on_other_images_but_as_many_are_no_change():
     base = predictions_with(labels, wrong=index < 500)
     head = predictions_with(labels, wrong=(index >= 500) & (index < 1010))
     change = judge_accuracy(base, head, labels)
-    assert (change.verdict, change.classes_moved) == (NO_CHANGE, {})
+    assert (change.outcome, change.classes_moved) == (NO_CHANGE, {})
     assert change.change_low < 0 < change.change_high
     assert change.change == -0.1
 
@@ -191,7 +193,7 @@ def test_errors_on_other_images_but_as_many_are_no_change():
 def test_wrong_in_two_ways_is_no_disagreement():
     labels = np.zeros(100, int)
     change = judge_accuracy(np.ones(100, int), np.full(100, 2), labels)
-    assert (change.verdict, change.p_value, change.change) == (NO_CHANGE, 1, 0)
+    assert (change.outcome, change.p_value, change.change) == (NO_CHANGE, 1, 0)
 
 
 # ---------------------------------------------------------------------------------- tolerances
@@ -241,7 +243,7 @@ def test_what_is_not_detectable_exceeds_nothing():
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     """v1 and v2: 'slowed' has a hundred times the work in v2; one variant goes, one comes."""
-    folder = tmp_path_factory.mktemp("verdict")
+    folder = tmp_path_factory.mktemp("revisions")
     small, large = (
         Path(write_model(folder / f"{width}.onnx", width)).read_bytes() for width in (4, SLOW_WIDTH)
     )
@@ -251,18 +253,18 @@ def root(tmp_path_factory) -> Path:
     return root
 
 
-def run_verdict(root, data, monkeypatch, *revisions: str, **changes) -> dict:
+def run_tool(root, data, monkeypatch, *revisions: str, **changes) -> dict:
     """Run the tool as a user does, on the CPU's clock; its JSON, and under 'exit' its exit code."""
     (root / "params.yaml").write_text(
-        yaml.safe_dump({"verdict": PARAMS | changes, "evaluate": EVALUATE})
+        yaml.safe_dump({"compare_revisions": PARAMS | changes, "evaluate": EVALUATE})
     )
-    command = ["verdict", *revisions, "--data", data, "--json", "build/v.json"]
+    command = ["compare_revisions", *revisions, "--data", data, "--json", "build/v.json"]
     monkeypatch.chdir(root)
     monkeypatch.setattr(sys, "argv", [*map(str, command), "--markdown", "build/v.md"])
     monkeypatch.setattr(timing.time, "perf_counter_ns", time.process_time_ns)
     code = 0
     try:
-        verdict.main()
+        tool.main()
     except SystemExit as end:
         code = end.code
     return {**json.loads((root / "build" / "v.json").read_text()), "exit": code}
@@ -271,7 +273,7 @@ def run_verdict(root, data, monkeypatch, *revisions: str, **changes) -> dict:
 def test_a_slower_model_is_called_slower_and_exceeds_its_tolerance(
     root, data_directory, monkeypatch, capsys
 ):
-    result = run_verdict(root, data_directory, monkeypatch, "v1")  # against the working tree: v2
+    result = run_tool(root, data_directory, monkeypatch, "v1")  # against the working tree: v2
 
     variants = result["variants"]
     assert {name: block["status"] for name, block in variants.items()} == {
@@ -283,7 +285,7 @@ def test_a_slower_model_is_called_slower_and_exceeds_its_tolerance(
     assert len({tuple(block) for block in variants.values()}) == 1  # identical keys
     for runtime in ("opencv", "onnxruntime"):
         change = variants["slowed"]["latency"][runtime]
-        assert change["verdict"] == "slower"
+        assert change["outcome"] == "slower"
         assert change["ratio_high"] >= change["ratio"] >= change["ratio_low"] > 1.5
     assert variants["slowed"]["head"]["macs"] > 100 * variants["slowed"]["base"]["macs"]
     assert variants["slowed"]["accuracy"]["images"] == 100
@@ -293,21 +295,21 @@ def test_a_slower_model_is_called_slower_and_exceeds_its_tolerance(
     assert report.startswith("**Tolerance exceeded: slowed takes ")
     same = "no detectable change (same file)"
     assert f"| kept | {same} | {same} | {same} |" in report
-    assert set(variants["kept"]["verdicts"].values()) == {NO_CHANGE}
-    assert set(variants["gone"]["verdicts"].values()) == {None}
-    assert set(variants["slowed"]["verdicts"]) == {"opencv", "onnxruntime", "accuracy"}
-    assert variants["slowed"]["verdicts"]["opencv"] == "slower"
-    accuracy = variants["slowed"]["accuracy"]["verdict"]
-    assert variants["slowed"]["verdicts"]["accuracy"] == accuracy
+    assert set(variants["kept"]["outcomes"].values()) == {NO_CHANGE}
+    assert set(variants["gone"]["outcomes"].values()) == {None}
+    assert set(variants["slowed"]["outcomes"]) == {"opencv", "onnxruntime", "accuracy"}
+    assert variants["slowed"]["outcomes"]["opencv"] == "slower"
+    accuracy = variants["slowed"]["accuracy"]["outcome"]
+    assert variants["slowed"]["outcomes"]["accuracy"] == accuracy
     assert report.strip() in capsys.readouterr().out
 
 
 def test_the_other_way_round_it_is_faster_and_exceeds_nothing(root, data_directory, monkeypatch):
-    result = run_verdict(root, data_directory, monkeypatch, "v2", "v1")
+    result = run_tool(root, data_directory, monkeypatch, "v2", "v1")
     latency = result["variants"]["slowed"]["latency"]
-    assert [change["verdict"] for change in latency.values()] == ["faster", "faster"]
+    assert [change["outcome"] for change in latency.values()] == ["faster", "faster"]
     assert (result["exit"], result["exceeded"]) == (0, [])
-    assert result["verdict"].startswith(
+    assert result["summary"].startswith(
         "No tolerance exceeded: added is only in base; slowed is faster in OpenCV DNN; slowed is "
         "faster in ONNX Runtime; "
     )
@@ -315,35 +317,35 @@ def test_the_other_way_round_it_is_faster_and_exceeds_nothing(root, data_directo
 
 def test_a_larger_file_exceeds_its_tolerance(root, data_directory, monkeypatch):
     changes = {"max_bytes_ratio": 2, "max_latency_ratio": 1e6}
-    result = run_verdict(root, data_directory, monkeypatch, "v1", "v2", **changes)
+    result = run_tool(root, data_directory, monkeypatch, "v1", "v2", **changes)
     assert result["exit"] == 1
     assert len(result["exceeded"]) == 1
     assert "× the bytes, allowed 2" in result["exceeded"][0]
 
 
 def test_the_same_revision_twice_runs_nothing_and_needs_no_images(root, tmp_path, monkeypatch):
-    result = run_verdict(root, tmp_path / "absent", monkeypatch, "v1", "v1")
+    result = run_tool(root, tmp_path / "absent", monkeypatch, "v1", "v1")
     for block in result["variants"].values():
         assert block["status"] == "same file"
-        assert set(block["verdicts"].values()) == {NO_CHANGE}
-    assert result["verdict"] == f"No tolerance exceeded: {NO_CHANGE}."
+        assert set(block["outcomes"].values()) == {NO_CHANGE}
+    assert result["summary"] == f"No tolerance exceeded: {NO_CHANGE}."
     assert result["exit"] == 0
 
 
 def test_missing_test_images_are_named(root, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"test_batch\.bin is missing; run 'dvc repro prepare'"):
-        run_verdict(root, tmp_path / "absent", monkeypatch, "v1", "v2")
+        run_tool(root, tmp_path / "absent", monkeypatch, "v1", "v2")
 
 
 def test_revisions_without_a_common_variant_are_refused(root, data_directory, monkeypatch):
     commit_models(root, "v3", {"other": b"unused"})
     with pytest.raises(InputError, match="no variant in common"):
-        run_verdict(root, data_directory, monkeypatch, "v1", "v3")
+        run_tool(root, data_directory, monkeypatch, "v1", "v3")
 
 
 @pytest.mark.parametrize(
     ("key", "value"), [("blocks", 7), ("max_latency_ratio", 0.9), ("threads", 999)]
 )
 def test_a_wrong_param_is_named(root, data_directory, monkeypatch, key, value):
-    with pytest.raises(InputError, match=rf"verdict\.{key} is {value}; allowed: "):
-        run_verdict(root, data_directory, monkeypatch, "v1", **{key: value})
+    with pytest.raises(InputError, match=rf"compare_revisions\.{key} is {value}; allowed: "):
+        run_tool(root, data_directory, monkeypatch, "v1", **{key: value})

@@ -1,0 +1,56 @@
+"""Two files of one network timed side by side, in blocks in which both are loaded anew."""
+
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from stages.common.data.cifar10 import IMAGE_SHAPE
+from stages.common.inference.sessions import OnnxRuntimeSession, OpenCVSession, Session
+from stages.common.measuring.interleaved_timing import time_interleaved
+from stages.common.revisions.changes import (
+    RUNTIMES,
+    CompareRevisionsParams,
+    LatencyChange,
+    judge_latency,
+)
+
+
+def compare_latency(
+    base: Path, head: Path, engine: str, params: CompareRevisionsParams
+) -> dict[str, LatencyChange]:
+    """By runtime; ``engine`` is OpenCV's."""
+    samples_ms = time_blocks(base, head, engine, params)
+    return {
+        runtime: judge_latency(samples_ms[:, :, index, 0], samples_ms[:, :, index, 1], params)
+        for index, runtime in enumerate(RUNTIMES)
+    }
+
+
+def time_blocks(base: Path, head: Path, engine: str, params: CompareRevisionsParams) -> np.ndarray:
+    """(blocks, rounds, runtimes, 2) milliseconds of a call; the last axis is BASE, HEAD.
+
+    Everything that could tell the two apart but the files is drawn anew in each block: who is
+    loaded first, and who is timed first in a round.
+    """
+    rng = np.random.default_rng(params.seed)
+    blob = rng.integers(256, size=(1, *IMAGE_SHAPE)).astype(np.float32)
+    contestants = [(runtime, path) for runtime in RUNTIMES for path in (base, head)]
+    samples_ms = np.empty((params.blocks, params.rounds, len(contestants)))
+    for block in tqdm(range(params.blocks), desc=head.stem, unit="block"):
+        order = rng.permutation(len(contestants))
+        sessions = [load(*contestants[index], engine, params.threads) for index in order]
+        samples_ms[block][:, order] = time_interleaved(
+            [lambda session=session: session.logits(blob) for session in sessions],
+            rounds=params.rounds,
+            warmup=params.warmup,
+            seed=int(rng.integers(2**31)),
+            progress=None,
+        )
+    return samples_ms.reshape(params.blocks, params.rounds, len(RUNTIMES), 2)
+
+
+def load(runtime: str, path: Path, engine: str, threads: int) -> Session:
+    if runtime == "opencv":
+        return OpenCVSession(path, engine=engine, threads=threads)
+    return OnnxRuntimeSession(path, threads=threads)

@@ -1,0 +1,53 @@
+"""A variant's model file in two revisions."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dvc.repo import Repo
+
+from stages.common.core.cli import InputError
+from stages.common.revisions.changes import COMPARED, ONLY_IN_BASE, ONLY_IN_HEAD, SAME_FILE
+from stages.common.revisions.model_files import Revision, fetch
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One variant's file in BASE and in HEAD; None where a revision has none."""
+
+    variant: str
+    base: Path | None
+    head: Path | None
+    status: str
+
+
+def fetch_pairs(repository: Repo, base: Revision, head: Revision, folder: Path) -> list[Pair]:
+    """The files of every variant of either revision, BASE's first, in ``folder``."""
+    if not base.models.keys() & head.models.keys():
+        raise InputError(
+            f"{base.name} and {head.name} have no variant in common ({', '.join(base.models)}; "
+            f"{', '.join(head.models)}); compare other revisions"
+        )
+    return [
+        Pair(
+            variant=variant,
+            base=file_of(repository, base, variant, folder / "base"),
+            head=file_of(repository, head, variant, folder / "head"),
+            status=status_of(variant, base, head),
+        )
+        for variant in base.models | head.models
+    ]
+
+
+def file_of(repository: Repo, revision: Revision, variant: str, folder: Path) -> Path | None:
+    if variant not in revision.models:
+        return None
+    return fetch(repository, revision, variant, folder)
+
+
+def status_of(variant: str, base: Revision, head: Revision) -> str:
+    if variant not in head.models:
+        return ONLY_IN_BASE
+    if variant not in base.models:
+        return ONLY_IN_HEAD
+    same = base.models[variant].md5 == head.models[variant].md5
+    return SAME_FILE if same else COMPARED
