@@ -30,10 +30,10 @@ from stages.common.revisions.changes import CompareRevisionsParams
 from stages.common.studies.grid import StudiesParams, experiments_of
 from stages.common.training.recipe import RecipeParams
 from stages.controls.train import ControlsParams
-from stages.hardware.energy_model.energy import EnergyParams
+from stages.hardware.energy_model.params import EnergyParams
 from stages.hardware.hls_design.params import HLSParams
 from stages.hardware.mac_area import MacAreaParams
-from stages.hardware.nngen_engine.engine import AcceleratorParams
+from stages.hardware.nngen_engine.params import AcceleratorParams
 from stages.hardware.overview.collect import HardwareParams
 from stages.prepare import PrepareParams
 from stages.teach import TeachParams

@@ -19,7 +19,7 @@ from stages.common.inference.sessions import OnnxRuntimeSession, predict
 from stages.hardware import accelerator, accelerator_table
 from stages.hardware.external import requirements
 from stages.hardware.external.verilator import refuse_without_verilator
-from stages.hardware.nngen_engine.engine import Accelerator, AcceleratorParams, refuse_without_nngen
+from stages.hardware.nngen_engine.engine import Accelerator, refuse_without_nngen
 from stages.hardware.nngen_engine.integer_network import (
     IntegerLayer,
     IntegerNetwork,
@@ -30,6 +30,7 @@ from stages.hardware.nngen_engine.integer_network import (
     largest_sums,
     rescaled,
 )
+from stages.hardware.nngen_engine.params import AcceleratorParams
 from stages.hardware.nngen_engine.simulation import (
     Resources,
     Run,

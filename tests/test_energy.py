@@ -18,8 +18,9 @@ from stages.common.inference.tflite_file import int8_values, load_tflite, weight
 from stages.common.inference.tflite_writer import tflite_bytes
 from stages.common.npu.sparse_tflite import thinned as thinned_tflite
 from stages.hardware import energy
-from stages.hardware.energy_model.energy import EnergyParams, estimates
+from stages.hardware.energy_model.energy import estimates
 from stages.hardware.energy_model.operator_counts import Operator, Work, work_of
+from stages.hardware.energy_model.params import EnergyParams
 from stages.hardware.energy_model.sparse_onnx import nonzero_weights, thinned
 from tests.pipelines import ROOT
 

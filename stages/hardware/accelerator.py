@@ -29,12 +29,13 @@ from stages.common.inference.layer_chain import Chain, read_chain
 from stages.common.inference.magnitude_mask import smallest
 from stages.common.inference.sessions import BATCH_SIZE, OnnxRuntimeSession, predict
 from stages.hardware.external.verilator import refuse_without_verilator
-from stages.hardware.nngen_engine.engine import Accelerator, AcceleratorParams, refuse_without_nngen
+from stages.hardware.nngen_engine.engine import Accelerator, refuse_without_nngen
 from stages.hardware.nngen_engine.integer_network import (
     IntegerNetwork,
     integer_logits,
     integer_network,
 )
+from stages.hardware.nngen_engine.params import AcceleratorParams
 from stages.hardware.nngen_engine.simulation import Run, Simulator
 
 

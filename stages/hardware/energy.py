@@ -24,8 +24,9 @@ from stages.common.inference.onnx_graph import cost_of, load_model
 from stages.common.reporting.markdown import as_table
 from stages.common.reporting.style import save_png
 from stages.hardware.energy_model.chart import energy_chart
-from stages.hardware.energy_model.energy import MEMORIES, SRAM_BYTES, EnergyParams, estimates
+from stages.hardware.energy_model.energy import MEMORIES, estimates
 from stages.hardware.energy_model.operator_counts import work_of
+from stages.hardware.energy_model.params import SRAM_BYTES, EnergyParams
 from stages.hardware.energy_model.sparse_onnx import nonzero_weights, thinned
 
 ESTIMATED = "An estimate, not a measurement"

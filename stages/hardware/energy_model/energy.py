@@ -11,46 +11,14 @@ multiplies only those that are not 0, with a bit for each weight that says which
 Registers, control, clock and leakage cost nothing here, nor do bias, ReLU and requantization.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
-from stages.common.core.params import number, one_of, rule
 from stages.hardware.energy_model.operator_counts import Operator, Work
+from stages.hardware.energy_model.params import SRAM_BYTES, EnergyParams
 
 ENGINES = ("dense", "zero_skipping")
 MEMORIES = ("streamed", "resident")
-SRAM_BYTES = {"8 KB": 8 * 1024, "32 KB": 32 * 1024, "1 MB": 1024 * 1024}
 BYTES_AN_ACCESS = 8  # the published energies are of 64 bits
-
-
-def low_to_high() -> Any:
-    """A range, as the source gives it."""
-    return rule(
-        lambda value: (
-            isinstance(value, list)
-            and len(value) == 2
-            and all(isinstance(end, int | float) and not isinstance(end, bool) for end in value)
-            and 0 <= value[0] <= value[1] < float("inf")
-        ),
-        "two numbers of at least 0, the lower one first, such as [1300, 2600]",
-    )
-
-
-@dataclass(frozen=True)
-class EnergyParams:
-    """Picojoules of an operation, or of 64 bits read or written, and which memories there are."""
-
-    int8_add_pj: float = number(at_least=0)
-    int8_multiply_pj: float = number(at_least=0)
-    int32_add_pj: float = number(at_least=0)
-    fp32_add_pj: float = number(at_least=0)
-    fp32_multiply_pj: float = number(at_least=0)
-    sram_8kb_pj: float = number(at_least=0)
-    sram_32kb_pj: float = number(at_least=0)
-    sram_1mb_pj: float = number(at_least=0)
-    dram_pj: list[float] = low_to_high()
-    activation_sram: str = one_of(*SRAM_BYTES)
-    weight_sram: str = one_of(*SRAM_BYTES)
 
 
 def estimates(work: Work, params: EnergyParams) -> dict:

@@ -12,8 +12,9 @@ import numpy as np
 
 from stages.common.core.cli import InputError
 from stages.hardware.external.verilator import called, compiled
-from stages.hardware.nngen_engine.engine import Accelerator, AcceleratorParams
+from stages.hardware.nngen_engine.engine import Accelerator
 from stages.hardware.nngen_engine.integer_network import IntegerNetwork
+from stages.hardware.nngen_engine.params import AcceleratorParams
 
 CLOCK_PERIOD = 10  # steps of simulated time, of veriloggen's clock
 MEMORY_FILE = "memory.hex"  # which the bench reads where the program is run
