@@ -1,8 +1,9 @@
 """Put accuracy, bytes and milliseconds side by side.
 
 Reads   a folder with the evaluation of every variant (JSON), the benchmark of all (JSON)
-Writes  plots/: tradeoff.csv, size_chart.csv, accuracy_plot.png, latency_comparison.png,
-        pareto.png; a JSON with a block for each variant; a Markdown table for people
+Writes  the summary: what `dvc metrics diff` compares, a block for each variant; plots/:
+        tradeoff.csv, size_chart.csv, accuracy_plot.png, latency_comparison.png, pareto.png; a
+        Markdown page that begins with the table
 Raises  InputError when the two do not speak of the same variants, or a file lacks something
 """
 
@@ -13,7 +14,7 @@ from pathlib import Path
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import read_metrics, write_csv, write_json, write_text
 from stages.common.measuring.int8_or_fp32 import RATIO_KEYS as FP32_RATIO_KEYS
-from stages.common.measuring.int8_or_fp32 import RATIO_TO_FP32, faster_precisions, recommendation
+from stages.common.measuring.int8_or_fp32 import recommendation
 from stages.common.reporting.comparison_charts import accuracy_chart, latency_chart, pareto_chart
 from stages.common.reporting.markdown import as_table
 from stages.common.reporting.style import save_png
@@ -24,6 +25,7 @@ COST_KEYS = ("size_bytes", "params", "nonzero_params", "macs", "peak_activation_
 EVALUATION_KEYS = ("accuracy", "class_accuracy", "images", *COST_KEYS)
 RATIO_KEYS = ("ratio_to_base", "ratio_to_base_low", "ratio_to_base_high")
 LATENCY_KEYS = ("latency_ms_median", *RATIO_KEYS)
+RATIO_DIGITS = 2  # of the summary: what a repeated run reproduces
 RATE_KEYS = ("gflops", "share_of_matmul")
 BENCHMARK_KEYS = (
     "engine",
@@ -114,19 +116,14 @@ def size_row(result: Result) -> dict:
     return {"variant": result.variant, "size_bytes": size, "size_kb": size / 1000}
 
 
-def summary_of(result: Result, faster: dict[str, dict[str, str]]) -> dict:
-    """``faster``: the faster precision by runtime and variant."""
-    keys = ("accuracy", "size_bytes", "params", "nonzero_params", "macs")
-    to_base, to_fp32 = (
-        {runtime: result.latency[runtime][key] for runtime in RUNTIMES}
-        for key in ("ratio_to_base", RATIO_TO_FP32)
-    )
-    return {
-        **{key: result.evaluation[key] for key in keys},
-        "latency_ratio_to_base": to_base,
-        "latency_ratio_to_fp32": to_fp32,
-        "faster_precision": {runtime: faster[runtime][result.variant] for runtime in RUNTIMES},
+def summary_of(result: Result) -> dict:
+    """The same keys for every variant; a ratio has as many digits as the noise leaves."""
+    ratios = {
+        runtime: round(result.latency[runtime]["ratio_to_base"], RATIO_DIGITS)
+        for runtime in RUNTIMES
     }
+    keys = ("accuracy", "size_bytes", "params", "macs")
+    return {**{key: result.evaluation[key] for key in keys}, "latency_ratio_to_base": ratios}
 
 
 def latencies_of(results: list[Result]) -> dict[str, dict[str, dict]]:
@@ -134,65 +131,72 @@ def latencies_of(results: list[Result]) -> dict[str, dict[str, dict]]:
     return {result.variant: result.latency for result in results}
 
 
-def markdown_table(results: list[Result], environment: dict) -> str:
+def markdown_page(results: list[Result], environment: dict) -> str:
     """The table, the precision to use, the conditions, and what must not be done with it."""
-    heads = ["variant", "accuracy", "size", "params", "MACs"]
-    for title in RUNTIMES.values():
-        heads += [f"{title} (median)", "× base [95 % interval]"]
-    rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
-    rows += [markdown_row(result) for result in results]
     accuracies = {result.variant: result.evaluation["accuracy"] for result in results}
     advice = recommendation(latencies_of(results), accuracies, RUNTIMES)
     rates = achieved_rates(results, environment)
-    paragraphs = [as_table(rows), advice, rates, conditions(results, environment)]
+    paragraphs = [main_table(results), advice, rates, conditions(results, environment)]
     return "\n\n".join(filter(None, paragraphs)) + "\n"
 
 
-def markdown_row(result: Result) -> list[str]:
+def main_table(results: list[Result]) -> str:
+    heads = ["variant", "accuracy", "bytes", "params", "MACs", *RUNTIMES.values()]
+    return as_table([heads, align(heads), *map(main_row, results)])
+
+
+def align(heads: list[str]) -> list[str]:
+    """Names to the left, figures to the right."""
+    return ["---", *["---:"] * (len(heads) - 1)]
+
+
+def main_row(result: Result) -> list[str]:
     evaluation = result.evaluation
     params = f"{evaluation['params']:,}"
     if evaluation["nonzero_params"] != evaluation["params"]:
         params += f" ({evaluation['nonzero_params']:,} non-zero)"
-    cells = [
+    return [
         result.variant,
         f"{evaluation['accuracy']:.2f} %",
-        f"{evaluation['size_bytes']:,} bytes",
+        f"{evaluation['size_bytes']:,}",
         params,
         f"{evaluation['macs']:,}",
+        *(latency_cell(result.latency[runtime]) for runtime in RUNTIMES),
     ]
-    for runtime in RUNTIMES:
-        ratio, low, high = (result.latency[runtime][key] for key in RATIO_KEYS)
-        cells.append(f"{result.latency[runtime]['latency_ms_median']:.2f} ms")
-        cells.append(f"{ratio:.2f} [{low:.2f}, {high:.2f}]")
-    return cells
+
+
+def latency_cell(block: dict) -> str:
+    """'1.18 ms, 0.36 [0.35, 0.36]': the median, as a multiple of base's, its 95 % interval."""
+    ratio, low, high = (block[key] for key in RATIO_KEYS)
+    return f"{block['latency_ms_median']:.2f} ms, {ratio:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def achieved_rates(results: list[Result], environment: dict) -> str:
     """How near each model comes to what the processor does in a float32 matrix product."""
-    lines = [
-        "Achieved GFLOP/s, and as a share of this machine's float32 matrix product in the same "
-        f"rounds ({environment['matmul_gflops']:.0f} GFLOP/s):",
-        "",
+    heads = ["variant", *RUNTIMES.values()]
+    rows = [
+        [result.variant, *(rate_cell(result.latency[runtime]) for runtime in RUNTIMES)]
+        for result in results
     ]
-    for runtime, title in RUNTIMES.items():
-        rates = [
-            f"{result.variant} {block['gflops']:.0f} ({block['share_of_matmul']:.0%})"
-            for result in results
-            for block in [result.latency[runtime]]
-        ]
-        lines.append(f"- {title}: {', '.join(rates)}")
-    return "\n".join(lines)
+    return (
+        "GFLOP/s, and as a share of this machine's float32 matrix product in the same rounds "
+        f"({environment['matmul_gflops']:.0f} GFLOP/s):\n\n{as_table([heads, align(heads), *rows])}"
+    )
+
+
+def rate_cell(block: dict) -> str:
+    return f"{block['gflops']:.0f} ({block['share_of_matmul']:.0%})"
 
 
 def conditions(results: list[Result], environment: dict) -> str:
     engines = ", ".join(f"{r.variant} {r.latency['opencv']['engine']}" for r in results)
     return (
+        "Latency: median of one image, then as a multiple of base's with its 95 % interval. "
         f"{machine_note(environment)}; batch 1, input copy included, {environment['rounds']} "
-        f"interleaved rounds; OpenCV engine: {engines}; accuracy on "
+        f"interleaved rounds. OpenCV engine: {engines}. Accuracy: "
         f"{results[0].evaluation['images']:,} test images through OpenCV DNN.\n\n"
-        "Latencies of different machines must not be subtracted from or divided by each other: the "
-        "difference would be that of processors, libraries and what else was running, not of the "
-        "models. Compare what one run timed side by side; `make verdict` does it for two revisions."
+        "Do not compare milliseconds of two machines or two runs; compare the ratios, which were "
+        "timed side by side. `make compare BASE=main` times two revisions side by side."
     )
 
 
@@ -250,15 +254,13 @@ def main() -> None:
     args = parse_args()
     plots = Path(args.plots)
     results, environment = read_results(args.evaluate, args.benchmark)
-    table = markdown_table(results, environment)
     tradeoff, sizes = [tradeoff_row(r) for r in results], [size_row(r) for r in results]
     write_csv(plots / "tradeoff.csv", tradeoff, header=list(tradeoff[0]))
     write_csv(plots / "size_chart.csv", sizes, header=list(sizes[0]))
     save_pictures(plots, results, environment)
-    faster = {runtime: faster_precisions(latencies_of(results), runtime) for runtime in RUNTIMES}
-    write_json(args.summary, {result.variant: summary_of(result, faster) for result in results})
-    write_text(args.table, table)
-    print(table)
+    write_json(args.summary, {result.variant: summary_of(result) for result in results})
+    write_text(args.table, markdown_page(results, environment))
+    print(f"{args.table}:\n{main_table(results)}")
 
 
 if __name__ == "__main__":

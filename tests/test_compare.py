@@ -146,20 +146,31 @@ def test_summary_has_the_same_keys_for_every_variant_and_the_inputs_values(outpu
     summary = json.loads((outputs / "metrics" / "summary.json").read_text())
     assert list(summary) == list(VARIANTS)
     for name, block in summary.items():
-        accuracy, size, params, nonzero, macs, opencv, onnxruntime = VARIANTS[name]
+        accuracy, size, params, _, macs, opencv, onnxruntime = VARIANTS[name]
         assert block == {
             "accuracy": accuracy,
             "size_bytes": size,
             "params": params,
-            "nonzero_params": nonzero,
             "macs": macs,
-            "latency_ratio_to_base": {"opencv": opencv / 4.4, "onnxruntime": onnxruntime / 4.1},
-            "latency_ratio_to_fp32": {
-                "opencv": opencv / VARIANTS[name.removesuffix("_int8")][5],
-                "onnxruntime": onnxruntime / VARIANTS[name.removesuffix("_int8")][6],
+            "latency_ratio_to_base": {
+                "opencv": round(opencv / 4.4, 2),
+                "onnxruntime": round(onnxruntime / 4.1, 2),
             },
-            "faster_precision": {"opencv": "FP32", "onnxruntime": "INT8"},
         }
+
+
+def test_noise_of_a_repeated_benchmark_leaves_the_summary_as_it_is(inputs, monkeypatch):
+    run_compare(inputs, monkeypatch)
+    summary = inputs / "metrics" / "summary.json"
+    before = summary.read_bytes()
+    path = inputs / "metrics" / "benchmark.json"
+    blocks = json.loads(path.read_text())
+    for name in VARIANTS:
+        for runtime in ("opencv", "onnxruntime"):
+            blocks[name][runtime]["ratio_to_base"] *= 1.002
+    path.write_text(json.dumps(blocks))
+    run_compare(inputs, monkeypatch)
+    assert summary.read_bytes() == before
 
 
 def test_the_precision_to_use_follows_from_what_was_measured_in_each_runtime(outputs):
@@ -200,21 +211,18 @@ def test_without_a_pair_of_precisions_none_is_recommended(inputs, monkeypatch):
     run_compare(inputs, monkeypatch)
 
     assert "Precision" not in (inputs / "metrics" / "summary.md").read_text()
-    block = json.loads((inputs / "metrics" / "summary.json").read_text())["base_int8"]
-    assert block["faster_precision"] == {"opencv": "not measured", "onnxruntime": "not measured"}
-    assert block["latency_ratio_to_fp32"] == {"opencv": None, "onnxruntime": None}
 
 
 def test_markdown_table_has_a_row_a_variant_with_its_figures(outputs):
     lines = (outputs / "metrics" / "summary.md").read_text().splitlines()
     assert len({line.count("|") for line in lines[:6]}) == 1
     assert lines[2] == (
-        "| base | 92.50 % | 7,901,234 bytes | 1,974,306 | 143,000,000 | 4.40 ms | "
-        "1.00 [0.99, 1.01] | 4.10 ms | 1.00 [0.99, 1.01] |"
+        "| base | 92.50 % | 7,901,234 | 1,974,306 | 143,000,000 | 4.40 ms, 1.00 [0.99, 1.01] | "
+        "4.10 ms, 1.00 [0.99, 1.01] |"
     )
     assert lines[3] == (
-        "| pruned | 92.10 % | 2,401,234 bytes | 598,000 (299,000 non-zero) | 70,000,000 | "
-        "2.10 ms | 0.48 [0.47, 0.48] | 1.90 ms | 0.46 [0.46, 0.47] |"
+        "| pruned | 92.10 % | 2,401,234 | 598,000 (299,000 non-zero) | 70,000,000 | "
+        "2.10 ms, 0.48 [0.47, 0.48] | 1.90 ms, 0.46 [0.46, 0.47] |"
     )
     assert [line.split(" | ")[0] for line in lines[4:6]] == ["| base_int8", "| pruned_int8"]
 
@@ -226,7 +234,7 @@ def test_markdown_says_under_which_conditions_it_holds(outputs):
         "300 interleaved rounds",
         "base new, pruned new, base_int8 classic, pruned_int8 classic",
         "10,000 test images",
-        "different machines must not be subtracted",
+        "Do not compare milliseconds of two machines",
     ):
         assert condition in text
 
@@ -234,8 +242,8 @@ def test_markdown_says_under_which_conditions_it_holds(outputs):
 def test_markdown_says_how_near_each_model_comes_to_the_machines_matrix_product(outputs):
     text = (outputs / "metrics" / "summary.md").read_text()
     assert "in the same rounds (86 GFLOP/s):" in text
-    for runtime in ("OpenCV DNN", "ONNX Runtime"):
-        assert f"- {runtime}: base 50 (58%), pruned 50 (58%), base_int8 50 (58%)," in text
+    for name in VARIANTS:
+        assert f"| {name} | 50 (58%) | 50 (58%) |" in text
 
 
 def test_pictures_are_whole_and_byte_identical_on_a_second_run(outputs, monkeypatch):

@@ -15,8 +15,11 @@ stages:
     cmd: {python} make.py
     deps: [make.py]
     params: [prune.amount]
-    outs: [model, plots/pareto.png: {{cache: false}}]
-    metrics: [metrics/summary.json: {{cache: false}}, metrics/benchmark.json: {{cache: false}}]
+    outs:
+      - model
+      - plots/pareto.png: {{cache: false}}
+      - metrics/benchmark.json: {{cache: false}}
+    metrics: [metrics/summary.json: {{cache: false}}]
 """
 MAKE = """
 import json, re
@@ -93,7 +96,7 @@ def test_both_sides_of_every_figure_stand_side_by_side(clone, monkeypatch):
 def test_milliseconds_of_two_runs_are_never_compared(clone, monkeypatch):
     text = reported(monkeypatch, "main")
     assert "latency_ms" not in text
-    assert "1 figures of one machine in one run" in text
+    assert "metrics changed (dvc metrics diff)" in text
 
 
 def test_what_the_base_got_since_is_not_said_to_be_the_branchs(clone, monkeypatch):

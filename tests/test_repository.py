@@ -1,67 +1,13 @@
 """What must hold between the files of the repository."""
 
-import ast
 from pathlib import Path
 
 import pytest
-import yaml
 
 from stages.common.core.cli import InputError
 from stages.tools.readme import with_tables
 
 ROOT = Path(__file__).parent.parent
-
-
-def imported_files(path: Path) -> set[str]:
-    """The files under stages/ that a module imports, directly or not."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stages."):
-            file = ROOT / (node.module.replace(".", "/") + ".py")
-            found |= {str(file.relative_to(ROOT))} | imported_files(file)
-    return found
-
-
-def stage_definitions() -> dict[str, dict]:
-    """The stages of `dvc repro` and of the pipelines that run only when they are asked for."""
-    files = [ROOT / "dvc.yaml", *(ROOT / "stages").rglob("dvc.yaml")]
-    stages = [each for file in files for each in yaml.safe_load(file.read_text())["stages"].items()]
-    return {name: stage.get("do", stage) for name, stage in stages}
-
-
-def names(entries: list) -> list[str]:
-    """Paths of deps or outs, with or without options."""
-    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
-
-
-@pytest.mark.parametrize("name", [name for name in stage_definitions() if name != "check"])
-def test_every_module_that_a_stage_imports_is_in_its_deps_and_no_other(name):
-    """DVC follows no imports: a module left out would leave stale results."""
-    module = ROOT / "stages" / f"{name}.py"
-    deps = names(stage_definitions()[name]["deps"])
-    declared = {dep for dep in deps if dep.startswith("stages/") and dep.endswith(".py")}
-    assert declared == {f"stages/{name}.py"} | imported_files(module)
-
-
-def test_every_module_that_check_imports_is_in_its_deps_or_in_a_folder_of_them():
-    declared = names(stage_definitions()["check"]["deps"])
-    for file in {"stages/validate_params.py"} | imported_files(ROOT / "stages" / "check.py"):
-        assert file in declared or str(Path(file).parent) in declared, file
-
-
-def test_no_stage_but_check_imports_another_and_common_imports_none():
-    for path in (ROOT / "stages").rglob("*.py"):
-        imports = {file for file in imported_files(path) if "/common/" not in file}
-        is_tool = path.stem not in stage_definitions() and path.parent.name == "stages"
-        assert not imports or is_tool or path.name == "check.py", path
-
-
-def test_every_plot_has_a_title_labels_and_a_template():
-    plots = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
-    charts = [chart for plot in plots if isinstance(plot, dict) for chart in plot.values()]
-    assert len(charts) >= 10
-    for chart in charts:
-        assert {"template", "title", "x", "y", "x_label", "y_label"} <= set(chart)
 
 
 @pytest.mark.parametrize(

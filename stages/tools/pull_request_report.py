@@ -19,17 +19,15 @@ from pathlib import Path
 
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import write_bytes, write_text
+from stages.common.reporting.markdown import as_table
 from stages.common.revisions.git import Revision, Stale, branch_point, read, revision, stale_stages
 
 SUMMARY = "metrics/summary.json"
 PICTURE = "plots/pareto.png"
 TO_DO = "dvc repro && make readme publish"
-# What belongs to one machine in one run: two such figures must not be subtracted.
-MACHINE_BOUND = re.compile(r"_ms|second|gflops|matmul|load_average")
 NO_MILLISECONDS = (
-    "Latency is the median as a multiple of the variant `base`, timed in the same run. The "
-    "difference of milliseconds is left out: two runs may have had two machines, or one machine "
-    "with more or less to do."
+    "Latency is the median as a multiple of the variant `base`, timed in the same run. No "
+    "milliseconds: the two runs may have had two machines, or one with more or less to do."
 )
 
 
@@ -108,7 +106,7 @@ def summary_table(before: dict[str, dict], after: dict[str, dict]) -> str:
     for name in dict.fromkeys([*after, *before]):
         blocks = before.get(name, {}), after.get(name, {})
         rows.append([name, *(column.cell(*blocks) for column in columns)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return as_table(rows)
 
 
 def dvc_diff(root: Path, kind: str, base: Revision, head: Revision) -> list[str]:
@@ -127,15 +125,12 @@ def dvc_diff(root: Path, kind: str, base: Revision, head: Revision) -> list[str]
 
 
 def metrics_section(lines: list[str]) -> str:
-    head, rows = lines[:2], lines[2:]
-    kept = [row for row in rows if not MACHINE_BOUND.search(row.split(" | ")[1])]
-    left_out = len(rows) - len(kept)
-    note = f"{left_out} figures of one machine in one run (times, rates) left out." * bool(left_out)
-    if not kept:
-        return f"No metric changed. {note}".strip()
-    table = "\n".join([*head, *kept])
-    title = f"{len(kept)} metrics changed (dvc metrics diff)"
-    return "\n\n".join([f"<details><summary>{title}</summary>", table, note, "</details>"])
+    changed = len(lines) - 2  # less the two lines of the head
+    if changed <= 0:
+        return "No metric changed."
+    table = "\n".join(lines)
+    title = f"{changed} metric{'s' * (changed > 1)} changed (dvc metrics diff)"
+    return f"<details><summary>{title}</summary>\n\n{table}\n\n</details>"
 
 
 def picture_section(root: Path, sides: list[tuple[Revision, str | None]], report: Path) -> str:

@@ -7,7 +7,6 @@ INT8_SUFFIX = "_int8"  # what the name of an INT8 variant adds to that of its FP
 RATIO_TO_FP32 = "ratio_to_fp32"
 RATIO_KEYS = (RATIO_TO_FP32, f"{RATIO_TO_FP32}_low", f"{RATIO_TO_FP32}_high")
 NO_DIFFERENCE = "no detectable difference"
-UNKNOWN = "not measured"
 
 
 def fp32_name(name: str, names: list[str]) -> str | None:
@@ -21,19 +20,6 @@ def faster_precision(low: float, high: float) -> str:
     if low <= 1 <= high:
         return NO_DIFFERENCE
     return "INT8" if high < 1 else "FP32"
-
-
-def faster_precisions(latencies: dict[str, dict[str, dict]], runtime: str) -> dict[str, str]:
-    """The faster precision of every variant's network in a runtime, by variant.
-
-    ``latencies``: by variant and runtime, blocks of the benchmark with ``RATIO_KEYS``. Both
-    variants of a network have the same answer; one without its other half was not measured.
-    """
-    answers = dict.fromkeys(latencies, UNKNOWN)
-    for int8, fp32 in pairs(latencies).items():
-        _, low, high = (latencies[int8][runtime][key] for key in RATIO_KEYS)
-        answers[int8] = answers[fp32] = faster_precision(low, high)
-    return answers
 
 
 def pairs(latencies: dict[str, dict[str, dict]]) -> dict[str, str]:
