@@ -1,6 +1,6 @@
-"""The notebook, executed from its first cell to its last on the tiny pipeline; its address."""
+"""The notebook, executed from its first cell to its last on the tiny pipeline."""
 
-import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -8,13 +8,10 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from stages.common.cli import InputError
 
-from stages import colab
 from tests.pipelines import ROOT, Repository
 
 NOTEBOOK = ROOT / "colab.ipynb"
-README = ROOT / "README.md"
 STEPS = ["Set up", "1. Train", "2. Convert", "3. Prune and export", "4. Benchmark and analyse"]
 
 
@@ -44,7 +41,7 @@ def executed(repository, tmp_path_factory) -> nbformat.NotebookNode:
 
 
 def outputs(notebook: nbformat.NotebookNode, kind: str) -> list[str]:
-    """What the cells displayed of a MIME type, in order."""
+    """Return what the cells displayed of a MIME type, in order."""
     found = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     return [output.data[kind] for output in found if kind in output.get("data", {})]
 
@@ -75,50 +72,19 @@ def test_the_notebook_has_the_four_steps_in_order_and_no_outputs():
         assert cell.get("execution_count") is None
 
 
-def test_the_readme_opens_the_repository_that_the_notebook_clones():
-    address = colab.address_in(json.loads(NOTEBOOK.read_text()))
-    text = colab.invitation(address, NOTEBOOK.name, branch="main")
-    assert colab.with_invitation(README.read_text(), text) == README.read_text()
-
-
-@pytest.fixture
-def clone(tmp_path, monkeypatch) -> Repository:
-    for path in (NOTEBOOK, README):
-        (tmp_path / path.name).write_text(path.read_text())
-    clone = Repository(tmp_path)
-    clone.run("git", "init", "--quiet")
-    command = ["colab", "--notebook", "colab.ipynb", "--readme", "README.md", "--branch", "main"]
-    monkeypatch.setattr(sys, "argv", command)
+def test_the_notebook_without_a_repository_says_what_to_fill_in(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return clone
+    monkeypatch.delenv("EDGE_REPOSITORY", raising=False)
+    code = [cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells]
+    with pytest.raises(ValueError, match="fill in REPOSITORY in the first code cell"):
+        exec("\n".join(code[1:4:2]), {})
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "https://github.com/some/thing.git",
-        "git@github.com:some/thing.git",
-        "https://github.com/some/thing",
-    ],
-)
-def test_a_clone_from_github_gets_a_link_of_its_own(clone, url):
-    clone.run("git", "remote", "add", "origin", url)
-    colab.main()
-    first = (clone.path / "README.md").read_text()
-    link = "https://colab.research.google.com/github/some/thing/blob/main/colab.ipynb"
-    assert first.count(link) == 1
-    notebook = json.loads((clone.path / "colab.ipynb").read_text())
-    assert colab.address_in(notebook) == "https://github.com/some/thing"
-    nbformat.validate(nbformat.from_dict(notebook))
-    colab.main()
-    assert (clone.path / "README.md").read_text() == first
-
-
-def test_what_colab_cannot_open_is_refused_and_nothing_is_written(clone):
-    with pytest.raises(InputError, match="has no remote origin"):
-        colab.main()
-    clone.run("git", "remote", "add", "origin", "https://github.com.evil.org/some/thing")
-    with pytest.raises(InputError, match="Colab opens notebooks from https://github.com"):
-        colab.main()
-    assert (clone.path / "README.md").read_text() == README.read_text()
-    assert (clone.path / "colab.ipynb").read_text() == NOTEBOOK.read_text()
+@pytest.mark.parametrize("version", [(3, 10), (3, 14)])
+def test_another_python_is_refused_before_anything_is_installed(monkeypatch, version):
+    monkeypatch.delenv("EDGE_PACKAGES", raising=False)
+    monkeypatch.setattr(sys, "version_info", version)
+    install = nbformat.read(NOTEBOOK, as_version=4).cells[5].source
+    with pytest.raises(RuntimeError, match="take 3.11, 3.12 or 3.13"):
+        exec(install, {"os": os, "sys": sys})
