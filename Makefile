@@ -11,7 +11,7 @@
 # make hardware  what an FPGA and an ASIC make of the networks, and all hardware on one page (cached)
 # make report  BASE=main: write build/report.md: what this working tree changes since it left main
 # make hooks   check style at every commit, keep models in step with git checkout (pre-commit)
-# make readme  put the committed results into README.md
+# make readme  put the committed results into README.md and metrics/README.md
 # make publish put the models that dvc.lock names into .dvc/remote, and remove older ones from it
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -127,7 +127,7 @@ hooks: install
 	pre-commit install
 
 readme: install
-	python -m stages.tools.readme --readme README.md
+	python -m stages.tools.readme README.md metrics/README.md
 
 publish: install
 	python -m stages.tools.publish --remote .dvc/remote

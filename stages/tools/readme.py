@@ -1,36 +1,65 @@
-"""Put the committed results into the README, so that no figure there is typed by hand.
+"""Fill the committed tables into the pages, so that no table is typed by hand.
 
-Reads   the README and the Markdown tables that it names
-Writes  the README, with each table between the two marks that name its file:
+Reads   the pages (Markdown) and the files that their marks name
+Writes  each page, with the table between the two marks that name its file:
         <!-- metrics/summary.md: begin (make readme) --> and <!-- metrics/summary.md: end -->
+        A .md file is taken as it is; plots/tradeoff.csv becomes the README's short table.
 Params  none
-Raises  InputError when a table is missing or the README has no marks
+Raises  InputError when a page has no marks, or a file that a mark names is missing
 """
 
 import argparse
+import csv
+import io
 import re
 from pathlib import Path
 
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import write_text
+from stages.common.reporting.markdown import as_table
 
 PLACE = re.compile(
     r"(?P<begin><!-- (?P<path>\S+): begin \(make readme\) -->\n).*?"
     r"(?P<end><!-- (?P=path): end -->)",
     re.DOTALL,
 )
+HEADS = ["variant", "accuracy", "size", "MACs", "OpenCV DNN time", "ONNX Runtime time"]
 
 
-def with_tables(readme: str, folder: Path) -> str:
-    """The README's text with every table, as its file in ``folder`` has it, between its marks."""
+def with_tables(page: str, folder: Path) -> str:
+    """The page's text with every table, as its file in ``folder`` has it, between its marks."""
 
     def filled(place: re.Match) -> str:
-        return f"{place['begin']}\n{read_text(folder / place['path']).strip()}\n\n{place['end']}"
+        return f"{place['begin']}\n{table_in(folder / place['path'])}\n\n{place['end']}"
 
-    content, count = PLACE.subn(filled, readme)
+    content, count = PLACE.subn(filled, page)
     if not count:
-        raise InputError("the README lacks marks such as '<!-- FILE: begin (make readme) -->'")
+        raise InputError("the page lacks marks such as '<!-- FILE: begin (make readme) -->'")
     return content
+
+
+def table_in(path: Path) -> str:
+    text = read_text(path)
+    if path.suffix == ".csv":
+        return short_table(list(csv.DictReader(io.StringIO(text))))
+    return text.strip()
+
+
+def short_table(variants: list[dict]) -> str:
+    """``variants``: the rows of plots/tradeoff.csv, the base first. Sizes in MB of 10**6 bytes."""
+    base = variants[0]["variant"]
+    cells = [
+        [
+            row["variant"],
+            f"{float(row['accuracy']):.2f} %",
+            f"{int(row['size_bytes']) / 1e6:.2f} MB",
+            f"{int(row['macs']) / 1e6:.1f} M",
+            f"{float(row['ratio_to_base']):.2f} × {base}",
+            f"{float(row['onnxruntime_ratio_to_base']):.2f} × {base}",
+        ]
+        for row in variants
+    ]
+    return as_table([HEADS, ["---", *["---:"] * (len(HEADS) - 1)], *cells])
 
 
 def read_text(path: Path) -> str:
@@ -42,13 +71,15 @@ def read_text(path: Path) -> str:
 
 def main() -> None:
     args = parse_args()
-    write_text(args.readme, with_tables(read_text(args.readme), args.readme.parent))
-    print(f"{args.readme}: every table as its file has it")
+    for page in args.pages:
+        write_text(page, with_tables(read_text(page), args.root))
+        print(f"{page}: every table as its file has it")
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--readme", type=Path, required=True)
+    parser.add_argument("pages", type=Path, nargs="+")
+    parser.add_argument("--root", type=Path, default=Path("."), help="where the marks' paths begin")
     return parser.parse_args()
 
 
