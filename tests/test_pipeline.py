@@ -61,7 +61,7 @@ def test_everything_renders_as_one_page(repository):
     output = repository.dvc("plots", "show")
     page = (repository.path / "dvc_plots" / "index.html").read_text()
     assert "index.html" in output
-    for title in ("Training - loss", "Fine-tuning", "Latency", "Size", "Confusion of pruned, INT8"):
+    for title in ("Training: loss", "Fine-tuning", "Latency", "Size", "Confusion: pruned, INT8"):
         assert title in page, title
 
 
@@ -109,6 +109,16 @@ def test_another_amount_runs_only_what_depends_on_pruning_and_shows_what_changed
     ratios = [each["latency_ratio_to_base"]["opencv"] for each in (before, after)]
     assert ("pruned.latency_ratio_to_base.opencv" in diff) == (ratios[0] != ratios[1])
     assert json.loads(repository.dvc("plots", "diff", "--json"))
+    assert_a_person_can_read_the_comparison(repository)
+
+
+def assert_a_person_can_read_the_comparison(repository):
+    """At most 30 metrics in all, so at most 30 rows; at most 40 columns of what changed."""
+    everything = json.loads(repository.dvc("metrics", "diff", "--all", "--json"))
+    assert 0 < sum(len(file) for file in everything.values()) <= 30
+    table = repository.dvc("exp", "show", "--only-changed", "--csv").splitlines()
+    [head] = [line for line in table if line.startswith("Experiment,")]
+    assert len(head.split(",")) <= 40
 
 
 def test_pruning_to_milliseconds_needs_a_profile_and_nothing_else_does(repository):
