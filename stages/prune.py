@@ -34,7 +34,8 @@ from stages.common.network.network import (
 from stages.common.pruning.fine_tuning import prune_and_fine_tune
 from stages.common.pruning.latency_model import LatencyModel, load_latency_model
 from stages.common.pruning.mixup_teacher import teaching_flops
-from stages.common.pruning.pruning import PruneParams, share_removed
+from stages.common.pruning.params import PruneParams
+from stages.common.pruning.pruning import share_removed
 from stages.common.training.checkpoints import EpochStore, Progress
 from stages.common.training.loop import evaluate
 from stages.common.training.recipe import RecipeParams

@@ -25,11 +25,11 @@ from stages.common.inference.params import (
     TFLiteParams,
 )
 from stages.common.npu.vela import NPUParams
-from stages.common.pruning.pruning import PruneParams, refuse_contradictions, refuse_other_shapes
+from stages.common.pruning.params import PruneParams, refuse_contradictions, refuse_other_shapes
 from stages.common.revisions.changes import CompareRevisionsParams
 from stages.common.studies.grid import StudiesParams, experiments_of
 from stages.common.training.recipe import RecipeParams
-from stages.controls.train import ControlsParams
+from stages.controls.params import ControlsParams
 from stages.hardware.energy_model.params import EnergyParams
 from stages.hardware.hls_design.params import HLSParams
 from stages.hardware.mac_area import MacAreaParams

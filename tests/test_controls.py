@@ -21,8 +21,9 @@ from stages.common.training.recipe import Schedule
 from stages.common.training.teacher import Teacher, save_teacher
 from stages.controls import train as controls
 from stages.controls.arms import flat_widths, require_smaller, start
+from stages.controls.params import ControlsParams
 from stages.controls.table import markdown, sentence
-from stages.controls.train import Arm, ControlsParams, Given, affordable_epochs, summary, train_all
+from stages.controls.train import Arm, Given, affordable_epochs, summary, train_all
 from stages.teach import teach
 from tests.conftest import make_images
 from tests.networks import PROVENANCE, RECIPE, TEACH, call, write_params

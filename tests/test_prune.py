@@ -15,11 +15,10 @@ from stages.common.pruning.channels import channel_scores, convolutions, widths_
 from stages.common.pruning.fine_tuning import prune_and_fine_tune
 from stages.common.pruning.latency_budget import in_blocks, widths_by_time
 from stages.common.pruning.latency_model import model_from
+from stages.common.pruning.params import PruneParams, refuse_contradictions
 from stages.common.pruning.pruning import (
-    PruneParams,
     keep_widths,
     mask_weights,
-    refuse_contradictions,
     remove_channels,
     remove_milliseconds,
     search_ratio,

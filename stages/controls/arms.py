@@ -13,7 +13,8 @@ from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import Images
 from stages.common.network.network import Network, size_of, widths_of
 from stages.common.pruning.channels import channel_scores, without_channels
-from stages.common.pruning.pruning import TAYLOR_IMAGES, PruneParams, mask_weights, share_removed
+from stages.common.pruning.params import PruneParams
+from stages.common.pruning.pruning import TAYLOR_IMAGES, mask_weights, share_removed
 
 # In the order of tables and pictures; the first is what the others are controls for.
 PRUNED, SCRATCH, SCRATCH_B, RANDOM, ZEROS = (

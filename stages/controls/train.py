@@ -31,12 +31,13 @@ from pathlib import Path
 
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import write_json, write_text
-from stages.common.core.params import flag, load_params, number, whole
+from stages.common.core.params import load_params
 from stages.common.data.cifar10 import DataParams, Images, load_training_images
-from stages.common.measuring.seeds import paired_difference, seeds, spread
+from stages.common.measuring.seeds import paired_difference, spread
 from stages.common.network.network import Network, Size, load_checkpoint, size_of
 from stages.common.pruning.fine_tuning import fine_tune
-from stages.common.pruning.pruning import PruneParams, unmask
+from stages.common.pruning.params import PruneParams
+from stages.common.pruning.pruning import unmask
 from stages.common.reporting.style import save_png
 from stages.common.training.checkpoints import EpochStore
 from stages.common.training.recipe import RecipeParams, Schedule
@@ -51,19 +52,8 @@ from stages.controls.arms import (
     start,
 )
 from stages.controls.chart import controls_chart
+from stages.controls.params import ControlsParams
 from stages.controls.table import conditions, markdown, sentence
-
-
-@dataclass(frozen=True)
-class ControlsParams:
-    """How long every arm is trained, how often, and what scratch may have of its own."""
-
-    seeds: list = seeds()
-    epochs: int = whole(at_least=1)
-    learning_rate: float = number(at_least=0)
-    scratch_learning_rate: float = number(at_least=0)
-    scratch_whitening_bias_epochs: int = whole(at_least=0)
-    scratch_b: bool = flag()
 
 
 @dataclass(frozen=True)

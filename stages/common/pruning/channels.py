@@ -11,7 +11,6 @@ from stages.common.data.cifar10 import Images
 from stages.common.network.network import Network, rebuild
 
 WEIGHTS = [nn.Conv2d, nn.Linear]  # what importance reads; BatchNorm's scale is fixed at 1
-IMPORTANCES = ("taylor", "magnitude", "random")
 
 
 def channel_scores(

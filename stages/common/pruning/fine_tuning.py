@@ -8,12 +8,11 @@ from stages.common.data.cifar10 import Images
 from stages.common.network.network import Network, size_of
 from stages.common.pruning.latency_model import LatencyModel
 from stages.common.pruning.mixup_teacher import MixturesFirst, mixtures_of
+from stages.common.pruning.params import PruneParams, refuse_contradictions
 from stages.common.pruning.pruning import (
-    PruneParams,
     budget_at,
     keep_widths,
     mask_weights,
-    refuse_contradictions,
     remove_channels,
     remove_milliseconds,
     unmask,

@@ -1,20 +1,15 @@
 """Pruning: how much is removed, and of what. What is left is fine-tuned by ``fine_tuning``."""
 
 import copy
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch.nn.utils import prune as torch_prune
 
 from stages.common.core.cli import InputError
-from stages.common.core.params import channel_widths, number, one_of, whole
 from stages.common.data.cifar10 import Images
 from stages.common.network.network import Network, Size, size_of, widths_of
 from stages.common.pruning.channels import (
-    IMPORTANCES,
     channel_scores,
     convolutions,
     ranks_in_layer,
@@ -23,69 +18,9 @@ from stages.common.pruning.channels import (
 )
 from stages.common.pruning.latency_budget import in_blocks, widths_by_rank, widths_by_time
 from stages.common.pruning.latency_model import LatencyModel
+from stages.common.pruning.params import PruneParams, require_narrower, require_proportions
 
 TAYLOR_IMAGES = 1000  # whose gradients rank the channels
-
-
-@dataclass(frozen=True)
-class PruneParams:
-    """What is removed, in how many steps, and how the rest is fine-tuned."""
-
-    seed: int = whole(at_least=0)
-    method: str = one_of("structured", "unstructured")
-    target: str = one_of("macs", "params", "latency")
-    amount: float = number(at_least=0, below=1)
-    budget_ms: float = number(at_least=0)
-    widths: list = channel_widths(fewest_blocks=0)
-    importance: str = one_of(*IMPORTANCES)
-    allocation: str = one_of("global", "uniform", "proportional")
-    proportions: list = channel_widths(fewest_blocks=0)
-    round_to: int = whole(at_least=1, at_most=256)
-    steps: int = whole(at_least=1)
-    epochs_between: int = whole(at_least=0)
-    epochs: int = whole(at_least=0)
-    batch_size: int = whole(at_least=2)
-    learning_rate: float = number(at_least=0)
-    warmup: float = number(at_least=0, below=1)
-    mixed: float = number(at_least=0, at_most=1)
-    mixed_views: int = whole(at_least=1, at_most=1000)
-    distillation: float = number(at_least=0, at_most=1)
-    temperature: float = number(at_least=0.1)
-    device: str = one_of("auto", "cpu", "cuda", "mps")
-
-    def needs_latency(self) -> bool:
-        return self.target == "latency" or self.budget_ms > 0
-
-    def mixed_epochs(self, epochs: int) -> int:
-        """How many of so many epochs are on mixtures: the first ones, rounded down.
-
-        So that a short fine-tuning ends on plain views as well, and one epoch is all plain.
-        """
-        return math.floor(round(self.mixed * epochs, 6))  # 0.29 * 100 is 28.999...
-
-    def most_mixed_epochs(self) -> int:
-        """Of the step that has most of them."""
-        between = self.epochs_between if self.steps > 1 else 0
-        return self.mixed_epochs(max(self.epochs, between))
-
-
-def refuse_contradictions(params: PruneParams) -> None:
-    """Raise ``InputError`` where two params cannot both be had."""
-    if params.method == "unstructured" and params.needs_latency():
-        raise InputError(
-            "prune.method is unstructured, but zeros in place save no time: prune.target latency "
-            "and prune.budget_ms need prune.method structured"
-        )
-    if params.method == "unstructured" and params.widths:
-        raise InputError(
-            "prune.method is unstructured, but zeros in place change no width: prune.widths needs "
-            "prune.method structured"
-        )
-    if params.budget_ms and params.widths:
-        raise InputError(
-            "prune.budget_ms and prune.widths both say how much to keep: set budget_ms to 0, or "
-            "widths to []"
-        )
 
 
 # ------------------------------------------------------------------------------- how much to take
@@ -145,32 +80,8 @@ def ranking(model: Network, images: Images, params: PruneParams) -> list[torch.T
         return scores
     if params.allocation == "uniform":
         return ranks_in_layer(scores)
-    require_alike(params.proportions, widths_of(model))
+    require_proportions(params.proportions, widths_of(model))
     return ranks_in_layer(scores, [each for block in params.proportions for each in block])
-
-
-def refuse_other_shapes(params: PruneParams, before: list[list[int]]) -> None:
-    """Raise ``InputError`` where the layers that count in ``params`` are not those of the base."""
-    ranked = params.method == "structured" and params.target != "latency"
-    if params.widths:
-        require_narrower(params.widths, before)
-    elif ranked and params.allocation == "proportional":
-        require_alike(params.proportions, before)
-
-
-def require_alike(proportions: list[list[int]], before: list[list[int]]) -> None:
-    """Raise ``InputError`` unless there is a proportion for every convolution."""
-    if not alike(proportions, before):
-        raise InputError(
-            f"prune.proportions is {proportions}, the base has {before}; with prune.allocation "
-            "proportional as many blocks and convolutions are expected (prune.allocation uniform "
-            "or global needs none)"
-        )
-
-
-def alike(widths: list[list[int]], others: list[list[int]]) -> bool:
-    """As many blocks, and in each as many convolutions."""
-    return [len(block) for block in widths] == [len(block) for block in others]
 
 
 def keep_widths(
@@ -188,15 +99,6 @@ def keep_widths(
         for before, after in zip(block, wanted, strict=True)
     ]
     return without_channels(model, importance(model, images, params), widths)
-
-
-def require_narrower(widths: list[list[int]], before: list[list[int]]) -> None:
-    """Raise ``InputError`` unless channels can be removed from ``before`` to reach ``widths``."""
-    if not alike(widths, before) or np.any(np.concatenate(widths) > np.concatenate(before)):
-        raise InputError(
-            f"prune.widths is {widths}, the base has {before}; expected as many blocks and "
-            "convolutions, and none of them wider"
-        )
 
 
 def remove_channels(

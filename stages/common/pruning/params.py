@@ -1,0 +1,108 @@
+"""The params section 'prune', and which of its values contradict each other."""
+
+import math
+from dataclasses import dataclass
+
+from stages.common.core.cli import InputError
+from stages.common.core.params import channel_widths, number, one_of, whole
+
+
+@dataclass(frozen=True)
+class PruneParams:
+    """How much is removed, in how many steps, and how the rest is fine-tuned."""
+
+    seed: int = whole(at_least=0)
+    method: str = one_of("structured", "unstructured")
+    target: str = one_of("macs", "params", "latency")
+    amount: float = number(at_least=0, below=1)
+    budget_ms: float = number(at_least=0)
+    widths: list = channel_widths(fewest_blocks=0)
+    importance: str = one_of("taylor", "magnitude", "random")
+    allocation: str = one_of("global", "uniform", "proportional")
+    proportions: list = channel_widths(fewest_blocks=0)
+    round_to: int = whole(at_least=1, at_most=256)
+    steps: int = whole(at_least=1)
+    epochs_between: int = whole(at_least=0)
+    epochs: int = whole(at_least=0)
+    batch_size: int = whole(at_least=2)
+    learning_rate: float = number(at_least=0)
+    warmup: float = number(at_least=0, below=1)
+    mixed: float = number(at_least=0, at_most=1)
+    mixed_views: int = whole(at_least=1, at_most=1000)
+    distillation: float = number(at_least=0, at_most=1)
+    temperature: float = number(at_least=0.1)
+    device: str = one_of("auto", "cpu", "cuda", "mps")
+
+    def needs_latency(self) -> bool:
+        return self.target == "latency" or self.budget_ms > 0
+
+    def mixed_epochs(self, epochs: int) -> int:
+        """How many of so many epochs are on mixtures: the first ones, rounded down.
+
+        So that a short fine-tuning ends on plain views as well, and one epoch is all plain.
+        """
+        return math.floor(round(self.mixed * epochs, 6))  # 0.29 * 100 is 28.999...
+
+    def most_mixed_epochs(self) -> int:
+        """Of the step that has most of them."""
+        between = self.epochs_between if self.steps > 1 else 0
+        return self.mixed_epochs(max(self.epochs, between))
+
+
+def refuse_contradictions(params: PruneParams) -> None:
+    """Raise ``InputError`` where two params exclude each other."""
+    if params.method == "unstructured" and params.needs_latency():
+        raise InputError(
+            "prune.method is unstructured, but zeros in place save no time: prune.target latency "
+            "and prune.budget_ms need prune.method structured"
+        )
+    if params.method == "unstructured" and params.widths:
+        raise InputError(
+            "prune.method is unstructured, but zeros in place change no width: prune.widths needs "
+            "prune.method structured"
+        )
+    if params.budget_ms and params.widths:
+        raise InputError(
+            "prune.budget_ms and prune.widths both say how much to keep: set budget_ms to 0, or "
+            "widths to []"
+        )
+
+
+def refuse_other_shapes(params: PruneParams, base: list[list[int]]) -> None:
+    """Raise ``InputError`` where prune.widths or prune.proportions do not fit the base's widths."""
+    ranked = params.method == "structured" and params.target != "latency"
+    if params.widths:
+        require_narrower(params.widths, base)
+    elif ranked and params.allocation == "proportional":
+        require_proportions(params.proportions, base)
+
+
+def require_narrower(widths: list[list[int]], base: list[list[int]]) -> None:
+    """Raise ``InputError`` unless every layer of the base has as many channels as are to stay."""
+    if not same_layers(widths, base) or any(
+        kept > whole for kept, whole in zip(flat(widths), flat(base), strict=True)
+    ):
+        raise InputError(
+            f"prune.widths is {widths}, the base has {base}; expected as many blocks and "
+            "convolutions, and none of them wider"
+        )
+
+
+def require_proportions(proportions: list[list[int]], base: list[list[int]]) -> None:
+    """Raise ``InputError`` unless there is a proportion for every convolution."""
+    if not same_layers(proportions, base):
+        raise InputError(
+            f"prune.proportions is {proportions}, the base has {base}; with prune.allocation "
+            "proportional as many blocks and convolutions are expected (prune.allocation uniform "
+            "or global needs none)"
+        )
+
+
+def same_layers(widths: list[list[int]], others: list[list[int]]) -> bool:
+    """As many blocks, and in each as many convolutions."""
+    return [len(block) for block in widths] == [len(block) for block in others]
+
+
+def flat(blocks: list[list[int]]) -> list[int]:
+    """[[1, 2], [3]] -> [1, 2, 3]."""
+    return [each for block in blocks for each in block]
