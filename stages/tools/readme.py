@@ -3,14 +3,13 @@
 Reads   the pages (Markdown) and the files that their marks name
 Writes  each page, with the table between the two marks that name its file:
         <!-- metrics/summary.md: begin (make readme) --> and <!-- metrics/summary.md: end -->
-        A .md file is taken as it is; plots/tradeoff.csv becomes the README's short table.
+        A .md file is taken as it is; metrics/summary.json becomes the README's short table.
 Params  none
 Raises  InputError when a page has no marks, or a file that a mark names is missing
 """
 
 import argparse
-import csv
-import io
+import json
 import re
 from pathlib import Path
 
@@ -40,24 +39,24 @@ def with_tables(page: str, folder: Path) -> str:
 
 def table_in(path: Path) -> str:
     text = read_text(path)
-    if path.suffix == ".csv":
-        return short_table(list(csv.DictReader(io.StringIO(text))))
+    if path.suffix == ".json":
+        return short_table(json.loads(text))
     return text.strip()
 
 
-def short_table(variants: list[dict]) -> str:
-    """``variants``: the rows of plots/tradeoff.csv, the base first. Sizes in MB of 10**6 bytes."""
-    base = variants[0]["variant"]
+def short_table(summary: dict[str, dict]) -> str:
+    """``summary``: metrics/summary.json, the base first. Sizes in MB of 10**6 bytes."""
+    base = next(iter(summary))
     cells = [
         [
-            row["variant"],
-            f"{float(row['accuracy']):.2f} %",
-            f"{int(row['size_bytes']) / 1e6:.2f} MB",
-            f"{int(row['macs']) / 1e6:.1f} M",
-            f"{float(row['ratio_to_base']):.2f} × {base}",
-            f"{float(row['onnxruntime_ratio_to_base']):.2f} × {base}",
+            variant,
+            f"{block['accuracy']:.2f} %",
+            f"{block['size_bytes'] / 1e6:.2f} MB",
+            f"{block['macs'] / 1e6:.1f} M",
+            f"{block['latency_ratio_to_base']['opencv']:.2f} × {base}",
+            f"{block['latency_ratio_to_base']['onnxruntime']:.2f} × {base}",
         ]
-        for row in variants
+        for variant, block in summary.items()
     ]
     return as_table([HEADS, ["---", *["---:"] * (len(HEADS) - 1)], *cells])
 
