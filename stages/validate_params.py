@@ -32,9 +32,9 @@ from stages.common.training.recipe import RecipeParams
 from stages.controls.params import ControlsParams
 from stages.hardware.energy_model.params import EnergyParams
 from stages.hardware.hls_design.params import HLSParams
-from stages.hardware.mac_area import MacAreaParams
+from stages.hardware.mac.params import MacAreaParams
 from stages.hardware.nngen_engine.params import AcceleratorParams
-from stages.hardware.overview.collect import HardwareParams
+from stages.hardware.overview.params import HardwareParams
 from stages.prepare import PrepareParams
 from stages.teach import TeachParams
 from stages.train import TrainParams

@@ -9,7 +9,8 @@ from stages.common.core.cli import InputError
 from stages.common.core.params import load_params
 from stages.hardware import summary
 from stages.hardware.overview.claims import CHANNELS, Claim, Evidence, claims_of, in_words
-from stages.hardware.overview.collect import HardwareParams, Sources, collect, nearest_zeros
+from stages.hardware.overview.collect import Sources, collect, nearest_zeros
+from stages.hardware.overview.params import HardwareParams
 from stages.hardware.overview.quantities import ASIC, CPU, FPGA, NPU, PLATFORMS, VARIANTS, Quantity
 from tests.pipelines import ROOT
 

@@ -10,25 +10,17 @@ Raises  InputError when Icarus Verilog, pyosys or the liberty file is missing
 """
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from stages.common.core.cli import run
 from stages.common.core.files import write_json, write_text
-from stages.common.core.params import load_params, whole
+from stages.common.core.params import load_params
 from stages.common.reporting.markdown import as_table
+from stages.hardware.mac.params import MacAreaParams
 from stages.hardware.mac.simulation import FORMATS, Format, check
 from stages.hardware.mac.synthesis import refuse_without_tools, standard_cells, xilinx_parts
-
-
-@dataclass(frozen=True)
-class MacAreaParams:
-    """What the Verilog is simulated on, besides the corner inputs."""
-
-    seed: int = whole(at_least=0)
-    random_inputs: int = whole(at_least=1)  # of each kind
 
 
 def measured(rtl: Path, form: Format, liberty: Path, params: MacAreaParams) -> dict:

@@ -22,7 +22,8 @@ from stages.common.reporting.markdown import as_table
 from stages.common.reporting.style import save_png
 from stages.hardware.overview.chart import hardware_chart
 from stages.hardware.overview.claims import ZEROS, Claim, claims_of, in_words
-from stages.hardware.overview.collect import HardwareParams, Sources, collect
+from stages.hardware.overview.collect import Sources, collect
+from stages.hardware.overview.params import HardwareParams
 from stages.hardware.overview.quantities import VARIANTS, Quantity
 
 KINDS = (

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from stages.common.core.cli import InputError
 from stages.common.core.files import figure, read_metrics, read_rows
-from stages.common.core.params import number, text
 from stages.hardware.overview.claims import ZEROS
+from stages.hardware.overview.params import HardwareParams
 from stages.hardware.overview.quantities import ASIC, CPU, FPGA, NPU, Quantity
 
 HARDWARE = "'make hardware'"
@@ -22,15 +22,6 @@ DENSE = dict(ZEROS)
 RUNTIMES = {"opencv": "OpenCV DNN", "onnxruntime": "ONNX Runtime"}
 MEASURED = ("base", "pruned", "base_int8", "pruned_int8")
 ON_NPU = {"base": "base_int8", "pruned": "pruned_int8", "unstructured": "unstructured_int8"}
-
-
-@dataclass(frozen=True)
-class HardwareParams:
-    """Which of the NPU's targets stand for memories that are slow and fast, and what is noise."""
-
-    npu_slow_weights: str = text()  # a target of params npu.targets
-    npu_fast_weights: str = text()
-    noise: float = number(at_least=0, below=1)  # a ratio this near to 1 is no change
 
 
 @dataclass(frozen=True)
