@@ -26,6 +26,7 @@ from stages.common.core.files import write_csv, write_text
 from stages.common.core.params import load_params, read_params
 from stages.common.measuring.seeds import MOST_SEEDS, paired_difference
 from stages.common.reporting.style import save_png
+from stages.common.revisions.git import require_repository
 from stages.common.studies.chart import study_chart
 from stages.common.studies.grid import Experiment, StudiesParams, experiments_of
 
@@ -58,6 +59,7 @@ def dvc(*words: str) -> str:
 
 def require_committed() -> None:
     """An experiment starts from the last commit's code, params and base."""
+    require_repository(Path())
     changed = command("git", "status", "--porcelain", "--", *SOURCES).split("\n")[0]
     if changed:
         raise InputError(

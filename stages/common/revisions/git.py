@@ -29,11 +29,33 @@ class Revision:
         return f"{self.name} ({self.commit[:7]})"
 
 
+def require_repository(root: Path) -> None:
+    """Raise ``InputError`` where git sees no repository, or one of another user, which it refuses.
+
+    The latter is what root sees in a container on a checkout that a person made outside.
+    """
+    found = git(root, "rev-parse", "--git-dir")
+    if not found.returncode:
+        return
+    said = found.stderr.decode(errors="replace")
+    for line in said.splitlines():
+        if "safe.directory" in line:  # git's own remedy
+            raise InputError(
+                f"git does not trust {root.resolve()}, which another user owns; if you do, run: "
+                f"{line.strip()}"
+            )
+    raise InputError(
+        f"{root.resolve()} is no git repository; run from the repository's root, in what 'git "
+        "clone' made (an archive has no revisions)"
+    )
+
+
 def revision(root: Path, name: str | None) -> Revision:
     """The commit that ``name`` stands for; the working tree for None.
 
     Raises ``InputError`` when ``name`` is no commit here.
     """
+    require_repository(root)
     if name is None:
         return Revision("working tree", None)
     found = git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")

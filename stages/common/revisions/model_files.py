@@ -17,6 +17,7 @@ from dvc_data.hashfile.hash_info import HashInfo
 
 from stages.common.core.cli import InputError
 from stages.common.core.files import digest, replacing
+from stages.common.revisions.git import require_repository
 
 WORKING_TREE = "the working tree"
 VARIANTS = "variants"  # the var of dvc.yaml that names them
@@ -42,6 +43,7 @@ class Revision:
 @contextmanager
 def open_repository(root: Path) -> Iterator[Repo]:
     """The git and DVC repository whose root this is; ``InputError`` when it is none."""
+    require_repository(root)
     try:
         with Repo(str(root)) as repository:
             yield repository
