@@ -72,7 +72,7 @@ quick: install
 	@cat build/quick/metrics/summary.md
 	@echo "Pictures: build/quick/plots/*.png. All plots as one page: cd build/quick && ../../.venv/bin/dvc plots show"
 	@echo "A quick run of a small network on few images: it shows the way, not the result."
-	@echo "Next: source .venv/bin/activate && dvc repro (the whole: hours on two cores, minutes on a GPU), or README.md, Every day."
+	@echo "Next: source .venv/bin/activate && dvc repro (the whole: hours on two cores, minutes on a GPU), or 'Everyday commands' in README.md."
 
 quick-settings:
 	@echo '$(QUICK)'
