@@ -36,17 +36,21 @@ from stages.common.pruning.latency_model import LatencyModel, load_latency_model
 from stages.common.pruning.mixup_teacher import teaching_flops
 from stages.common.pruning.params import PruneParams
 from stages.common.pruning.pruning import share_removed
-from stages.common.training.checkpoints import EpochStore, Progress
+from stages.common.training.checkpoints import EpochStore
+from stages.common.training.context import RunContext, pick_device
 from stages.common.training.loop import evaluate
-from stages.common.training.recipe import RecipeParams
+from stages.common.training.params import RecipeParams
 from stages.common.training.teacher import load_teacher
 
 CURVE_COLUMNS = ["epoch", "step", "loss", "learning_rate", "validation_accuracy"]
 
 
-def curve(stages: list[Progress]) -> list[dict]:
-    """One row for each epoch of fine-tuning, numbered through, with its pruning step."""
-    rows = [{"step": step, **row} for step, stage in enumerate(stages, 1) for row in stage.history]
+def curve(histories: list[list[dict]]) -> list[dict]:
+    """One row for each epoch of fine-tuning, numbered through, with its pruning step.
+
+    ``histories`` has the rows of one step after another.
+    """
+    rows = [{"step": step, **row} for step, history in enumerate(histories, 1) for row in history]
     return [{**row, "epoch": epoch} for epoch, row in enumerate(rows, 1)]
 
 
@@ -117,9 +121,15 @@ def main() -> None:
     base = load_checkpoint(args.base)
     teacher = load_teacher(args.teacher, recipe.translate, recipe.cutout, images.digest())
     latency = load_latency_model(args.latency)
-    store = EpochStore(args.resume)
+    context = RunContext(
+        images, validation, recipe, pick_device(params.device), EpochStore(args.resume)
+    )
+
+    def write_curve(histories: list[list[dict]]) -> None:
+        write_csv(args.curve, curve(histories), header=CURVE_COLUMNS)
+
     pruned, stages, raw_accuracy = prune_and_fine_tune(
-        base.model, teacher, images, validation, recipe, params, store, latency
+        base.model, teacher, params, context, latency, write_curve
     )
     cpu = torch.device("cpu")
     accuracies = {
@@ -135,9 +145,9 @@ def main() -> None:
         )
     provenance = {**base.provenance, "prune": what_counted(params)}
     save_checkpoint(args.pruned, pruned, provenance)
-    write_csv(args.curve, curve(stages), header=CURVE_COLUMNS)
+    write_curve([stage.history for stage in stages])
     write_json(args.metrics, metrics)
-    store.clear()
+    context.store.clear()
     print(
         f"{args.pruned}: {metrics['amount_reached']:.3f} of {params.target} removed "
         f"({asked(params)} asked), widths {metrics['after']['widths']}; validation "

@@ -1,4 +1,4 @@
-"""Train the base network, on the labels and on what a wider network, the teacher, says.
+"""Train the base network, on the labels and on the outputs of wider networks, the teacher.
 
 Reads   the training images (held-out validation images included; never the test images), the
         teacher's outputs on them
@@ -8,49 +8,39 @@ Writes  a checkpoint (config, weights, provenance), the training curve as CSV (o
 Params  data.*, recipe.*, train.*
 Raises  InputError for wrong params, missing data or teacher, a device that is not there
 
-With train.distillation 0 the teacher is ignored, and every epoch sees a new view of the images. A
-killed run goes on from its last whole epoch, kept in the folder --resume.
+With train.distillation 0 the teacher is ignored, and every epoch sees a new view of the images. The
+curve is written anew after every epoch. A killed run goes on from its last whole epoch, kept in the
+folder --resume.
 """
 
 import argparse
 import dataclasses
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from stages.common.core.cli import run
 from stages.common.core.files import write_csv, write_json
-from stages.common.core.params import load_params, number
+from stages.common.core.params import load_params
 from stages.common.data.cifar10 import DataParams, load_training_images
 from stages.common.measuring.machine import available_cores, cpu_model
 from stages.common.network.network import save_checkpoint
 from stages.common.network.whitening import build_network
 from stages.common.training.checkpoints import EpochStore, Progress
-from stages.common.training.loop import CURVE_COLUMNS, fit, summary
-from stages.common.training.losses import Lesson, from_labels, from_teacher
-from stages.common.training.recipe import (
-    NetworkParams,
-    RecipeParams,
-    pick_device,
-    pick_precision,
-    precision_name,
-)
+from stages.common.training.context import RunContext, pick_device, precision_name
+from stages.common.training.loop import CURVE_COLUMNS, Monitor, fit, summary
+from stages.common.training.losses import Objective, distillation_objective, label_objective
+from stages.common.training.params import RecipeParams, TrainParams
 from stages.common.training.teacher import Teacher, load_teacher
 
 
-@dataclass(frozen=True)
-class TrainParams(NetworkParams):
-    """How the base network is made."""
-
-    distillation: float = number(at_least=0, at_most=1)
-    temperature: float = number(at_least=0.1)
-
-
-def lesson(teacher: Teacher, params: TrainParams, recipe: RecipeParams) -> Lesson:
-    """Labels and teacher; without distillation labels alone."""
+def objective(teacher: Teacher, params: TrainParams, recipe: RecipeParams) -> Objective:
+    """Labels and teacher; with distillation 0 the labels alone."""
     if not params.distillation:
-        return from_labels(recipe.label_smoothing)
-    return from_teacher(teacher, params.distillation, params.temperature, recipe.label_smoothing)
+        return label_objective(recipe.label_smoothing)
+    return distillation_objective(
+        teacher, params.distillation, params.temperature, recipe.label_smoothing
+    )
 
 
 def speed_summary(progress: Progress, device: torch.device, precision: torch.dtype) -> dict:
@@ -73,19 +63,16 @@ def main() -> None:
     images, validation = load_training_images(args.data, data)
     teacher = load_teacher(args.teacher, recipe.translate, recipe.cutout, images.digest())
     network = build_network(params.widths, images, seed=params.seed)
-    device = pick_device(params.device)
-    store = EpochStore(args.resume)
+    context = RunContext(
+        images, validation, recipe, pick_device(params.device), EpochStore(args.resume)
+    )
     progress = fit(
         network,
-        images,
-        validation,
-        recipe=recipe,
-        schedule=params.schedule(),
-        seed=params.seed,
-        device=device,
-        store=store,
-        title="train",
-        lesson=lesson(teacher, params, recipe),
+        objective(teacher, params, recipe),
+        params.schedule(),
+        params.seed,
+        context,
+        Monitor("train", partial(write_csv, args.curve, header=CURVE_COLUMNS)),
     )
     provenance = {
         "data_digest": images.digest(),
@@ -98,9 +85,9 @@ def main() -> None:
     save_checkpoint(args.model, network, provenance)
     write_csv(args.curve, progress.history, header=CURVE_COLUMNS)
     write_json(args.metrics, metrics)
-    speed = speed_summary(progress, device, pick_precision(recipe.precision, device))
+    speed = speed_summary(progress, context.device, context.precision)
     write_json(args.speed, speed)
-    store.clear()
+    context.store.clear()
     print(
         f"{args.model}: {metrics['validation_accuracy']:.2f} % on {len(validation)} validation "
         f"images, {metrics['params']:,} params, {metrics['macs'] / 1e6:.1f} M MACs; "

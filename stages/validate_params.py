@@ -28,7 +28,7 @@ from stages.common.npu.vela import NPUParams
 from stages.common.pruning.params import PruneParams, refuse_contradictions, refuse_other_shapes
 from stages.common.revisions.changes import CompareRevisionsParams
 from stages.common.studies.grid import StudiesParams, experiments_of
-from stages.common.training.recipe import RecipeParams
+from stages.common.training.params import RecipeParams, TeachParams, TrainParams
 from stages.controls.params import ControlsParams
 from stages.hardware.energy_model.params import EnergyParams
 from stages.hardware.hls_design.params import HLSParams
@@ -36,8 +36,6 @@ from stages.hardware.mac.params import MacAreaParams
 from stages.hardware.nngen_engine.params import AcceleratorParams
 from stages.hardware.overview.params import HardwareParams
 from stages.prepare import PrepareParams
-from stages.teach import TeachParams
-from stages.train import TrainParams
 
 SECTIONS = {
     "data": DataParams,

@@ -13,12 +13,14 @@ from onnx import ModelProto
 from torch import nn
 
 from stages import export, quantize
+from stages.common.data.cifar10 import Images
 from stages.common.inference.layer_chain import quantization_between, read_chain, with_output
 from stages.common.inference.tflite_writer import tflite_bytes
 from stages.common.network.network import BatchNorm, Checkpoint, Network, save_checkpoint
-from stages.common.training.recipe import RecipeParams
+from stages.common.training.checkpoints import EpochStore
+from stages.common.training.context import RunContext
+from stages.common.training.params import RecipeParams, TeachParams
 from stages.quantize import QuantizeParams
-from stages.teach import TeachParams
 from tests.conftest import make_images
 
 RECIPE = RecipeParams(
@@ -60,6 +62,14 @@ PARAMS = {
     "npu": {"targets": ["ethos-u55-256 Ethos_U55_High_End_Embedded Shared_Sram"]},
     "evaluate": {"engine": "classic", "batch_size": 64},
 }
+
+
+def run_context(
+    images: Images, store: EpochStore | Path, validation: Images | None = None
+) -> RunContext:
+    """RECIPE on the CPU; a path is the folder of a new store."""
+    store = store if isinstance(store, EpochStore) else EpochStore(store)
+    return RunContext(images, validation or images, RECIPE, torch.device("cpu"), store)
 
 
 def random_network() -> Network:

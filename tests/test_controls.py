@@ -16,9 +16,9 @@ from stages.common.network.whitening import build_network
 from stages.common.pruning.channels import convolutions
 from stages.common.pruning.pruning import remove_channels, unmask
 from stages.common.training import loop as training
-from stages.common.training.checkpoints import EpochStore, model_digest
-from stages.common.training.recipe import Schedule
-from stages.common.training.teacher import Teacher, save_teacher
+from stages.common.training.checkpoints import model_digest
+from stages.common.training.params import Schedule
+from stages.common.training.teacher import TeacherOutputs, save_teacher
 from stages.controls import train as controls
 from stages.controls.arms import flat_widths, require_smaller, start
 from stages.controls.params import ControlsParams
@@ -26,7 +26,7 @@ from stages.controls.table import markdown, sentence
 from stages.controls.train import Arm, Given, affordable_epochs, summary, train_all
 from stages.teach import teach
 from tests.conftest import make_images
-from tests.networks import PROVENANCE, RECIPE, TEACH, call, write_params
+from tests.networks import PROVENANCE, RECIPE, TEACH, call, run_context, write_params
 from tests.test_prune import PARAMS as PRUNE
 
 WIDTHS = [[16, 16], [32, 32]]
@@ -63,14 +63,16 @@ def pruned(base, images) -> Network:
 
 
 @pytest.fixture(scope="module")
-def teacher(base, images, tmp_path_factory) -> Teacher:
-    store = EpochStore(tmp_path_factory.mktemp("teacher"))
-    return teach([copy.deepcopy(base)], images, RECIPE, TEACH, store)
+def teacher(base, images, tmp_path_factory) -> TeacherOutputs:
+    context = run_context(images, tmp_path_factory.mktemp("teacher"))
+    return teach([copy.deepcopy(base)], TEACH, context)
 
 
 @pytest.fixture(scope="module")
-def given(base, pruned, teacher, images) -> Given:
-    return Given(base, pruned, teacher, images, make_images(50, seed=9), RECIPE, PRUNE)
+def given(base, pruned, teacher, images, tmp_path_factory) -> Given:
+    folder = tmp_path_factory.mktemp("resume")
+    context = run_context(images, folder, validation=make_images(50, seed=9))
+    return Given(base, pruned, teacher, PRUNE, context)
 
 
 # --------------------------------------------------------------------------------------- starts
@@ -138,13 +140,11 @@ def test_a_pruned_network_that_is_not_smaller_is_refused(base, widths, said):
 
 
 @pytest.fixture(scope="module")
-def stored(given, tmp_path_factory) -> tuple[dict[str, Arm], EpochStore]:
-    store = EpochStore(tmp_path_factory.mktemp("resume"))
-    return train_all(given, CONTROLS, base_flops=10**9, store=store), store
+def arms(given) -> dict[str, Arm]:
+    return train_all(given, CONTROLS, base_flops=10**9)
 
 
-def test_every_arm_is_trained_with_every_seed_and_its_true_size_is_reported(stored, given):
-    arms, _ = stored
+def test_every_arm_is_trained_with_every_seed_and_its_true_size_is_reported(arms, given):
     assert list(arms) == ["pruned", "scratch", "random_channels", "zeros"]
     small, whole = size_of(given.pruned), size_of(given.base)
     for name, arm in arms.items():
@@ -157,8 +157,7 @@ def test_every_arm_is_trained_with_every_seed_and_its_true_size_is_reported(stor
     assert arms["zeros"].size.nonzero_macs == pytest.approx(small.macs, rel=0.01)  # and stay
 
 
-def test_only_scratch_differs_in_its_schedule_and_that_is_stated(stored):
-    arms, _ = stored
+def test_only_scratch_differs_in_its_schedule_and_that_is_stated(arms):
     rest = {arms[name].schedule for name in ("pruned", "random_channels", "zeros")}
     assert rest == {Schedule(epochs=2, batch_size=50, learning_rate=0.04, warmup=0.1)}
     report = summary(arms, 10**9, PRUNE, validation_images=50)
@@ -167,25 +166,22 @@ def test_only_scratch_differs_in_its_schedule_and_that_is_stated(stored):
     assert {block["epochs"] for block in report["arms"].values()} == {2}
 
 
-def test_what_was_finished_before_a_kill_is_not_trained_again(stored, given, monkeypatch):
-    arms, store = stored
-
+def test_what_was_finished_before_a_kill_is_not_trained_again(arms, given, monkeypatch):
     def refuse(*_):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(training, "train_epoch", refuse)
-    again = train_all(given, CONTROLS, base_flops=10**9, store=EpochStore(store.directory))
+    again = train_all(given, CONTROLS, base_flops=10**9)
     assert again == arms
     more = dataclasses.replace(CONTROLS, seeds=[3, 5])
     with pytest.raises(AssertionError, match="trained again"):
-        train_all(given, more, base_flops=10**9, store=EpochStore(store.directory))
+        train_all(given, more, base_flops=10**9)
 
 
-def test_scratch_b_costs_what_base_and_fine_tuning_cost(stored, given):
-    arms, store = stored
+def test_scratch_b_costs_what_base_and_fine_tuning_cost(arms, given):
     budget = 3 * arms["pruned"].flops
     params = dataclasses.replace(CONTROLS, scratch_b=True)
-    longer = train_all(given, params, budget - arms["pruned"].flops, EpochStore(store.directory))
+    longer = train_all(given, params, budget - arms["pruned"].flops)
     assert list(longer) == ["pruned", "scratch", "scratch_b", "random_channels", "zeros"]
     assert longer["scratch_b"].schedule.epochs == 6
     assert longer["scratch_b"].flops == pytest.approx(budget, rel=0.1)

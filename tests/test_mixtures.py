@@ -16,15 +16,14 @@ from stages.common.pruning import mixup_teacher
 from stages.common.pruning.fine_tuning import prune_and_fine_tune
 from stages.common.pruning.mixup_teacher import Mixtures, MixturesFirst, mixtures_of
 from stages.common.training.augmentation import Augmenter
-from stages.common.training.checkpoints import EpochStore, model_digest
+from stages.common.training.checkpoints import model_digest
 from stages.common.training.loop import Epochs
-from stages.common.training.teacher import Teacher, mirrored_logits, save_teacher
+from stages.common.training.teacher import TeacherOutputs, mirrored_logits, save_teacher
 from tests.conftest import make_images
 from tests.networks import PARAMS as ALL_PARAMS
-from tests.networks import PROVENANCE, RECIPE, call, write_params
+from tests.networks import PROVENANCE, RECIPE, call, run_context, write_params
 from tests.test_prune import PARAMS
 
-CPU = torch.device("cpu")
 MEANS, SQUARES = (0, 1, 4, 5), (2, 3, 6, 7)  # numbers of mixtures
 VIEWS = 3
 
@@ -47,17 +46,15 @@ def teacher(base, images, tmp_path) -> MixturesFirst:
 
 
 def asked(base: Network, images: Images, path: Path) -> Mixtures:
-    return mixtures_of(
-        base, images, RECIPE, CPU, EpochStore(path), seed=0, views=VIEWS, batch_size=50
-    )
+    return mixtures_of(base, run_context(images, path), seed=0, views=VIEWS, batch_size=50)
 
 
-def plain_teacher(base: Network, images: Images) -> Teacher:
+def plain_teacher(base: Network, images: Images) -> TeacherOutputs:
     """Of one view."""
     pixels = torch.from_numpy(images.pixels)
     view = Augmenter(pixels, RECIPE.translate, RECIPE.cutout, seed=0).view(0)
     logits = mirrored_logits(base, view.split(50), torch.float32).astype(np.float16)
-    return Teacher(logits[None], 0, 0, RECIPE.translate, RECIPE.cutout, images.digest())
+    return TeacherOutputs(logits[None], 0, 0, RECIPE.translate, RECIPE.cutout, images.digest())
 
 
 # ------------------------------------------------------------------------------------ the images
@@ -129,8 +126,8 @@ def test_a_mixture_has_both_labels_by_the_share_of_either_image(number):
 # ------------------------------------------------------------------------------------ the teacher
 
 
-def test_the_base_speaks_of_the_mixture_that_is_trained_on(base, images, teacher):
-    epochs = Epochs(images, RECIPE, seed=5, device=CPU, teacher=teacher)
+def test_the_base_is_teacher_of_the_mixture_that_is_trained_on(base, images, teacher, tmp_path):
+    epochs = Epochs(run_context(images, tmp_path), seed=5, teacher=teacher)
     for epoch in range(2 * VIEWS):
         pixels, labels, logits, _ = epochs.load(epoch)
         with torch.no_grad():
@@ -139,8 +136,9 @@ def test_the_base_speaks_of_the_mixture_that_is_trained_on(base, images, teacher
         assert labels.shape == (len(images), 10)
 
 
-def test_mixtures_come_in_turn_then_mirrored_and_whatever_the_seed(images, teacher):
-    one, other = (Epochs(images, RECIPE, seed, CPU, teacher) for seed in (0, 1))
+def test_mixtures_come_in_turn_then_mirrored_and_whatever_the_seed(images, teacher, tmp_path):
+    context = run_context(images, tmp_path)
+    one, other = (Epochs(context, seed, teacher) for seed in (0, 1))
     seen = [one.load(epoch)[0] for epoch in range(2 * VIEWS)]
     assert len({pixels.numpy().tobytes() for pixels in seen}) == 2 * VIEWS
     for epoch in range(VIEWS):
@@ -149,8 +147,9 @@ def test_mixtures_come_in_turn_then_mirrored_and_whatever_the_seed(images, teach
     assert not torch.equal(one.load(0)[3], other.load(0)[3])  # the order follows the seed
 
 
-def test_after_the_mixtures_come_plain_views_as_without_them(images, teacher):
-    both, plain = (Epochs(images, RECIPE, 3, CPU, each) for each in (teacher, teacher.plain))
+def test_after_the_mixtures_come_plain_views_as_without_them(images, teacher, tmp_path):
+    context = run_context(images, tmp_path)
+    both, plain = (Epochs(context, 3, each) for each in (teacher, teacher.plain))
     for epoch in range(2 * VIEWS, 2 * VIEWS + 3):
         for one, other in zip(both.load(epoch), plain.load(epoch), strict=True):
             assert torch.equal(one, other)
@@ -166,11 +165,11 @@ def test_the_base_is_asked_once_for_each_mixture_after_a_kill_too(
         return mirrored_logits(*args)
 
     monkeypatch.setattr(mixup_teacher, "mirrored_logits", counted)
-    epochs = Epochs(images, RECIPE, seed=0, device=CPU, teacher=teacher)
+    epochs = Epochs(run_context(images, tmp_path), seed=0, teacher=teacher)
     before = [epochs.load(epoch)[2] for epoch in range(VIEWS + 1)]
     assert len(calls) == VIEWS
     resumed = dataclasses.replace(teacher, mixtures=asked(base, images, tmp_path / "resume"))
-    epochs = Epochs(images, RECIPE, seed=0, device=CPU, teacher=resumed)
+    epochs = Epochs(run_context(images, tmp_path), seed=0, teacher=resumed)
     assert torch.equal(epochs.load(1)[2], before[1])
     assert len(calls) == VIEWS
     resumed.mixtures.store.clear()  # of what the first run made and this one has not read, too
@@ -181,7 +180,7 @@ def test_another_base_is_asked_itself(base, images, tmp_path):
     other = build_network([[16, 16], [32, 32]], images, seed=2).eval()
     augmenter = Augmenter(torch.from_numpy(images.pixels), RECIPE.translate, 0, seed=0)
     one, another = (asked(each, images, tmp_path / "resume") for each in (base, other))
-    assert not np.array_equal(*(each.said(augmenter, 0).logits for each in (one, another)))
+    assert not np.array_equal(*(each.epoch_data(augmenter, 0).logits for each in (one, another)))
 
 
 # -------------------------------------------------------------------------------------- the stage
@@ -215,11 +214,7 @@ def test_a_pruned_network_learns_from_its_base_as_long_as_images_are_mixed(base,
         """By one and by the other wider network."""
         chosen = dataclasses.replace(params, mixed=mixed)
         return [
-            model_digest(
-                prune_and_fine_tune(
-                    base, each, images, images, RECIPE, chosen, EpochStore(tmp_path)
-                )[0]
-            )
+            model_digest(prune_and_fine_tune(base, each, chosen, run_context(images, tmp_path))[0])
             for each in teachers
         ]
 

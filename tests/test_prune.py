@@ -26,13 +26,13 @@ from stages.common.pruning.pruning import (
     unmask,
 )
 from stages.common.training.augmentation import Augmenter
-from stages.common.training.checkpoints import EpochStore, model_digest
+from stages.common.training.checkpoints import model_digest
 from stages.common.training.loop import Epochs
-from stages.common.training.teacher import Teacher
+from stages.common.training.teacher import TeacherOutputs
 from stages.prune import curve, summary
 from stages.teach import GRAIN, teach
 from tests.conftest import make_images
-from tests.networks import RECIPE, TEACH
+from tests.networks import RECIPE, TEACH, run_context
 from tests.profiles import profile, smooth_profile
 
 PARAMS = PruneParams(
@@ -78,9 +78,9 @@ def base(images) -> Network:
 
 
 @pytest.fixture(scope="module")
-def teacher(base, images, tmp_path_factory) -> Teacher:
-    store = EpochStore(tmp_path_factory.mktemp("teacher"))
-    return teach([copy.deepcopy(base)], images, RECIPE, TEACH, store)
+def teacher(base, images, tmp_path_factory) -> TeacherOutputs:
+    context = run_context(images, tmp_path_factory.mktemp("teacher"))
+    return teach([copy.deepcopy(base)], TEACH, context)
 
 
 def test_uniform_allocation_takes_the_same_share_of_every_layer(base, images):
@@ -321,9 +321,7 @@ WIDTHS = [[8, 12], [24, 16], [16, 20]]
 
 def test_widths_that_are_named_are_kept_by_the_best_channels(base, teacher, images, tmp_path):
     params = dataclasses.replace(PARAMS, widths=WIDTHS, steps=1, epochs=0)
-    pruned, stages, _ = prune_and_fine_tune(
-        base, teacher, images, images, RECIPE, params, EpochStore(tmp_path)
-    )
+    pruned, stages, _ = prune_and_fine_tune(base, teacher, params, run_context(images, tmp_path))
     scores = channel_scores(base, images, "taylor", seed=0)
     expected = without_channels(base, scores, [width for block in WIDTHS for width in block])
     assert widths_of(pruned) == WIDTHS
@@ -370,7 +368,7 @@ def test_pruning_to_milliseconds_in_steps_reports_what_it_predicts(
     budget = asked * before if asked else params.budget_ms
     assert budget < 0.9 * before, "the budget must ask for something"
     pruned, stages, _ = prune_and_fine_tune(
-        base, teacher, images, images, RECIPE, params, EpochStore(tmp_path), LATENCY
+        base, teacher, params, run_context(images, tmp_path), LATENCY
     )
     assert len(stages) == 2
     report = summary(base, pruned, params, {}, LATENCY)
@@ -421,15 +419,14 @@ def test_pruning_and_fine_tuning_is_repeatable_and_reports_what_it_did(
     params = dataclasses.replace(PARAMS, method=method)
     validation = make_images(50, seed=9)
     results = [
-        prune_and_fine_tune(
-            base, teacher, images, validation, RECIPE, params, EpochStore(tmp_path / name)
-        )
+        prune_and_fine_tune(base, teacher, params, run_context(images, tmp_path / name, validation))
         for name in "ab"
     ]
     (pruned, stages, raw), (again, _, _) = results
     assert model_digest(pruned) == model_digest(again)
     assert len(raw) == 2
-    assert [(row["epoch"], row["step"]) for row in curve(stages)] == [(1, 1), (2, 2)]
+    rows = curve([stage.history for stage in stages])
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 1), (2, 2)]
     report = summary(base, pruned, params, accuracies={})
     assert report["amount_reached"] == pytest.approx(0.5, abs=0.06)
     assert report["before"]["widths"] == "32 32 / 64 64 / 64 64"
@@ -442,13 +439,15 @@ def test_pruning_and_fine_tuning_is_repeatable_and_reports_what_it_did(
 
 def test_fine_tuning_does_not_touch_the_base(base, teacher, images, tmp_path):
     before = model_digest(base)
-    prune_and_fine_tune(base, teacher, images, images, RECIPE, PARAMS, EpochStore(tmp_path))
+    prune_and_fine_tune(base, teacher, PARAMS, run_context(images, tmp_path))
     assert model_digest(base) == before
 
 
-def test_fine_tuning_sees_each_view_with_what_the_teacher_says_of_it(base, images, teacher):
-    """What it says of a view and of its mirror image is the mean of both."""
-    epochs = Epochs(images, RECIPE, seed=5, device=torch.device("cpu"), teacher=teacher)
+def test_fine_tuning_sees_each_view_with_the_teachers_outputs_on_it(
+    base, images, teacher, tmp_path
+):
+    """The target of a view and of its mirror image is the mean of the outputs on both."""
+    epochs = Epochs(run_context(images, tmp_path), seed=5, teacher=teacher)
     for epoch in range(5):
         pixels, _, logits, _ = epochs.load(epoch)
         with torch.no_grad():
@@ -456,8 +455,8 @@ def test_fine_tuning_sees_each_view_with_what_the_teacher_says_of_it(base, image
         assert torch.allclose(expected, logits, rtol=0, atol=0.51 * GRAIN)
 
 
-def test_fine_tuning_sees_the_views_in_turn_then_their_mirror_images(images, teacher):
-    epochs = Epochs(images, RECIPE, seed=0, device=torch.device("cpu"), teacher=teacher)
+def test_fine_tuning_sees_the_views_in_turn_then_their_mirror_images(images, teacher, tmp_path):
+    epochs = Epochs(run_context(images, tmp_path), seed=0, teacher=teacher)
     first, second, first_mirrored, second_mirrored, again = (
         epochs.load(epoch)[0] for epoch in range(5)
     )
@@ -467,10 +466,10 @@ def test_fine_tuning_sees_the_views_in_turn_then_their_mirror_images(images, tea
     assert torch.equal(first, again)
 
 
-def test_the_teacher_speaks_of_no_view_that_it_was_trained_on(images, teacher):
+def test_targets_are_of_no_view_that_the_teacher_was_trained_on(images, teacher, tmp_path):
     pixels = torch.from_numpy(images.pixels)
     augmenter = Augmenter(pixels, RECIPE.translate, RECIPE.cutout, TEACH.seed)
-    epochs = Epochs(images, RECIPE, seed=0, device=torch.device("cpu"), teacher=teacher)
+    epochs = Epochs(run_context(images, tmp_path), seed=0, teacher=teacher)
     seen = [epochs.load(epoch)[0] for epoch in range(4)]
     for epoch in range(TEACH.epochs):
         of_training = augmenter.view(epoch)

@@ -10,11 +10,10 @@ from stages import teach
 from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import DataParams, load_training_images
 from stages.common.network.whitening import build_network
-from stages.common.training.checkpoints import EpochStore
-from stages.common.training.teacher import Teacher, load_teacher, save_teacher
-from tests.networks import PARAMS, RECIPE, TEACH, call, write_params
+from stages.common.training.teacher import TeacherOutputs, load_teacher, save_teacher
+from tests.networks import PARAMS, RECIPE, TEACH, call, run_context, write_params
 
-TEACHER = Teacher(
+TEACHER = TeacherOutputs(
     logits=np.random.default_rng(0).normal(size=(2, 5, 10)).astype(np.float16),
     seed=3,
     first_view=8,
@@ -92,7 +91,7 @@ def test_what_the_networks_said_before_a_kill_is_not_asked_again(
 ):
     images, _ = load_training_images(data_directory, DataParams(**PARAMS["data"]))
     networks = [build_network(TEACH.widths, images, seed=seed) for seed in (0, 1)]
-    whole = teach.teach(networks, images, RECIPE, TEACH, EpochStore(tmp_path / "whole"))
+    whole = teach.teach(networks, TEACH, run_context(images, tmp_path / "whole"))
 
     calls = []
 
@@ -105,8 +104,8 @@ def test_what_the_networks_said_before_a_kill_is_not_asked_again(
     mirrored_logits = teach.mirrored_logits
     monkeypatch.setattr(teach, "mirrored_logits", counted)
     with pytest.raises(KeyboardInterrupt):
-        teach.teach(networks, images, RECIPE, TEACH, EpochStore(tmp_path / "killed"))
-    resumed = teach.teach(networks, images, RECIPE, TEACH, EpochStore(tmp_path / "killed"))
+        teach.teach(networks, TEACH, run_context(images, tmp_path / "killed"))
+    resumed = teach.teach(networks, TEACH, run_context(images, tmp_path / "killed"))
     assert len(calls) == 3 + TEACH.views * len(networks) - 2
     assert np.array_equal(resumed.logits, whole.logits)
 
@@ -114,8 +113,8 @@ def test_what_the_networks_said_before_a_kill_is_not_asked_again(
 def test_the_teacher_says_the_mean_of_what_its_networks_say(data_directory, tmp_path):
     images, _ = load_training_images(data_directory, DataParams(**PARAMS["data"]))
     networks = [build_network(TEACH.widths, images, seed=seed) for seed in (0, 1)]
-    store = EpochStore(tmp_path)
-    alone = [teach.teach([each], images, RECIPE, TEACH, store).logits for each in networks]
-    together = teach.teach(networks, images, RECIPE, TEACH, store).logits
+    context = run_context(images, tmp_path)
+    alone = [teach.teach([each], TEACH, context).logits for each in networks]
+    together = teach.teach(networks, TEACH, context).logits
     assert not np.array_equal(*alone)
     assert np.abs(together - np.mean(alone, axis=0)).max() <= teach.GRAIN

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,15 @@ from stages.common.network.network import PIXEL_MEAN
 from stages.common.network.whitening import build_network, whitening_filters
 from stages.common.training.augmentation import Augmenter, generator, shuffled
 from stages.common.training.checkpoints import EpochStore, model_digest
-from stages.common.training.loop import fit
-from stages.common.training.losses import Lesson, Loss, from_labels, smoothed_cross_entropy
+from stages.common.training.context import pick_device, pick_precision
+from stages.common.training.loop import Monitor, fit, ignore
+from stages.common.training.losses import Loss, Objective, label_objective, smoothed_cross_entropy
 from stages.common.training.muon import orthogonalize
-from stages.common.training.recipe import Schedule, pick_device, pick_precision
-from stages.common.training.teacher import Teacher, save_teacher
-from stages.train import TrainParams, lesson
+from stages.common.training.params import RecipeParams, Schedule, TrainParams
+from stages.common.training.teacher import TeacherOutputs, save_teacher
+from stages.train import objective
 from tests.conftest import make_images
-from tests.networks import RECIPE
+from tests.networks import RECIPE, run_context
 
 ROOT = Path(__file__).parent.parent
 SCHEDULE = Schedule(epochs=3, batch_size=50, learning_rate=0.1, whitening_bias_epochs=1)
@@ -38,22 +40,19 @@ def run_fit(
     images: Images,
     schedule: Schedule = SCHEDULE,
     widths: tuple = ((8, 8), (8, 8)),
-    **changes,
+    seed: int = 3,
+    recipe: RecipeParams = RECIPE,
+    objective: Objective | None = None,
+    on_epoch: Callable[[list[dict]], None] = ignore,
 ):
     network = build_network([list(block) for block in widths], images, seed=3)
     progress = fit(
         network,
-        images,
-        make_images(50, seed=9),
-        **{
-            "recipe": RECIPE,
-            "schedule": schedule,
-            "seed": 3,
-            "device": CPU,
-            "store": store if isinstance(store, EpochStore) else EpochStore(store),
-            "title": "test",
-            **changes,
-        },
+        objective or label_objective(recipe.label_smoothing),
+        schedule,
+        seed,
+        dataclasses.replace(run_context(images, store, make_images(50, seed=9)), recipe=recipe),
+        Monitor("test", on_epoch),
     )
     return network, progress
 
@@ -201,9 +200,9 @@ def test_products_in_bfloat16_change_the_bits_and_not_what_is_learned(tmp_path):
     assert results["float32"] != results["bfloat16"]
 
 
-def labels_by(loss: Loss) -> Lesson:
-    """The labels' lesson by its key, with another loss."""
-    return dataclasses.replace(from_labels(RECIPE.label_smoothing), loss=loss)
+def labels_by(loss: Loss) -> Objective:
+    """An objective with the key of the labels' one, and another loss."""
+    return dataclasses.replace(label_objective(RECIPE.label_smoothing), loss=loss)
 
 
 def test_flops_are_three_forward_passes_less_what_needs_no_gradient(tmp_path):
@@ -228,7 +227,7 @@ def test_interrupted_training_ends_in_the_same_bits(tmp_path):
         return smoothed_cross_entropy(RECIPE.label_smoothing)(logits, labels, teacher)
 
     with pytest.raises(KeyboardInterrupt):
-        run_fit(tmp_path / "b", images, lesson=labels_by(interrupting))
+        run_fit(tmp_path / "b", images, objective=labels_by(interrupting))
     resumed, progress = run_fit(tmp_path / "b", images)
     assert model_digest(resumed) == model_digest(whole)
     assert progress.history == uninterrupted.history
@@ -242,7 +241,7 @@ def test_finished_work_is_not_repeated(tmp_path):
     def refusing(*_):
         raise AssertionError("trained again")
 
-    again, _ = run_fit(tmp_path, images, lesson=labels_by(refusing))
+    again, _ = run_fit(tmp_path, images, objective=labels_by(refusing))
     assert model_digest(first) == model_digest(again)
 
 
@@ -252,7 +251,7 @@ def test_finished_work_is_not_repeated(tmp_path):
         {"seed": 4},
         {"recipe": dataclasses.replace(RECIPE, label_smoothing=0.1)},
         {"schedule": dataclasses.replace(SCHEDULE, learning_rate=0.05)},
-        {"lesson": Lesson(smoothed_cross_entropy(0.2), key="another")},
+        {"objective": Objective(smoothed_cross_entropy(0.2), key="another")},
     ],
 )
 def test_other_work_is_never_resumed(tmp_path, changes):
@@ -269,7 +268,7 @@ def test_a_loss_that_diverges_is_an_error_that_names_the_rate(tmp_path):
         return logits.sum() * float("nan")
 
     with pytest.raises(InputError, match=r"loss became nan in epoch 1; lower the learning_rate"):
-        run_fit(tmp_path, make_images(100), lesson=labels_by(diverging))
+        run_fit(tmp_path, make_images(100), objective=labels_by(diverging))
 
 
 def test_clearing_removes_only_what_this_run_stored(tmp_path):
@@ -302,9 +301,9 @@ PARAMS = {
 }
 
 
-def random_teacher(data: Path) -> Teacher:
+def random_teacher(data: Path) -> TeacherOutputs:
     images, _ = load_training_images(data, DataParams(**PARAMS["data"]))
-    return Teacher(
+    return TeacherOutputs(
         logits=np.random.default_rng(0).normal(size=(2, len(images), 10)).astype(np.float16),
         seed=0,
         first_view=0,
@@ -365,9 +364,9 @@ def test_a_run_killed_with_sigkill_goes_on_and_ends_in_the_same_bytes(data_direc
 def test_the_base_learns_from_the_teacher_or_without_distillation_from_the_labels(data_directory):
     teacher = random_teacher(data_directory)
     params = TrainParams(**PARAMS["train"])
-    taught = lesson(teacher, params, RECIPE)
+    taught = objective(teacher, params, RECIPE)
     assert taught.teacher is teacher
     other = dataclasses.replace(teacher, logits=teacher.logits + 1)
-    assert lesson(other, params, RECIPE).key != taught.key
-    alone = lesson(teacher, dataclasses.replace(params, distillation=0), RECIPE)
+    assert objective(other, params, RECIPE).key != taught.key
+    alone = objective(teacher, dataclasses.replace(params, distillation=0), RECIPE)
     assert alone.teacher is None

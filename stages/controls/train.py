@@ -32,15 +32,17 @@ from pathlib import Path
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import write_json, write_text
 from stages.common.core.params import load_params
-from stages.common.data.cifar10 import DataParams, Images, load_training_images
+from stages.common.data.cifar10 import DataParams, load_training_images
 from stages.common.measuring.seeds import paired_difference, spread
 from stages.common.network.network import Network, Size, load_checkpoint, size_of
-from stages.common.pruning.fine_tuning import fine_tune
+from stages.common.pruning.fine_tuning import objective
 from stages.common.pruning.params import PruneParams
 from stages.common.pruning.pruning import unmask
 from stages.common.reporting.style import save_png
 from stages.common.training.checkpoints import EpochStore
-from stages.common.training.recipe import RecipeParams, Schedule
+from stages.common.training.context import RunContext, pick_device
+from stages.common.training.loop import Monitor, fit
+from stages.common.training.params import RecipeParams, Schedule
 from stages.common.training.teacher import Teacher, load_teacher
 from stages.controls.arms import (
     PRUNED,
@@ -63,10 +65,8 @@ class Given:
     base: Network
     pruned: Network
     teacher: Teacher
-    images: Images
-    validation: Images
-    recipe: RecipeParams
     prune: PruneParams
+    context: RunContext
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,7 @@ class Arm:
 # ----------------------------------------------------------------------------------- training
 
 
-def train_all(
-    given: Given, params: ControlsParams, base_flops: int, store: EpochStore
-) -> dict[str, Arm]:
+def train_all(given: Given, params: ControlsParams, base_flops: int) -> dict[str, Arm]:
     """Every arm, in the order of the table."""
     inherited = Schedule(
         epochs=params.epochs,
@@ -97,33 +95,27 @@ def train_all(
         learning_rate=params.scratch_learning_rate,
         whitening_bias_epochs=params.scratch_whitening_bias_epochs,
     )
-    arms = {PRUNED: train_arm(PRUNED, inherited, given, params.seeds, store)}
-    arms[SCRATCH] = train_arm(SCRATCH, scratch, given, params.seeds, store)
+    arms = {PRUNED: train_arm(PRUNED, inherited, given, params.seeds)}
+    arms[SCRATCH] = train_arm(SCRATCH, scratch, given, params.seeds)
     if params.scratch_b:
         longer = dataclasses.replace(scratch, epochs=affordable_epochs(base_flops, arms[PRUNED]))
-        arms[SCRATCH_B] = train_arm(SCRATCH_B, longer, given, params.seeds, store)
+        arms[SCRATCH_B] = train_arm(SCRATCH_B, longer, given, params.seeds)
     for name in (RANDOM, ZEROS):
-        arms[name] = train_arm(name, inherited, given, params.seeds, store)
+        arms[name] = train_arm(name, inherited, given, params.seeds)
     return arms
 
 
-def train_arm(
-    name: str, schedule: Schedule, given: Given, seeds: list[int], store: EpochStore
-) -> Arm:
+def train_arm(name: str, schedule: Schedule, given: Given, seeds: list[int]) -> Arm:
     accuracies = {}
     for seed in seeds:
-        model = start(name, seed, given.base, given.pruned, given.images, given.prune)
-        progress = fine_tune(
+        model = start(name, seed, given.base, given.pruned, given.context.images, given.prune)
+        progress = fit(
             model,
-            given.teacher,
-            given.images,
-            given.validation,
-            given.recipe,
-            given.prune,
+            objective(given.teacher, given.prune, given.context),
             schedule,
-            seed=seed,
-            store=store,
-            title=f"{name}, seed {seed}, epoch",
+            seed,
+            given.context,
+            Monitor(f"{name}, seed {seed}, epoch"),
         )
         if name == ZEROS:
             unmask(model)
@@ -197,7 +189,9 @@ def load_given(args: argparse.Namespace) -> Given:
     require_smaller(base, pruned)
     images, validation = load_training_images(args.data, data)
     teacher = load_teacher(args.teacher, recipe.translate, recipe.cutout, images.digest())
-    return Given(base, pruned, teacher, images, validation, recipe, prune)
+    device, store = pick_device(prune.device), EpochStore(args.resume)
+    context = RunContext(images, validation, recipe, device, store)
+    return Given(base, pruned, teacher, prune, context)
 
 
 def main() -> None:
@@ -205,14 +199,13 @@ def main() -> None:
     params = load_params(ControlsParams, args.params, section="controls")
     base_flops = base_training_flops(args.base_metrics)
     given = load_given(args)
-    store = EpochStore(args.resume)
-    arms = train_all(given, params, base_flops, store)
-    metrics = summary(arms, base_flops, given.prune, len(given.validation))
+    arms = train_all(given, params, base_flops)
+    metrics = summary(arms, base_flops, given.prune, len(given.context.validation))
     accuracies = {name: list(arm.accuracies.values()) for name, arm in arms.items()}
     save_png(args.picture, controls_chart(accuracies, note=conditions(metrics)))
     write_text(args.table, markdown(metrics))
     write_json(args.metrics, metrics)
-    store.clear()
+    given.context.store.clear()
     print(sentence(metrics))
 
 

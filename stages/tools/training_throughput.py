@@ -22,11 +22,11 @@ from stages.common.core.params import load_params
 from stages.common.data.cifar10 import CLASSES, IMAGE_SHAPE
 from stages.common.measuring.machine import cpu_model
 from stages.common.network.network import Network
+from stages.common.training.context import pick_precision, precision_name
 from stages.common.training.loop import Trainer, make_optimizers
 from stages.common.training.losses import smoothed_cross_entropy
-from stages.common.training.recipe import RecipeParams, pick_precision, precision_name
+from stages.common.training.params import RecipeParams, TrainParams
 from stages.common.training.throughput import keep_freed_memory, matmul_gflops
-from stages.train import TrainParams
 
 WARMUP, STEPS = 3, 10
 CPU = torch.device("cpu")

@@ -1,10 +1,10 @@
 """Fine-tuning of what pruning has left, in as many steps as it was removed in."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 
-from stages.common.data.cifar10 import Images
 from stages.common.network.network import Network, size_of
 from stages.common.pruning.latency_model import LatencyModel
 from stages.common.pruning.mixup_teacher import MixturesFirst, mixtures_of
@@ -17,72 +17,53 @@ from stages.common.pruning.pruning import (
     remove_milliseconds,
     unmask,
 )
-from stages.common.training.checkpoints import EpochStore, Progress
-from stages.common.training.loop import evaluate, fit
-from stages.common.training.losses import from_teacher
-from stages.common.training.recipe import RecipeParams, Schedule, pick_device
-from stages.common.training.teacher import Teaches
+from stages.common.training.checkpoints import Progress
+from stages.common.training.context import RunContext
+from stages.common.training.loop import Monitor, evaluate, fit, ignore
+from stages.common.training.losses import Objective, distillation_objective
+from stages.common.training.params import Schedule
+from stages.common.training.teacher import Teacher
 
 
-def fine_tune(
-    model: Network,
-    teacher: Teaches,
-    images: Images,
-    validation: Images,
-    recipe: RecipeParams,
-    params: PruneParams,
-    schedule: Schedule,
-    seed: int,
-    store: EpochStore,
-    title: str,
-) -> Progress:
-    """Train ``model``, in place, on the labels and on the teacher's outputs; see ``fit``."""
-    return fit(
-        model,
-        images,
-        validation,
-        recipe=recipe,
-        schedule=schedule,
-        seed=seed,
-        device=pick_device(params.device),
-        store=store,
-        title=title,
-        lesson=from_teacher(
-            teacher, params.distillation, params.temperature, recipe.label_smoothing
-        ),
+def objective(teacher: Teacher, params: PruneParams, context: RunContext) -> Objective:
+    """The labels and the teacher's outputs."""
+    return distillation_objective(
+        teacher, params.distillation, params.temperature, context.recipe.label_smoothing
     )
 
 
 def prune_and_fine_tune(
     base: Network,
-    teacher: Teaches,
-    images: Images,
-    validation: Images,
-    recipe: RecipeParams,
+    teacher: Teacher,
     params: PruneParams,
-    store: EpochStore,
+    context: RunContext,
     latency: LatencyModel | None = None,
+    on_epoch: Callable[[list[list[dict]]], None] = ignore,
 ) -> tuple[Network, list[Progress], list[float]]:
     """Remove in equal steps, fine-tuning after each; the base teaches first, where params say so.
 
     Returns the network, the progress of each step's fine-tuning, and the validation accuracy in
-    percent after each removal, before its fine-tuning.
+    percent after each removal, before its fine-tuning. ``on_epoch`` is called after every epoch
+    with the rows of all steps so far, one list a step.
     """
     refuse_contradictions(params)
-    device = pick_device(params.device)
+    device, images = context.device, context.images
     before = size_of(base)
     if params.most_mixed_epochs():
         mixtures = mixtures_of(
             base,
-            images,
-            recipe,
-            device,
-            store,
+            context,
             seed=teacher.seed,
             views=params.mixed_views,
             batch_size=params.batch_size,
         )
-    model, stages, raw_accuracy = copy.deepcopy(base), [], []
+    model = copy.deepcopy(base)
+    stages: list[Progress] = []
+    raw_accuracy: list[float] = []
+
+    def step_epoch(history: list[dict]) -> None:
+        on_epoch([*(stage.history for stage in stages), history])
+
     for step in range(1, params.steps + 1):
         amount = params.amount * step / params.steps
         budget_ms = budget_at(step, base, params, latency)
@@ -95,7 +76,7 @@ def prune_and_fine_tune(
         else:
             model = model.to("cpu", memory_format=torch.contiguous_format)
             mask_weights(model, before, amount, params)
-        raw_accuracy.append(evaluate(model.to(device), validation, device))
+        raw_accuracy.append(evaluate(model.to(device), context.validation, device))
         epochs = params.epochs if step == params.steps else params.epochs_between
         mixed = params.mixed_epochs(epochs)
         schedule = Schedule(
@@ -104,18 +85,15 @@ def prune_and_fine_tune(
             learning_rate=params.learning_rate,
             warmup=params.warmup,
         )
+        step_teacher = MixturesFirst(mixtures, mixed, teacher) if mixed else teacher
         stages.append(
-            fine_tune(
+            fit(
                 model,
-                MixturesFirst(mixtures, mixed, teacher) if mixed else teacher,
-                images,
-                validation,
-                recipe,
-                params,
+                objective(step_teacher, params, context),
                 schedule,
-                seed=params.seed + step,
-                store=store,
-                title=f"prune step {step}/{params.steps}, epoch",
+                params.seed + step,
+                context,
+                Monitor(f"prune step {step}/{params.steps}, epoch", step_epoch),
             )
         )
         if params.method == "unstructured":

@@ -18,8 +18,8 @@ from stages.common.data.cifar10 import CLASSES, Images
 from stages.common.network.network import Network, size_of
 from stages.common.training.augmentation import Augmenter
 from stages.common.training.checkpoints import EpochStore, work_key
-from stages.common.training.recipe import RecipeParams, pick_precision
-from stages.common.training.teacher import Said, Teaches, mirrored_logits
+from stages.common.training.context import RunContext
+from stages.common.training.teacher import EpochData, Teacher, mirrored_logits
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Mixtures:
     store: EpochStore
     digest: str
 
-    def said(self, augmenter: Augmenter, epoch: int) -> Said:
+    def epoch_data(self, augmenter: Augmenter, epoch: int) -> EpochData:
         """The next of the mixtures, in every other pass over them their mirror images."""
         passes, number = divmod(epoch, self.views)
         mixture = augmenter.mixture(number)
@@ -48,7 +48,7 @@ class Mixtures:
             lambda: mirrored_logits(self.network, batches, self.precision).astype(np.float16),
         )
         pixels = mixture.pixels.flip(-1) if passes % 2 else mixture.pixels
-        return Said(pixels, logits, mixture.labels(self.labels, len(CLASSES)))
+        return EpochData(pixels, logits, mixture.labels(self.labels, len(CLASSES)))
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class MixturesFirst:
 
     mixtures: Mixtures
     mixed_epochs: int
-    plain: Teaches
+    plain: Teacher
 
     @property
     def seed(self) -> int:
@@ -68,37 +68,26 @@ class MixturesFirst:
         views = self.mixtures.views
         return f"{self.mixtures.digest} {views} {self.mixed_epochs} {self.plain.digest}"
 
-    def said(self, augmenter: Augmenter, epoch: int, seed: int) -> Said:
+    def epoch_data(self, augmenter: Augmenter, epoch: int, seed: int) -> EpochData:
         if epoch < self.mixed_epochs:
-            return self.mixtures.said(augmenter, epoch)
-        return self.plain.said(augmenter, epoch, seed)
+            return self.mixtures.epoch_data(augmenter, epoch)
+        return self.plain.epoch_data(augmenter, epoch, seed)
 
 
 def mixtures_of(
-    network: Network,
-    images: Images,
-    recipe: RecipeParams,
-    device: torch.device,
-    store: EpochStore,
-    seed: int,
-    views: int,
-    batch_size: int,
+    network: Network, context: RunContext, seed: int, views: int, batch_size: int
 ) -> Mixtures:
-    """With a copy of the network; what it says is kept in ``store`` until that is cleared."""
+    """With a copy of the network; its outputs are kept in the context's store until that is
+    cleared.
+    """
+    device, store = context.device, context.store
     copied = copy.deepcopy(network).to(device, memory_format=torch.channels_last).eval()
-    facts = {"data": images.digest(), "recipe": dataclasses.asdict(recipe), "mixtures": seed}
-    digest = work_key(copied, device, **facts)
+    facts = {"data": context.images.digest(), "recipe": dataclasses.asdict(context.recipe)}
+    digest = work_key(copied, device, **facts, mixtures=seed)
     for number in range(views):
         store.path(f"{digest}-{number}", ".npy")
-    return Mixtures(
-        copied,
-        torch.from_numpy(images.labels),
-        views,
-        batch_size,
-        pick_precision(recipe.precision, device),
-        store,
-        digest,
-    )
+    labels = torch.from_numpy(context.images.labels)
+    return Mixtures(copied, labels, views, batch_size, context.precision, store, digest)
 
 
 def teaching_flops(base: Network, images: Images, views: int, mixed_epochs: int) -> int:

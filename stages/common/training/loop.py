@@ -7,7 +7,9 @@ SGD for biases and head, label smoothing, alternating flip, translation, cutout,
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +21,12 @@ from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import Images
 from stages.common.network.network import Network, size_of
 from stages.common.training.augmentation import Augmenter, shuffled
-from stages.common.training.checkpoints import EpochStore, Progress, work_key
-from stages.common.training.losses import Lesson, Loss, from_labels
+from stages.common.training.checkpoints import Progress, work_key
+from stages.common.training.context import RunContext, products_in
+from stages.common.training.losses import Loss, Objective
 from stages.common.training.muon import Muon
-from stages.common.training.recipe import RecipeParams, Schedule, pick_precision, products_in
-from stages.common.training.teacher import Teaches
+from stages.common.training.params import RecipeParams, Schedule
+from stages.common.training.teacher import Teacher
 from stages.common.training.throughput import keep_freed_memory, matmul_gflops
 
 CURVE_COLUMNS = ["epoch", "loss", "learning_rate", "validation_accuracy"]
@@ -57,79 +60,91 @@ def make_optimizers(
 # ----------------------------------------------------------------------------------------- loop
 
 
+def ignore(history: list[dict]) -> None:
+    """For a training whose curve nobody watches."""
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """How a training that goes on is shown: the title of its progress bar, and a function that is
+    called with all rows of the curve after every epoch, and with those of a resumed training.
+    """
+
+    title: str
+    on_epoch: Callable[[list[dict]], None] = ignore
+
+
 def fit(
     model: Network,
-    images: Images,
-    validation: Images,
-    recipe: RecipeParams,
+    objective: Objective,
     schedule: Schedule,
     seed: int,
-    device: torch.device,
-    store: EpochStore,
-    title: str,
-    lesson: Lesson | None = None,
+    context: RunContext,
+    monitor: Monitor,
 ) -> Progress:
-    """Train ``model`` in place, on the labels if no lesson is given, and return the curve.
+    """Train ``model`` in place and return the curve.
 
     Every epoch sees a new view of the images, or, with a teacher, the next of the teacher's. Every
-    epoch is saved in ``store``; when the same work (same start, data, recipe, lesson) is found
-    there, it goes on from the last whole epoch and ends in the same bits.
+    epoch is saved in the context's store; when the same work (same start, data, recipe, objective)
+    is found there, it goes on from the last whole epoch and ends in the same bits.
     """
     keep_freed_memory()
-    lesson = lesson or from_labels(recipe.label_smoothing)
-    precision = pick_precision(recipe.precision, device)
-    key = work_key(
-        model,
-        device,
-        data=images.digest(),
-        recipe=dataclasses.asdict(recipe),
-        schedule=dataclasses.asdict(schedule),
-        seed=seed,
-        lesson=lesson.key,
-        precision=str(precision),
-    )
-    model.to(device, memory_format=torch.channels_last)
-    optimizers = make_optimizers(model, recipe, precision)
-    progress = store.load(key, model, optimizers)
-    if progress.history:
-        print(f"{title}: resumed after epoch {len(progress.history)} of {schedule.epochs}")
-    if len(progress.history) == schedule.epochs:
+    key = fit_key(model, objective, schedule, seed, context)
+    model.to(context.device, memory_format=torch.channels_last)
+    optimizers = make_optimizers(model, context.recipe, context.precision)
+    progress = context.store.load(key, model, optimizers)
+    done = len(progress.history)
+    if done:
+        print(f"{monitor.title}: resumed after epoch {done} of {schedule.epochs}")
+        monitor.on_epoch(progress.history)
+    if done == schedule.epochs:
         return progress
-    epochs = Epochs(images, recipe, seed, device, lesson.teacher)
-    trainer = Trainer(model, optimizers, lesson.loss, precision)
-    with tqdm(total=schedule.epochs * len(images), unit="img", unit_scale=True) as bar:
-        bar.update(len(progress.history) * len(images))
-        for epoch in range(len(progress.history), schedule.epochs):
-            bar.set_description(f"{title} {epoch + 1}/{schedule.epochs}")
+    epochs = Epochs(context, seed, objective.teacher)
+    trainer = Trainer(model, optimizers, objective.loss, context.precision)
+    with tqdm(total=schedule.epochs * len(epochs), unit="img", unit_scale=True) as bar:
+        bar.update(done * len(epochs))
+        for epoch in range(done, schedule.epochs):
+            bar.set_description(f"{monitor.title} {epoch + 1}/{schedule.epochs}")
             model.whitening.bias.requires_grad_(epoch < schedule.whitening_bias_epochs)
-            progress.times.matmul_gflops.append(matmul_gflops(device))
+            progress.times.matmul_gflops.append(matmul_gflops(context.device))
             row = train_epoch(trainer, epochs, epoch, schedule, progress, bar)
             started = time.perf_counter()
-            row["validation_accuracy"] = evaluate(model, validation, device)
+            row["validation_accuracy"] = evaluate(model, context.validation, context.device)
             progress.times.validation += time.perf_counter() - started
             bar.set_postfix(loss=row["loss"], validation=f"{row['validation_accuracy']:.2f}%")
             progress.history.append(row)
-            store.save(key, model, optimizers, progress)
+            context.store.save(key, model, optimizers, progress)
+            monitor.on_epoch(progress.history)
     return progress
 
 
-class Epochs:
-    """The images, on the device, as what every epoch is to train on."""
+def fit_key(
+    model: Network, objective: Objective, schedule: Schedule, seed: int, context: RunContext
+) -> str:
+    """Identifies a training by all that decides its bits."""
+    return work_key(
+        model,
+        context.device,
+        data=context.images.digest(),
+        recipe=dataclasses.asdict(context.recipe),
+        schedule=dataclasses.asdict(schedule),
+        seed=seed,
+        objective=objective.key,
+        precision=str(context.precision),
+    )
 
-    def __init__(
-        self,
-        images: Images,
-        recipe: RecipeParams,
-        seed: int,
-        device: torch.device,
-        teacher: Teaches | None,
-    ):
+
+class Epochs:
+    """The images, on the device, as every epoch is to train on them."""
+
+    def __init__(self, context: RunContext, seed: int, teacher: Teacher | None):
         self.seed = seed
-        self.device = device
+        self.device = context.device
         self.teacher = teacher
-        self.labels = torch.from_numpy(images.labels).to(device)
-        pixels = torch.from_numpy(images.pixels).to(device)
+        self.labels = torch.from_numpy(context.images.labels).to(self.device)
+        pixels = torch.from_numpy(context.images.pixels).to(self.device)
         view_seed = teacher.seed if teacher else seed
+        recipe = context.recipe
         self.augmenter = Augmenter(pixels, recipe.translate, recipe.cutout, view_seed)
 
     def __len__(self) -> int:
@@ -142,10 +157,10 @@ class Epochs:
         order = shuffled(len(self), self.seed, epoch).to(self.device)
         if self.teacher is None:
             return self.augmenter.view(epoch), self.labels, None, order
-        said = self.teacher.said(self.augmenter, epoch, self.seed)
-        labels = self.labels if said.labels is None else said.labels.to(self.device)
-        logits = torch.from_numpy(said.logits).to(self.device, torch.float32)
-        return said.pixels, labels, logits, order
+        data = self.teacher.epoch_data(self.augmenter, epoch, self.seed)
+        labels = self.labels if data.labels is None else data.labels.to(self.device)
+        logits = torch.from_numpy(data.logits).to(self.device, torch.float32)
+        return data.pixels, labels, logits, order
 
 
 class Trainer:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.common.training.teacher import Teaches
+from stages.common.training.teacher import Teacher
 
 # (logits (N, classes), labels (N,) int64 or (N, classes) float32 probabilities, the teacher's
 # logits (N, classes) or None) -> scalar loss
@@ -14,23 +14,23 @@ Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What a network is to learn: a loss, what names it, and a teacher if there is one."""
+class Objective:
+    """A loss, the key that identifies it, and the teacher if there is one."""
 
     loss: Loss
     key: str
-    teacher: Teaches | None = None
+    teacher: Teacher | None = None
 
 
-def from_labels(label_smoothing: float) -> Lesson:
-    return Lesson(loss=smoothed_cross_entropy(label_smoothing), key="labels")
+def label_objective(label_smoothing: float) -> Objective:
+    return Objective(loss=smoothed_cross_entropy(label_smoothing), key="labels")
 
 
-def from_teacher(
-    teacher: Teaches, weight: float, temperature: float, label_smoothing: float
-) -> Lesson:
+def distillation_objective(
+    teacher: Teacher, weight: float, temperature: float, label_smoothing: float
+) -> Objective:
     """The labels and the teacher's outputs; see ``distillation``."""
-    return Lesson(
+    return Objective(
         loss=distillation(weight, temperature, label_smoothing),
         key=f"{teacher.digest} {weight} {temperature}",
         teacher=teacher,
@@ -51,6 +51,7 @@ def distillation(weight: float, temperature: float, label_smoothing: float) -> L
     hard = smoothed_cross_entropy(label_smoothing)
 
     def loss(logits: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
+        assert teacher is not None, "distillation needs the teacher's logits"
         soft = F.kl_div(
             F.log_softmax(logits / temperature, dim=1),
             F.log_softmax(teacher / temperature, dim=1),

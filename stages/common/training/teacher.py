@@ -1,9 +1,10 @@
-"""What the teacher says of every training image: targets for the base and what is pruned from it.
+"""The teacher's outputs on every training image: targets for the base and what is pruned from it.
 
 The outputs on a few augmented views are computed once and used by all training (Shen and Xing,
 "A fast knowledge distillation framework", ECCV 2022), since most of what distillation costs is
-the teacher. Each is the mean of the outputs on the view and on its mirror image, and stands for
-both. The teacher has not been trained on these views: what it says of those is in part by heart.
+the teacher. Each is the mean of the outputs on the view and on its mirror image, and serves as
+target for both. The views are not those that the teacher was trained on: its outputs on those are
+partly memorised.
 """
 
 import hashlib
@@ -22,34 +23,36 @@ from stages.common.core.cli import InputError
 from stages.common.core.files import write_bytes
 from stages.common.network.network import Network
 from stages.common.training.augmentation import Augmenter
-from stages.common.training.recipe import products_in
+from stages.common.training.context import products_in
 
 
 @dataclass(frozen=True)
-class Said:
-    """What an epoch trains on, all in the order of the images."""
+class EpochData:
+    """Inputs and targets of one epoch, all in the order of the images."""
 
     pixels: Tensor  # (N, 3, 32, 32) uint8
     logits: np.ndarray  # (N, classes) float16, the teacher's
     labels: Tensor | None = None  # (N, classes) float32 probabilities; None: the images' own labels
 
 
-class Teaches(Protocol):
-    """What says something of the training images, an epoch at a time."""
+class Teacher(Protocol):
+    """A source of targets for the training images, an epoch at a time."""
 
-    seed: int  # of the views
+    @property
+    def seed(self) -> int:
+        """Of the views."""
 
     @property
     def digest(self) -> str:
-        """Names all that decides what it says."""
+        """Identifies everything that decides the targets."""
 
-    def said(self, augmenter: Augmenter, epoch: int, seed: int) -> Said:
-        """What it says in an epoch, of a training with this seed."""
+    def epoch_data(self, augmenter: Augmenter, epoch: int, seed: int) -> EpochData:
+        """Inputs and targets of an epoch in a training with this seed."""
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """Logits (views, N, classes) float16 of the images, and what names the views and the images.
+class TeacherOutputs:
+    """Logits (views, N, classes) float16 of the images, and what identifies views and images.
 
     The views are those that ``Augmenter`` numbers from ``first_view`` on.
     """
@@ -70,14 +73,14 @@ class Teacher:
         """SHA-256 of the logits, hexadecimal."""
         return hashlib.sha256(np.ascontiguousarray(self.logits)).hexdigest()
 
-    def said(self, augmenter: Augmenter, epoch: int, seed: int) -> Said:
+    def epoch_data(self, augmenter: Augmenter, epoch: int, seed: int) -> EpochData:
         """The next of the views, in every other pass over them their mirror images."""
         passes, number = divmod(seed + epoch, self.views)
         pixels = augmenter.view(self.first_view + number)
-        return Said(pixels.flip(-1) if passes % 2 else pixels, self.logits[number])
+        return EpochData(pixels.flip(-1) if passes % 2 else pixels, self.logits[number])
 
 
-def save_teacher(path: str | Path, teacher: Teacher) -> None:
+def save_teacher(path: str | Path, teacher: TeacherOutputs) -> None:
     """Equal content gives equal bytes."""
     buffer = io.BytesIO()
     np.savez_compressed(
@@ -92,11 +95,11 @@ def save_teacher(path: str | Path, teacher: Teacher) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def load_teacher(path: str | Path, translate: int, cutout: int, data_digest: str) -> Teacher:
+def load_teacher(path: str | Path, translate: int, cutout: int, data_digest: str) -> TeacherOutputs:
     """Raises ``InputError`` when the file is missing, damaged, or of other images or views."""
     try:
         with np.load(path) as content:
-            teacher = Teacher(
+            teacher = TeacherOutputs(
                 logits=content["logits"],
                 seed=int(content["seed"]),
                 first_view=int(content["first_view"]),
