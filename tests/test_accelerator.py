@@ -300,11 +300,15 @@ def test_main_writes_cycles_and_accuracy_and_the_table_shows_them(
     path.with_name("pruned.json").write_text(json.dumps(halved))
     table = tmp_path / "accelerator.md"
     call(accelerator_table, monkeypatch, metrics=path.parent, table=table)
-    base, pruned = table.read_text().splitlines()[2:4]
-    assert base.startswith("| base | ")
-    assert "| 1,000 | 1.00 |" in base
-    assert "| 0.25 | 500 | 0.50 |" in pruned
-    assert "18 multipliers of 8x8 and 2 of 32x16" in table.read_text()
+    lines = table.read_text().splitlines()
+    assert lines[0] == "| figure | base | pruned | × base |"
+    assert "| cycles | 1,000 | 500 | 0.50 |" in lines
+    assert "| multipliers of 8x8 bits | 18 | 18 |  |" in lines
+    assert lines.index("| multipliers of 8x8 bits | 18 | 18 |  |") + 1 == lines.index(
+        "| multipliers of 32x16 bits | 2 | 2 |  |"
+    )
+    [macs] = [line for line in lines if line.startswith("| multiply-accumulates (MACs)")]
+    assert macs.endswith("| 0.25 |")
 
 
 def test_nothing_is_reported_of_hardware_that_computes_wrong(tmp_path, data_directory, monkeypatch):
@@ -314,7 +318,7 @@ def test_nothing_is_reported_of_hardware_that_computes_wrong(tmp_path, data_dire
 
 
 def test_a_table_without_its_figures_is_one_clear_error(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match=r"base\.json is missing; run make hardware"):
+    with pytest.raises(InputError, match=r"base\.json is missing; run 'make hardware'"):
         call(accelerator_table, monkeypatch, metrics=tmp_path, table=tmp_path / "table.md")
 
 

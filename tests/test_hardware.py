@@ -8,8 +8,9 @@ import pytest
 from stages.common.core.cli import InputError
 from stages.common.core.params import load_params
 from stages.hardware import summary
-from stages.hardware.overview.claims import CHANNELS, Claim, Evidence, claims_of, in_words
+from stages.hardware.overview.claims import CHANNELS, Claim, Evidence, claims_of
 from stages.hardware.overview.collect import Sources, collect, nearest_zeros
+from stages.hardware.overview.page import claim_table, mark, markdown_page, sentence, what_pays
 from stages.hardware.overview.params import HardwareParams
 from stages.hardware.overview.quantities import ASIC, CPU, FPGA, NPU, PLATFORMS, VARIANTS, Quantity
 from tests.pipelines import ROOT
@@ -179,7 +180,7 @@ def test_a_claim_is_judged_by_all_its_figures_and_noise_is_no_gain(ratios, verdi
         for ratio in ratios
         for pair in CHANNELS[:1]
     )
-    assert Claim("it is so", evidence).verdict(noise=0.05) == verdict
+    assert Claim("it is so", ("time",), evidence).verdict(noise=0.05) == verdict
 
 
 def test_evidence_for_a_claim_is_all_that_was_found_of_its_kind(tmp_path):
@@ -190,14 +191,48 @@ def test_evidence_for_a_claim_is_all_that_was_found_of_its_kind(tmp_path):
     assert {each.quantity.kind for each in smaller.evidence} == {"arithmetic"}
     sparse = claims["Sparse models map well on hardware"]
     assert sparse.verdict(0.05) == "conditional"
-    holding = in_words([each for each in sparse.evidence if each.holds(0.05)])
-    assert "NPU cycles, weights in slow memory (unstructured INT8 0.50)" in holding
-    assert "NPU cycles, weights in SRAM" not in holding
+    assert {each.quantity.kind for each in sparse.evidence} == {"time", "memory", "energy"}
+
+
+def test_claims_have_a_mark_a_platform_and_short_cells(tmp_path):
+    quantities, _ = collect(sources(tmp_path), PARAMS)
+    lines = claim_table(claims_of(quantities), 0.05).splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert rows[0][-4:] == list(PLATFORMS)
+    throughput = next(index for index, row in enumerate(rows) if "throughput" in row[0])
+    structured, zeros = rows[throughput : throughput + 2]
+    assert structured[1:4] == ["time", "**conditional**", "structured"]
+    assert structured[4:] == ["✓ 0.40", "✓ 0.33", "✓ 0.30", "–"]
+    assert zeros[:4] == ["", "", "", "unstructured"]
+    assert zeros[4:] == ["✗ 1.03 – 1.08", "partly 0.50 – 1.00", "✗ 1.00", "–"]
+    assert sum(bool(row[0]) for row in rows[2:]) == 9
+
+
+def test_the_page_has_no_cell_longer_than_40_characters(tmp_path):
+    quantities, notes = collect(sources(tmp_path), PARAMS)
+    page = markdown_page(quantities, claims_of(quantities), 0.05, notes)
+    cells = [cell.strip() for line in page.splitlines() if "|" in line for cell in line.split("|")]
+    assert len(cells) > 200
+    assert max(map(len, cells)) <= 40
+
+
+def test_a_mark_counts_a_ratio_within_the_noise_as_no_gain():
+    def evidence(*ratios: float) -> list[Evidence]:
+        values = [{"base": 1.0, "pruned": ratio} for ratio in ratios]
+        return [
+            Evidence(Quantity(CPU, "time", "t", "ms", "measured", each), "pruned", "base")
+            for each in values
+        ]
+
+    assert mark(evidence(0.5, 0.06), 0.05) == "✓ 0.060 – 0.50"
+    assert mark(evidence(0.5, 0.96), 0.05) == "partly 0.50 – 0.96"
+    assert mark(evidence(0.96), 0.05) == "✗ 0.96"
+    assert mark([], 0.05) == "–"
 
 
 def test_one_sentence_a_platform_says_what_pays_and_what_does_not(tmp_path):
     quantities, _ = collect(sources(tmp_path), PARAMS)
-    lines = summary.what_pays(quantities, 0.05).splitlines()
+    lines = what_pays(quantities, 0.05).splitlines()
     assert [line.split("**")[1] for line in lines] == list(PLATFORMS)
     assert "pays: structured INT8 0.20, structured 0.40, INT8 0.50 × base" in lines[0]
     assert lines[0].endswith("; zeros do not: 1.03 × base, 1.06 × INT8.")
@@ -206,7 +241,7 @@ def test_one_sentence_a_platform_says_what_pays_and_what_does_not(tmp_path):
 
 def test_what_only_one_precision_gains_from_zeros_pays_in_part():
     values = {"base": 4.0, "base_int8": 4.0, "unstructured": 4.0, "unstructured_int8": 2.0}
-    said = summary.sentence(Quantity(CPU, "time", "t", "ms", "measured", values), 0.05)
+    said = sentence(Quantity(CPU, "time", "t", "ms", "measured", values), 0.05)
     assert said == "does not pay: INT8 1.00 × base; zeros pay in part: 1.00 × base, 0.50 × INT8"
 
 

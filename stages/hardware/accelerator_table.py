@@ -16,62 +16,54 @@ from stages.common.reporting.markdown import as_table
 NETWORKS = ("base", "pruned")
 
 
-def markdown_table(metrics: dict[str, dict]) -> str:
-    heads = ["network", "MACs", "× base", "cycles", "× base", "MACs a cycle", "busy"]
-    heads += ["read", "written", f"cycles with {metrics['base']['zero_percent']} % zeros"]
-    heads += ["accuracy", "in ONNX Runtime", "same prediction"]
-    rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
-    base = metrics["base"]
-    for name, block in metrics.items():
-        rows.append(
-            [
-                name,
-                f"{block['macs']:,}",
-                f"{block['macs'] / base['macs']:.2f}",
-                f"{block['cycles']:,}",
-                f"{block['cycles'] / base['cycles']:.2f}",
-                f"{block['macs_per_cycle']:.1f}",
-                f"{block['busy_percent']:.0f} %",
-                f"{block['read_bytes'] / 1000:,.0f} KB",
-                f"{block['written_bytes'] / 1000:,.0f} KB",
-                f"{block['cycles_with_zeros']:,}",
-                f"{block['accuracy']:.2f} %",
-                f"{block['onnxruntime_accuracy']:.2f} %",
-                f"{block['agreement_onnxruntime']:.2f} %",
-            ]
-        )
-    return f"{as_table(rows)}\n\n{conditions(metrics)}\n"
+def markdown(metrics: dict[str, dict]) -> str:
+    return f"{as_table(figures(metrics))}\n\n{conditions(metrics)}\n"
+
+
+def figures(metrics: dict[str, dict]) -> list[list[str]]:
+    """One row a figure; counts also as multiples of base."""
+    base, pruned = (metrics[name] for name in NETWORKS)
+    rows = [["figure", *NETWORKS, "× base"], ["---", "---:", "---:", "---:"]]
+
+    def add(title: str, key: str, form: str = "{:,}", unit: float = 1) -> None:
+        ratio = f"{pruned[key] / base[key]:.2f}"
+        rows.append([title, *(form.format(block[key] / unit) for block in (base, pruned)), ratio])
+
+    def add_percent(title: str, key: str, digits: int = 2) -> None:
+        rows.append([title, *(f"{block[key]:.{digits}f} %" for block in (base, pruned)), ""])
+
+    add("multiply-accumulates (MACs)", "macs", "{:,.0f}")
+    add("cycles", "cycles", "{:,.0f}")
+    add(f"cycles with {base['zero_percent']} % zeros", "cycles_with_zeros", "{:,.0f}")
+    add("MACs a cycle", "macs_per_cycle", "{:.1f}")
+    add_percent("8x8-bit multipliers busy", "busy_percent", digits=0)
+    add("read over AXI", "read_bytes", "{:,.0f} KB", unit=1000)
+    add("written over AXI", "written_bytes", "{:,.0f} KB", unit=1000)
+    for kind in sorted(base["multipliers"], key=lambda kind: -base["multipliers"][kind]):
+        counts = [f"{block['multipliers'].get(kind, 0)}" for block in (base, pruned)]
+        rows.append([f"multipliers of {kind} bits", *counts, ""])
+    add("RAM on the chip", "ram_bits", "{:.2f} Mbit", unit=1e6)
+    add_percent("accuracy", "accuracy")
+    add_percent("accuracy in ONNX Runtime", "onnxruntime_accuracy")
+    add_percent("same prediction as ONNX Runtime", "agreement_onnxruntime")
+    return rows
 
 
 def conditions(metrics: dict[str, dict]) -> str:
     base = metrics["base"]
-    hardware = ", ".join(
-        f"{name} {multipliers_of(block)} and {block['ram_bits'] / 1e6:.2f} Mbit of RAM"
-        for name, block in metrics.items()
-    )
-    images = ", ".join(f"{name} {block['simulated_images']}" for name, block in metrics.items())
+    simulated = ", ".join(f"{name} {block['simulated_images']}" for name, block in metrics.items())
     tested = ", ".join(f"{name} {block['images']:,}" for name, block in metrics.items())
     return (
-        f"One image through Verilog that NNgen generates ({base['par_ich']} input times "
+        f"One image through the Verilog that NNgen generates ({base['par_ich']} input times "
         f"{base['par_och']} output channels at once, AXI of {base['axi_bits']} bits), from the "
-        "start bit to the end, in simulation (Verilator) with veriloggen's memory, in which a "
-        "request waits 10 cycles and which rests in 4 of 19; how long a cycle takes is left open. "
-        f"Multipliers by the bits of their operands, and RAM on the chip: {hardware}. Every logit "
-        f"of the validation images simulated ({images}, and one with zeros) equals that of the "
-        "integer network whose accuracy this is (test images: "
-        f"{tested}), in which 16-bit multipliers and shifts stand for ONNX's real scales. Busy: of "
-        "the multipliers of 8x8 bits, in the mean. Read and written: over AXI, weights included; "
-        "KB are 1000 bytes. The zeros are neither fine-tuned nor evaluated: the same hardware, "
-        "with the smallest weights set to 0."
-    )
-
-
-def multipliers_of(block: dict) -> str:
-    """Such as "144 multipliers of 8x8 and 8 of 32x16"."""
-    counts = sorted(block["multipliers"].items(), key=lambda item: -item[1])
-    (kind, count), *others = counts
-    return " and ".join(
-        [f"{count} multipliers of {kind}", *[f"{number} of {name}" for name, number in others]]
+        "start bit to the end, simulated by Verilator with veriloggen's memory model (a request "
+        "waits 10 cycles; 4 cycles of 19 transfer nothing). The length of a cycle is left open. "
+        "Bytes over AXI include the weights; KB are 1000 bytes.\n\n"
+        "Every logit of the simulated validation images "
+        f"({simulated}, and one with zeros) equals that of the integer network, whose accuracy is "
+        f"given (test images: {tested}). It replaces ONNX's real scales by 16-bit multipliers and "
+        "shifts. The zeros run on the same hardware with the smallest weights set to 0, neither "
+        "fine-tuned nor evaluated."
     )
 
 
@@ -85,9 +77,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     paths = {name: args.metrics / f"{name}.json" for name in NETWORKS}
-    page = markdown_table(
-        {name: read_metrics(path, "make hardware") for name, path in paths.items()}
-    )
+    page = markdown({name: read_metrics(path, "'make hardware'") for name, path in paths.items()})
     write_text(args.table, page)
     print(page)
 

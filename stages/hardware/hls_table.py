@@ -1,9 +1,9 @@
-"""Put what hls4ml makes of the networks into one table.
+"""Put the hls4ml designs of the networks side by side.
 
 Reads   the JSON of ``hls`` for every network
-Writes  Markdown: accuracy by width, multipliers and weight bits by reuse factor
+Writes  two Markdown tables: accuracy by width, multipliers and weight bits by reuse factor
 Params  none
-Raises  InputError when a JSON is missing, or when they are of different widths or reuse factors
+Raises  InputError when a JSON is missing, or when widths or reuse factors differ between them
 """
 
 import argparse
@@ -15,7 +15,7 @@ from stages.common.reporting.markdown import as_table
 
 
 def read(folder: Path, names: list[str]) -> dict[str, dict]:
-    """The first of the names is what the others are compared with."""
+    """The metrics by network; the first one is the base of comparison."""
     found = {name: read_metrics(folder / f"{name}.json", "'make hardware'") for name in names}
     for key in ("widths", "reuse_factors"):
         tried = [list(block[key]) for block in found.values()]
@@ -27,7 +27,7 @@ def read(folder: Path, names: list[str]) -> dict[str, dict]:
 def widths_rows(metrics: dict[str, dict]) -> list[list[str]]:
     widths = list(next(iter(metrics.values()))["widths"])
     heads = ["network", "FP32", *[f"{width} bits" for width in widths]]
-    heads += ["design", "images simulated", "logits that differ"]
+    heads += ["design", "images simulated", "logits differing"]
     rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for name, block in metrics.items():
         built = block["design"]
@@ -46,7 +46,7 @@ def widths_rows(metrics: dict[str, dict]) -> list[list[str]]:
 
 
 def costs_rows(metrics: dict[str, dict]) -> list[list[str]]:
-    heads = ["reuse factor", "network", "of its layers", "multipliers", "× base"]
+    heads = ["reuse factor", "network", "by layer", "multipliers", "× base"]
     heads += ["weights", "× base", "weights read a cycle", "cycles an image, estimated"]
     rows = [heads, ["---:", "---", *["---:"] * (len(heads) - 2)]]
     base = next(iter(metrics.values()))["reuse_factors"]
@@ -77,21 +77,22 @@ def markdown(metrics: dict[str, dict]) -> str:
 
 def conditions_of_widths() -> str:
     return (
-        "Accuracy on all test images of weights and activations in fixed point, the first layer's "
-        "weights and all sums in more bits; rounded, not trained again. The design is the "
-        "narrowest that is good enough on the validation images: its C++ by hls4ml 1.3.0, "
-        "compiled with g++, ran on the images simulated, and what differs there is counted "
-        "against our own exact arithmetic, which all other accuracies are computed by."
+        "Accuracy on all test images with weights and activations in fixed point; the first "
+        "layer's weights and all sums have more bits. Rounded without retraining. The design is "
+        "the narrowest width that is good enough on the validation images. Its C++ (hls4ml 1.3.0, "
+        "compiled with g++) ran on the simulated images, and its logits were compared with our "
+        "own exact arithmetic, which gives all other accuracies."
     )
 
 
 def conditions_of_costs(metrics: dict[str, dict]) -> str:
-    of = ", ".join(f"{name} {block['design']['width']} bits" for name, block in metrics.items())
+    widths = ", ".join(f"{name} {block['design']['width']} bits" for name, block in metrics.items())
     return (
-        f"By hls4ml's rules for io_stream and the strategy Resource, at the design's width ({of}); "
-        "not synthesized, and without clock frequency. A layer whose weights the reuse factor does "
-        "not divide gets the nearest that is allowed. Weights without biases. Cycles are an "
-        "estimate, the least between two images: of the layer that takes longest."
+        "By hls4ml's rules for io_stream and the strategy Resource, at the design's width "
+        f"({widths}); not synthesized, no clock frequency. A layer whose number of weights the "
+        "reuse factor does not divide gets the nearest one that hls4ml allows (by layer: lowest "
+        "and highest). Weights without biases. The estimated cycles between two images are those "
+        "of the slowest layer."
     )
 
 

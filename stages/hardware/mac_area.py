@@ -1,7 +1,7 @@
-"""Synthesize a multiply-accumulate at int4, int8, int16 and fp32, and compare what each takes.
+"""Synthesize a multiply-accumulate at int4, int8, int16 and fp32, and compare their sizes.
 
-The Verilog is in mac/. Each is first simulated on corner and random inputs, and must give
-what numpy does, bit by bit. Areas are those of a synthesis (Yosys) before place and route.
+The Verilog is in stages/hardware/mac. Each format is first simulated on corner and random inputs
+and must equal numpy bit for bit. Areas are those of a synthesis (Yosys) before place and route.
 
 Reads   the Verilog, the liberty file of a standard-cell library
 Writes  a JSON by format, a Markdown table
@@ -24,7 +24,7 @@ from stages.hardware.mac.synthesis import refuse_without_tools, standard_cells, 
 
 
 def measured(rtl: Path, form: Format, liberty: Path, params: MacAreaParams) -> dict:
-    """Nothing is measured that computes wrong."""
+    """The sizes of a format whose simulation equals numpy; an assertion fails for any other."""
     rng = np.random.default_rng(params.seed)
     found = check(rtl, form, params.random_inputs, rng)
     assert found.mismatches == 0, f"{form}: {found.mismatches} of {found.steps} sums are wrong"
@@ -65,11 +65,11 @@ def markdown_table(metrics: dict[str, dict], library: str) -> str:
 def conditions(metrics: dict[str, dict], library: str) -> str:
     steps = ", ".join(f"{name} {block['simulated_steps']:,}" for name, block in metrics.items())
     return (
-        f"Synthesis by Yosys of stages/hardware/mac, before place and route: standard cells of "
-        f"{library} (180 nm), LUTs and DSPs of Xilinx's 7 series. One operation a clock, not "
-        "pipelined; only the sum is a register; no clock frequency was asked for. fp32 rounds "
-        "product and sum to nearest even and takes subnormals as 0. Simulated before: every sum "
-        f"equal to numpy's (steps: {steps})."
+        "The Verilog of stages/hardware/mac, synthesized by Yosys, before place and route and "
+        f"without a target clock: standard cells of {library} (180 nm); LUTs and DSPs of Xilinx's "
+        "7 series. One operation a clock, not pipelined; only the sum is a register. fp32 rounds "
+        "product and sum to nearest even and takes subnormals as 0. Simulated first: every sum "
+        f"equals numpy's (steps: {steps})."
     )
 
 

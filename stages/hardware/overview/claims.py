@@ -1,57 +1,18 @@
-"""What is often said of pruning and quantization in hardware, judged by figures.
+"""Common claims on pruning and quantization in hardware, judged by figures.
 
-The sentences are those of the chapter that this project grew from. Each is judged by ratios that
-were chosen before they were known: all that measure what the sentence speaks of.
+Each claim is judged by all ratios that measure what it says, chosen before their values were known.
 """
 
 from dataclasses import dataclass
 
-from stages.hardware.overview.quantities import VARIANTS, Quantity
+from stages.hardware.overview.quantities import Quantity
 
-Pair = tuple[str, str]  # a variant, and what it is compared with
+Pair = tuple[str, str]  # a variant, and the one it is compared with
 CHANNELS: tuple[Pair, ...] = (("pruned", "base"), ("pruned_int8", "base_int8"))
 ZEROS: tuple[Pair, ...] = (("unstructured", "base"), ("unstructured_int8", "base_int8"))
 INT8: tuple[Pair, ...] = (("base_int8", "base"), ("pruned_int8", "pruned"))
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """One ratio by which a claim is judged."""
-
-    quantity: Quantity
-    variant: str
-    to: str  # compared with
-
-    @property
-    def ratio(self) -> float:
-        return self.quantity.ratio(self.variant, self.to)
-
-    def holds(self, noise: float) -> bool:
-        return self.ratio < 1 - noise
-
-    def __str__(self) -> str:
-        return f"{VARIANTS[self.variant]} {self.quantity.shown(self.variant, self.to)}"
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A sentence, and the ratios that it is judged by."""
-
-    text: str
-    evidence: tuple[Evidence, ...]
-
-    def verdict(self, noise: float) -> str:
-        """confirmed: every ratio is below 1 by more than the noise; refuted: none; else
-        conditional.
-        """
-        holding = sum(each.holds(noise) for each in self.evidence)
-        if holding == len(self.evidence):
-            return "confirmed"
-        return "conditional" if holding else "refuted"
-
-
-# What is said, the kinds of quantities that it speaks of, and what is compared.
-SAID: tuple[tuple[str, tuple[str, ...], tuple[Pair, ...]], ...] = (
+# Claim, the kinds of quantities that it is about, the comparisons that judge it.
+CLAIMS: tuple[tuple[str, tuple[str, ...], tuple[Pair, ...]], ...] = (
     ("Pruning needs fewer multipliers", ("multipliers",), CHANNELS + ZEROS),
     ("Pruning needs smaller memories", ("memory",), CHANNELS + ZEROS),
     ("Pruning gives higher throughput", ("time",), CHANNELS + ZEROS),
@@ -64,10 +25,44 @@ SAID: tuple[tuple[str, tuple[str, ...], tuple[Pair, ...]], ...] = (
 )
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """One ratio that judges a claim: ``variant`` as a multiple of ``to``."""
+
+    quantity: Quantity
+    variant: str
+    to: str
+
+    @property
+    def ratio(self) -> float:
+        return self.quantity.ratio(self.variant, self.to)
+
+    def holds(self, noise: float) -> bool:
+        return self.ratio < 1 - noise
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim, the kinds of quantities that it is about, and the ratios that judge it."""
+
+    text: str
+    kinds: tuple[str, ...]
+    evidence: tuple[Evidence, ...]
+
+    def verdict(self, noise: float) -> str:
+        """confirmed: every ratio is below 1 by more than the noise; refuted: none; else
+        conditional.
+        """
+        holding = sum(each.holds(noise) for each in self.evidence)
+        if holding == len(self.evidence):
+            return "confirmed"
+        return "conditional" if holding else "refuted"
+
+
 def claims_of(quantities: list[Quantity]) -> list[Claim]:
     """Every claim with all evidence that the quantities hold."""
     claims = []
-    for text, kinds, pairs in SAID:
+    for text, kinds, pairs in CLAIMS:
         evidence = tuple(
             Evidence(quantity, variant, to)
             for quantity in quantities
@@ -75,15 +70,6 @@ def claims_of(quantities: list[Quantity]) -> list[Claim]:
             for variant, to in pairs
             if {variant, to} <= quantity.values.keys()
         )
-        assert evidence, f"nothing speaks of '{text}'"
-        claims.append(Claim(text, evidence))
+        assert evidence, f"no figure judges '{text}'"
+        claims.append(Claim(text, kinds, evidence))
     return claims
-
-
-def in_words(evidence: list[Evidence]) -> str:
-    """The ratios, grouped by what they are of: 'CPU model file (structured 0.22, ...); ...'."""
-    groups: dict[str, list[str]] = {}
-    for each in evidence:
-        place = f"{each.quantity.platform} {each.quantity.name}"
-        groups.setdefault(place, []).append(str(each))
-    return "; ".join(f"{place} ({', '.join(ratios)})" for place, ratios in groups.items())

@@ -1,12 +1,11 @@
-"""One number of every variant on one kind of hardware: lower is better, and how it was found."""
+"""A figure of every variant on one platform, and how it was found; lower is better."""
 
 import math
 from dataclasses import dataclass
 
 CPU, NPU, FPGA, ASIC = PLATFORMS = ("CPU", "NPU", "FPGA", "ASIC")
-# In the order of tables and pictures; a quantity may lack some of them.
 KINDS = ("time", "memory", "multipliers", "arithmetic", "energy")
-VARIANTS = {
+VARIANTS = {  # in the order of tables and pictures; a quantity may lack some of them
     "base": "base",
     "pruned": "structured",
     "unstructured": "unstructured",
@@ -36,7 +35,7 @@ class Quantity:
 
     @property
     def reference(self) -> str:
-        """The first variant that there is: "base", or "base_int8" where FP32 does not run."""
+        """The first variant with a value: "base", or "base_int8" where FP32 does not run."""
         return next(variant for variant in VARIANTS if variant in self.values)
 
     def ratio(self, variant: str, to: str = "") -> float:
@@ -44,6 +43,9 @@ class Quantity:
         return self.values[variant] / self.values[to or self.reference]
 
     def shown(self, variant: str, to: str = "") -> str:
-        """The ratio with two digits that say something."""
-        ratio = self.ratio(variant, to)
-        return f"{ratio:.3f}" if ratio < 0.1 else f"{ratio:.2f}"
+        return two_digits(self.ratio(variant, to))
+
+
+def two_digits(ratio: float) -> str:
+    """Two significant digits below 1, at least two decimals."""
+    return f"{ratio:.3f}" if ratio < 0.1 else f"{ratio:.2f}"
