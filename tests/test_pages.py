@@ -180,10 +180,12 @@ def used(variable: str, makefile: str) -> bool:
 
 
 def dvc_problems(words: list[str]) -> list[str]:
-    try:
-        args = get_main_parser().parse_args(words)
-    except DvcParserError:
-        return [f"dvc {shlex.join(words)}: not a command of DVC"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["dvc", *words])  # DVC's parser looks there while it is built
+        try:
+            args = get_main_parser().parse_args(words)
+        except (DvcParserError, SystemExit):
+            return [f"dvc {shlex.join(words)}: not a command of DVC"]
     keys = [each.partition("=")[0] for each in getattr(args, "set_param", None) or []]
     found = [f"{key}: not in params.yaml" for key in keys if not is_param(key)]
     if words[0] in ("repro", "commit") or words[:2] == ["exp", "run"]:
