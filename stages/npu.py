@@ -1,4 +1,4 @@
-"""Compile the networks for Arm's Ethos-U NPUs and show what the compiler estimates of each.
+"""Compile the networks for Arm's Ethos-U NPUs and show what the compiler estimates for each.
 
 Four variants: base and pruned, INT8; "unstructured", the base with its smallest 3x3 filter weights
 set to 0 until as many non-zero weights are left as in pruned; and the base in FP32, a control that
@@ -26,14 +26,13 @@ from stages.common.inference.tflite_file import load_tflite, packed
 from stages.common.inference.tflite_writer import tflite_bytes
 from stages.common.npu.chart import npu_chart
 from stages.common.npu.sparse_tflite import nonzero_weights, share_of_zeros, thinned
-from stages.common.npu.vela import VERSION, Estimate, NPUParams, Target, estimate
+from stages.common.npu.vela import VERSION, Costs, Estimate, NPUParams, Target, estimate
 from stages.common.reporting.markdown import as_table
 from stages.common.reporting.style import save_png
 
 ESTIMATED = f"Estimates of Arm's compiler (Vela {VERSION}), not measurements"
 CONTROL = "base_fp32"
-METRICS = (  # what `dvc metrics diff` compares; the CSV has all
-    "npu_operators",
+METRICS = (  # of the JSON; the CSV has all costs
     "npu_cycles",
     "total_cycles",
     "inferences_per_second",
@@ -56,7 +55,7 @@ def estimate_all(variants: dict[str, Path], targets: list[Target]) -> Estimates:
     jobs = [(name, target) for name in variants for target in targets]
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # each waits for a process
         found = list(pool.map(lambda job: estimate(variants[job[0]], job[1]), jobs))
-    estimates = {name: {} for name in variants}
+    estimates: Estimates = {name: {} for name in variants}
     for (name, target), result in zip(jobs, found, strict=True):
         estimates[name][target] = result
     return estimates
@@ -68,7 +67,10 @@ def metrics_of(estimates: Estimates, zeros: dict[str, float]) -> dict:
         name: {
             "zero_weights_percent": zeros.get(name),
             **{
-                str(target): {key: getattr(found, key) for key in METRICS}
+                str(target): {
+                    "npu_operators": found.npu_operators,
+                    **{key: getattr(found.costs, key, None) for key in METRICS},
+                }
                 for target, found in by_target.items()
             },
         }
@@ -79,42 +81,44 @@ def metrics_of(estimates: Estimates, zeros: dict[str, float]) -> dict:
 def rows_of(estimates: Estimates) -> list[dict]:
     """One flat row for each target and variant that runs on the NPU."""
     return [
-        {"name": f"{variant} | {place(target, found)}", "variant": variant, "target": str(target)}
-        | dataclasses.asdict(found)
+        {
+            "name": f"{variant} | {target.npu} {found.weights_in}",
+            "variant": variant,
+            "target": str(target),
+            "npu": target.npu,
+            "weights_in": found.weights_in,
+            "operators": found.operators,
+            "npu_operators": found.npu_operators,
+            "million_cycles": found.costs.total_cycles / 1e6,
+            **dataclasses.asdict(found.costs),
+        }
         for variant, by_target in estimates.items()
         for target, found in by_target.items()
-        if found.npu_operators
+        if found.costs
     ]
 
 
-def place(target: Target, found: Estimate) -> str:
-    """Such as "U55-256, weights in flash"."""
-    return f"{target.npu}, weights in {found.weights_in}"
-
-
 def markdown_table(estimates: Estimates, zeros: dict[str, float]) -> str:
-    heads = ["NPU, memory mode", "variant", "NPU cycles", "total cycles", "× base", "limited by"]
-    heads += ["inferences/s", "SRAM", "encoded weights"]
-    rows = [heads, ["---", "---", *["---:"] * 3, "---", *["---:"] * 3]]
-    for target in estimates["base"]:
+    heads = ["NPU", "weights in", "memory mode", "variant", "NPU cycles", "total cycles", "× base"]
+    heads += ["limited by", "inferences/s", "SRAM", "encoded weights"]
+    rows = [heads, [*["---"] * 4, *["---:"] * 3, "---", *["---:"] * 3]]
+    for target, base in estimates["base"].items():
         for variant, by_target in estimates.items():
-            if by_target[target].npu_operators:
-                base = estimates["base"][target]
-                rows.append(markdown_row(target, variant, by_target[target], base))
+            if (costs := by_target[target].costs) and base.costs:
+                place = [target.npu, base.weights_in, target.memory_mode]
+                rows.append([*place, variant, *cost_cells(costs, base.costs)])
     return f"{as_table(rows)}\n\n{conditions(estimates, zeros)}\n"
 
 
-def markdown_row(target: Target, variant: str, found: Estimate, base: Estimate) -> list[str]:
+def cost_cells(costs: Costs, base: Costs) -> list[str]:
     return [
-        f"{place(target, found)} ({target.memory_mode})",
-        variant,
-        f"{found.npu_cycles:,}",
-        f"{found.total_cycles:,}",
-        f"{found.total_cycles / base.total_cycles:.2f}",
-        "arithmetic" if found.limited_by == "npu" else found.limited_by,
-        f"{found.inferences_per_second:,.0f}",
-        f"{found.sram_bytes / 1000:,.0f} KB",
-        f"{found.encoded_weight_bytes / 1000:,.0f} KB",
+        f"{costs.npu_cycles:,}",
+        f"{costs.total_cycles:,}",
+        f"{costs.total_cycles / base.total_cycles:.2f}",
+        "arithmetic" if costs.limited_by == "npu" else costs.limited_by,
+        f"{costs.inferences_per_second:,.0f}",
+        f"{costs.sram_bytes / 1000:,.0f} KB",
+        f"{costs.encoded_weight_bytes / 1000:,.0f} KB",
     ]
 
 

@@ -23,7 +23,10 @@ CHARTS = {
     "tradeoff": "scatter",
     "confusion": "confusion",
     "bars": "bar_horizontal",
+    "many": "bar_horizontal",
 }
+TITLE = "A title that is wider than what it is of"
+MANY = 40  # bars
 IMAGE = "picture.png"
 ROWS = """step,size,latency_ms,variant,actual,predicted
 0,3.0,4.0,base,cat,cat
@@ -35,6 +38,7 @@ AXES = {
     "tradeoff": ("latency_ms", "size"),
     "confusion": ("actual", "predicted"),
     "bars": ("latency_ms", "variant"),
+    "many": ("size", "name"),
 }
 
 
@@ -98,9 +102,18 @@ def repository(tmp_path_factory) -> Path:
     (path / "subfolder").mkdir()
 
     (path / "rows.csv").write_text(ROWS)
+    bars = "".join(f"a network on device {index},{index}\n" for index in range(MANY))
+    (path / "many.csv").write_text(f"name,size\n{bars}")
     assert cv2.imwrite(str(path / IMAGE), np.full((400, 2000, 3), 90, dtype=np.uint8))
     charts = [
-        {name: {"template": template, "x": AXES[name][0], "y": {"rows.csv": AXES[name][1]}}}
+        {
+            name: {
+                "template": template,
+                "title": TITLE,
+                "x": AXES[name][0],
+                "y": {"many.csv" if name == "many" else "rows.csv": AXES[name][1]},
+            }
+        }
         for name, template in CHARTS.items()
     ]
     (path / "dvc.yaml").write_text(json.dumps({"plots": [*charts, IMAGE]}))  # JSON is YAML
@@ -147,11 +160,48 @@ def test_drawing_libraries_are_inside_the_page_whole_and_licensed(page_file):
         assert re.search(rf"^{re.escape(package)} \(BSD-3-Clause\)$", licences, re.MULTILINE)
 
 
+def drawn_by_chromium(page_file: Path, folder: Path, width: int, extra: str = "") -> str:
+    """The page after its scripts have run, with ``extra`` as one more, in a window of a width."""
+    page = folder / "index.html"
+    start, end, rest = page_file.read_text(encoding="utf8").rpartition("</body>")
+    page.write_text(f"{start}{extra}{end}{rest}", encoding="utf8")
+    shutil.copytree(page_file.parent / "static", folder / "static")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    flags += ["--no-first-run", f"--user-data-dir={folder}", "--virtual-time-budget=10000"]
+    flags += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--window-size={width},1000", "--dump-dom"]
+    return run(CHROMIUM or "", *flags, page.as_uri(), cwd=folder)
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium to draw the page")
 def test_browser_without_network_draws_every_plot(page_file, tmp_path):
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    flags += ["--no-first-run", f"--user-data-dir={tmp_path}", "--virtual-time-budget=10000"]
-    flags += ["--host-resolver-rules=MAP * ~NOTFOUND", "--dump-dom"]
-    drawn = run(CHROMIUM, *flags, page_file.as_uri(), cwd=tmp_path)
+    drawn = drawn_by_chromium(page_file, tmp_path, width=1400)
     assert Page(drawn).drawings == dict.fromkeys(plot_ids(), 1)
     assert 'class="failed"' not in drawn
+
+
+# Titles that reach out of their drawing, and labels of an axis that touch one another.
+MEASURE = """<pre id="found"></pre><script>
+  setTimeout(() => {
+    const box = (node) => node.getBoundingClientRect(), found = { cut: [], touching: 0, labels: 0 };
+    for (const card of document.querySelectorAll("main > div.vega-embed")) {
+      const inside = box(card);
+      for (const text of card.querySelectorAll(".role-title-text text"))
+        if (box(text).left < inside.left || box(text).right > inside.right) found.cut.push(card.id);
+    }
+    const labels = [...document.querySelectorAll("#many .role-axis-label text")]
+      .filter((text) => text.textContent.startsWith("a network")).map(box);
+    found.labels = labels.length;
+    labels.slice(1).forEach((label, index) => {
+      found.touching += label.top < labels[index].bottom - 2;
+    });
+    document.getElementById("found").textContent = JSON.stringify(found);
+  }, 3000);
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium to draw the page")
+@pytest.mark.parametrize("width", [1400, 500])  # chromium's windows are not narrower
+def test_no_title_is_cut_and_the_labels_of_many_bars_stay_apart(page_file, tmp_path, width):
+    drawn = drawn_by_chromium(page_file, tmp_path, width, extra=MEASURE)
+    found = json.loads(re.search(r'<pre id="found">(.*?)</pre>', drawn)[1])
+    assert found == {"cut": [], "touching": 0, "labels": MANY}

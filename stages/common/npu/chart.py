@@ -1,4 +1,4 @@
-"""What an NPU compiler makes of each variant: time against base, and what the weights take."""
+"""Each variant on an NPU: time against base, and the bytes of the weights."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ def npu_chart(rows: list[dict], note: str) -> Figure:
         "memory; unstructured: as many non-zero weights as pruned, not fine-tuned"
     )
     figure, (times, sizes) = new_figure("On an Ethos-U NPU", note, columns=2)
-    by_target = {}
+    by_target: dict[str, dict[str, dict]] = {}
     for row in rows:
         by_target.setdefault(row["target"], {})[row["variant"]] = row
     draw_times(times, by_target)
@@ -31,15 +31,9 @@ def draw_times(axes: Axes, by_target: dict[str, dict[str, dict]]) -> None:
     for index, variant in enumerate(variants):
         middle = (len(variants) - 1) / 2
         places = np.arange(len(by_target)) + BAR * (index - middle)
-        bases = [blocks["base"]["total_cycles"] for blocks in by_target.values()]
-        shares = [
-            blocks[variant]["total_cycles"] / base
-            for blocks, base in zip(by_target.values(), bases, strict=True)
-        ]
-        arithmetic = [
-            blocks[variant]["npu_cycles"] / base
-            for blocks, base in zip(by_target.values(), bases, strict=True)
-        ]
+        pairs = [(blocks[variant], blocks["base"]) for blocks in by_target.values()]
+        shares = [row["total_cycles"] / base["total_cycles"] for row, base in pairs]
+        arithmetic = [row["npu_cycles"] / base["total_cycles"] for row, base in pairs]
         axes.barh(places, shares, 0.9 * BAR, color=colour(index), label=variant)
         axes.plot(arithmetic, places, "|", color="black", markersize=7, markeredgewidth=1.5)
         for place, share in zip(places, shares, strict=True):
@@ -47,8 +41,9 @@ def draw_times(axes: Axes, by_target: dict[str, dict[str, dict]]) -> None:
                 f"{share:.2f}", (share, place), (3, 0), textcoords="offset points",
                 va="center", fontsize=7, color=GREY,
             )  # fmt: skip
-    labels = [blocks["base"]["name"].split(" | ")[1] for blocks in by_target.values()]
-    axes.set_yticks(range(len(labels)), [label.replace(", ", "\n") for label in labels], fontsize=8)
+    bases = [blocks["base"] for blocks in by_target.values()]
+    labels = [f"{base['npu']}\nweights in {base['weights_in']}" for base in bases]
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set(
@@ -69,5 +64,5 @@ def draw_sizes(axes: Axes, blocks: dict[str, dict]) -> None:
         )  # fmt: skip
     axes.set_xticks(range(len(blocks)), list(blocks))
     axes.grid(axis="x", visible=False)
-    target = next(iter(blocks.values()))["name"].split(" | ")[1].split(",")[0]
-    axes.set(title=f"Encoded weights, {target} (KB; mark: before)", ylabel="KB (1000 bytes)")
+    npu = next(iter(blocks.values()))["npu"]
+    axes.set(title=f"Encoded weights, {npu} (KB; mark: before)", ylabel="KB (1000 bytes)")

@@ -10,7 +10,9 @@ from stages.common.inference.tflite_file import AlignedBuffer, int8_values, weig
 
 
 def nonzero_weights(model: ModelT) -> int:
-    return sum(np.count_nonzero(int8_values(model, tensor)) for tensor in weight_tensors(model))
+    return sum(
+        int(np.count_nonzero(int8_values(model, tensor))) for tensor in weight_tensors(model)
+    )
 
 
 def share_of_zeros(model: ModelT) -> float:

@@ -96,27 +96,34 @@ class NPUParams:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """What Vela says of one inference (batch 1); None where nothing runs on the NPU.
+class Costs:
+    """What Vela says of one inference (batch 1) on the NPU.
 
     ``total_cycles``: with waiting for memory; ``npu_cycles``: the arithmetic alone; the others:
     what the traffic with that memory takes. They overlap in part; ``limited_by`` is the largest.
     ``sram_bytes`` and ``off_chip_bytes`` (flash or DRAM): peak use, weights included.
     """
 
+    total_cycles: int
+    npu_cycles: int
+    sram_access_cycles: int
+    off_chip_access_cycles: int
+    limited_by: str
+    inferences_per_second: float
+    sram_bytes: int
+    off_chip_bytes: int
+    weight_bytes: int
+    encoded_weight_bytes: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Where a network's operators run; ``costs`` is None where none runs on the NPU."""
+
     operators: int
     npu_operators: int
-    total_cycles: int | None
-    npu_cycles: int | None
-    sram_access_cycles: int | None
-    off_chip_access_cycles: int | None
-    limited_by: str | None
-    inferences_per_second: float | None
-    sram_bytes: int | None
-    off_chip_bytes: int | None
-    weights_in: str
-    weight_bytes: int | None
-    encoded_weight_bytes: int | None
+    weights_in: str  # SRAM, flash or DRAM
+    costs: Costs | None
 
 
 def estimate(path: str | Path, target: Target) -> Estimate:
@@ -145,31 +152,32 @@ def estimate(path: str | Path, target: Target) -> Estimate:
 def estimate_of(summary: dict[str, str], output: str) -> Estimate:
     """From the row of Vela's summary, and from what it prints of the operators."""
     counts = {name: int(n) for name, n in re.findall(r"^(CPU|NPU) operators = (\d+)", output, re.M)}
+    return Estimate(
+        operators=counts["NPU"] + counts["CPU"],
+        npu_operators=counts["NPU"],
+        weights_in=MEMORIES[summary["weights_storage_area"]],
+        costs=costs_of(summary) if counts["NPU"] else None,
+    )
+
+
+def costs_of(summary: dict[str, str]) -> Costs:
     cycles = {
         "npu": whole_number(summary["cycles_npu"]),
         "SRAM": round(total(summary, "cycles_{}_access", "sram", "on_chip_flash")),
         "flash": whole_number(summary["cycles_off_chip_flash_access"]),
         "DRAM": whole_number(summary["cycles_dram_access"]),
     }
-    figures = {
-        "total_cycles": whole_number(summary["cycles_total"]),
-        "npu_cycles": cycles["npu"],
-        "sram_access_cycles": cycles["SRAM"],
-        "off_chip_access_cycles": cycles["flash"] + cycles["DRAM"],
-        "limited_by": max(cycles, key=cycles.get),
-        "inferences_per_second": round(float(summary["inferences_per_second"]), 1),
-        "sram_bytes": round(KIB * total(summary, "{}_memory_used", "sram", "on_chip_flash")),
-        "off_chip_bytes": round(KIB * total(summary, "{}_memory_used", "dram", "off_chip_flash")),
-        "weight_bytes": whole_number(summary["total_original_weights"]),
-        "encoded_weight_bytes": whole_number(summary["total_npu_encoded_weights"]),
-    }
-    if not counts["NPU"]:
-        figures = dict.fromkeys(figures)
-    return Estimate(
-        operators=counts["NPU"] + counts["CPU"],
-        npu_operators=counts["NPU"],
-        weights_in=MEMORIES[summary["weights_storage_area"]],
-        **figures,
+    return Costs(
+        total_cycles=whole_number(summary["cycles_total"]),
+        npu_cycles=cycles["npu"],
+        sram_access_cycles=cycles["SRAM"],
+        off_chip_access_cycles=cycles["flash"] + cycles["DRAM"],
+        limited_by=max(cycles, key=lambda name: cycles[name]),
+        inferences_per_second=round(float(summary["inferences_per_second"]), 1),
+        sram_bytes=round(KIB * total(summary, "{}_memory_used", "sram", "on_chip_flash")),
+        off_chip_bytes=round(KIB * total(summary, "{}_memory_used", "dram", "off_chip_flash")),
+        weight_bytes=whole_number(summary["total_original_weights"]),
+        encoded_weight_bytes=whole_number(summary["total_npu_encoded_weights"]),
     )
 
 
