@@ -1,7 +1,7 @@
 """Time all variants side by side in OpenCV DNN and ONNX Runtime, one image at a time.
 
 Reads   the model files; the first --variant is the base that ratios refer to
-Writes  a JSON with the machine and, for each variant, its latency in both runtimes (OpenCV: in
+Writes  a JSON with the machine and, for each variant, its latency in every runtime (OpenCV: in
         the variant's fastest engine); a CSV with a row for every engine timed
 Params  benchmark.*  (see BenchmarkParams)
 Raises  InputError for wrong params, more threads than cores, a missing model, an engine that
@@ -14,62 +14,45 @@ device runs one model again and again and not four models in turn.
 """
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
-from stages.common.core.cli import InputError, run
+from stages.common.core.cli import run
 from stages.common.core.files import write_csv, write_json
 from stages.common.core.params import list_of, load_params, whole
 from stages.common.data.cifar10 import IMAGE_SHAPE
 from stages.common.inference.onnx_graph import cost_of, load_model
-from stages.common.inference.sessions import OnnxRuntimeSession, OpenCVSession, Session
-from stages.common.measuring.bootstrap import latency_summary, ratio_of_medians
-from stages.common.measuring.int8_or_fp32 import RATIO_TO_FP32, fp32_name
+from stages.common.inference.runtimes.onnx_files import onnx_runtimes
+from stages.common.inference.runtimes.opencv import NAMED_ENGINES, installed_engines
+from stages.common.inference.sessions import Session
 from stages.common.measuring.interleaved_timing import (
     load_average,
     require_cores,
     time_interleaved,
     warn_if_busy,
 )
+from stages.common.measuring.latency_rows import Contestant, Variant, latency_metrics, latency_rows
 from stages.common.measuring.machine import describe_machine
 from stages.common.measuring.matrix_product import matrix_product, matrix_product_gflops
 
-RUNTIMES = ("opencv", "onnxruntime")
 ENVIRONMENT = "environment"  # the block of the JSON that is no variant
-# Engines whose name says what ran; 'auto' may silently be either.
-ENGINES = ("classic", "new")
 
 
 @dataclass(frozen=True)
 class BenchmarkParams:
-    """How latency is measured."""
+    """How latency is measured, and the OpenCV engines to time."""
 
     threads: int = whole(at_least=1)
     rounds: int = whole(at_least=10)
     warmup: int = whole(at_least=0)
-    engines_fp32: list = list_of(*ENGINES)
-    engines_int8: list = list_of(*ENGINES)
+    engines_fp32: list = list_of(*NAMED_ENGINES)
+    engines_int8: list = list_of(*NAMED_ENGINES)
     bootstrap_samples: int = whole(at_least=100)
     seed: int = whole(at_least=0)
-
-
-@dataclass(frozen=True)
-class Variant:
-    name: str
-    path: str
-    macs: int
-    is_int8: bool
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """One variant in one runtime and engine, with a session of its own."""
-
-    variant: Variant
-    runtime: str
-    engine: str
-    session: Session
 
 
 def read_variant(name: str, path: str) -> Variant:
@@ -83,27 +66,27 @@ def read_variant(name: str, path: str) -> Variant:
     )
 
 
-def contestants_of(variant: Variant, params: BenchmarkParams) -> list[Contestant]:
-    """The variant in every OpenCV engine that params name for its kind, and in ONNX Runtime."""
-    key = "engines_int8" if variant.is_int8 else "engines_fp32"
-    contestants = []
-    for engine in getattr(params, key):
-        try:
-            session = OpenCVSession(variant.path, engine=engine, threads=params.threads)
-        except InputError as error:
-            raise InputError(f"benchmark.{key}, engine '{engine}': {error}") from None
-        contestants.append(Contestant(variant, "opencv", engine, session))
-    session = OnnxRuntimeSession(variant.path, threads=params.threads)
-    return [*contestants, Contestant(variant, "onnxruntime", "cpu", session)]
+def load_contestants(
+    variants: list[Variant], params: BenchmarkParams
+) -> list[tuple[Contestant, Session]]:
+    """Every variant in every runtime, and in the OpenCV engines that params name for its kind."""
+    keys = ["engines_int8" if variant.is_int8 else "engines_fp32" for variant in variants]
+    engines = {
+        key: installed_engines(getattr(params, key), key=f"benchmark.{key}")
+        for key in dict.fromkeys(keys)
+    }
+    return [
+        (Contestant(variant, runtime, engine), load(Path(variant.path), threads=params.threads))
+        for variant, key in zip(variants, keys, strict=True)
+        for (runtime, engine), load in onnx_runtimes(engines[key]).items()
+    ]
 
 
-def measure(
-    contestants: list[Contestant], params: BenchmarkParams
-) -> tuple[np.ndarray, np.ndarray]:
-    """Samples in milliseconds: (rounds, contestants), and (rounds,) of the matrix product."""
+def measure(sessions: Iterable[Session], params: BenchmarkParams) -> tuple[np.ndarray, np.ndarray]:
+    """Samples in milliseconds: (rounds, sessions), and (rounds,) of the matrix product."""
     rng = np.random.default_rng(params.seed)
     blob = rng.integers(256, size=(1, *IMAGE_SHAPE)).astype(np.float32)
-    calls = [lambda session=each.session: session.logits(blob) for each in contestants]
+    calls = [partial(session.logits, blob) for session in sessions]
     samples_ms = time_interleaved(
         [*calls, matrix_product(params.threads)],
         rounds=params.rounds,
@@ -111,99 +94,6 @@ def measure(
         seed=params.seed,
     )
     return samples_ms[:, :-1], samples_ms[:, -1]
-
-
-def latency_rows(
-    contestants: list[Contestant], samples_ms: np.ndarray, params: BenchmarkParams
-) -> list[dict]:
-    """One row a contestant; a ratio refers to the fastest engine of the first variant (the base)
-    and to that of the variant's own FP32 model.
-    """
-    fastest = fastest_engines(contestants, samples_ms)
-    base = contestants[0].variant.name
-    fp32 = fp32_variants([contestant.variant for contestant in contestants])
-    rows = []
-    for index, contestant in enumerate(contestants):
-        name, runtime = contestant.variant.name, contestant.runtime
-        to_base, to_fp32 = (
-            ratio_to(fastest.get((reference, runtime)), key, samples_ms, index, params)
-            for key, reference in (("ratio_to_base", base), (RATIO_TO_FP32, fp32[name]))
-        )
-        rows.append(
-            {
-                "name": f"{name} | {runtime} {contestant.engine}",
-                "variant": name,
-                "runtime": runtime,
-                "engine": contestant.engine,
-                **rounded(latency_summary(samples_ms[:, index]) | to_base | to_fp32),
-                "fastest": "true" if fastest[name, runtime] == index else "false",
-            }
-        )
-    return rows
-
-
-def fp32_variants(variants: list[Variant]) -> dict[str, str | None]:
-    """The FP32 variant that each belongs to: itself if it is one, None if that was not timed."""
-    fp32 = [variant.name for variant in variants if not variant.is_int8]
-    return {
-        variant.name: fp32_name(variant.name, fp32) if variant.is_int8 else variant.name
-        for variant in variants
-    }
-
-
-def ratio_to(
-    reference: int | None, key: str, samples_ms: np.ndarray, index: int, params: BenchmarkParams
-) -> dict:
-    """The contestant's ratio to another; the same keys with None when there is no other."""
-    if reference is None:
-        return {key: None, f"{key}_low": None, f"{key}_high": None}
-    return ratio_of_medians(
-        samples_ms[:, index],
-        base=samples_ms[:, reference],
-        bootstrap_samples=params.bootstrap_samples,
-        seed=params.seed,
-        name=key,
-    )
-
-
-def fastest_engines(
-    contestants: list[Contestant], samples_ms: np.ndarray
-) -> dict[tuple[str, str], int]:
-    """Which contestant has the lowest median of each variant and runtime."""
-    medians = np.median(samples_ms, axis=0)
-    fastest = {}
-    for index in np.argsort(medians, kind="stable"):
-        contestant = contestants[index]
-        fastest.setdefault((contestant.variant.name, contestant.runtime), int(index))
-    return fastest
-
-
-def metrics_of(variant: Variant, rows: list[dict], matmul_gflops: float) -> dict:
-    """The variant's block of the JSON: its reported row of each runtime, and its speed.
-
-    ``share_of_matmul`` is that speed over the float32 matrix product's, timed in the same rounds.
-    """
-    block = {}
-    for runtime in RUNTIMES:
-        [row] = [
-            row
-            for row in rows
-            if (row["variant"], row["runtime"], row["fastest"]) == (variant.name, runtime, "true")
-        ]
-        values = {key: row[key] for key in row if key.startswith(("latency_ms", "ratio_to_"))}
-        gflops = 2 * variant.macs / row["latency_ms_median"] / 1e6
-        block[runtime] = {
-            "engine": row["engine"],
-            **values,
-            "gflops": round(gflops, 2),
-            "share_of_matmul": round(gflops / matmul_gflops, 3),
-        }
-    return block
-
-
-def rounded(values: dict) -> dict:
-    """Four decimals: 0.1 microseconds, far below what repeats."""
-    return {key: None if value is None else round(value, 4) for key, value in values.items()}
 
 
 def named_path(text: str) -> tuple[str, str]:
@@ -229,9 +119,9 @@ def main() -> None:
     load = load_average()
     warn_if_busy(load, params.threads)
     variants = [read_variant(name, path) for name, path in args.variant]
-    contestants = [each for variant in variants for each in contestants_of(variant, params)]
-    samples_ms, product_ms = measure(contestants, params)
-    rows = latency_rows(contestants, samples_ms, params)
+    contestants, sessions = zip(*load_contestants(variants, params), strict=True)
+    samples_ms, product_ms = measure(sessions, params)
+    rows = latency_rows(contestants, samples_ms, params.bootstrap_samples, params.seed)
     matmul_gflops = matrix_product_gflops(float(np.median(product_ms)))
     environment = {
         **describe_machine(),
@@ -240,7 +130,7 @@ def main() -> None:
         "load_average_at_start": load,
         "matmul_gflops": round(matmul_gflops, 2),
     }
-    blocks = {variant.name: metrics_of(variant, rows, matmul_gflops) for variant in variants}
+    blocks = {each.name: latency_metrics(each, rows, matmul_gflops) for each in variants}
     write_json(args.metrics, {ENVIRONMENT: environment, **blocks})
     write_csv(args.latency, rows, header=list(rows[0]))
     for row in rows:

@@ -23,7 +23,8 @@ from stages.common.core.params import load_params
 from stages.common.data.cifar10 import CLASSES, load_test_images
 from stages.common.inference.onnx_graph import cost_of, load_model
 from stages.common.inference.params import EvaluateParams
-from stages.common.inference.sessions import OpenCVSession, predict
+from stages.common.inference.runtimes.opencv import OpenCVSession
+from stages.common.inference.sessions import predict
 
 
 def accuracy_metrics(predictions: np.ndarray, labels: np.ndarray) -> dict:

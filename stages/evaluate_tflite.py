@@ -21,8 +21,9 @@ from stages.common.core.accuracy import accuracy
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import write_json
 from stages.common.data.cifar10 import CLASSES, Images, load_test_images
-from stages.common.inference.litert import LiteRTSession
-from stages.common.inference.sessions import BATCH_SIZE, OnnxRuntimeSession, predict
+from stages.common.inference.runtimes.litert import LiteRTSession
+from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
+from stages.common.inference.sessions import BATCH_SIZE, predict
 
 
 def opencv_predictions(path: Path, labels: np.ndarray) -> np.ndarray:

@@ -13,18 +13,14 @@ Raises  InputError when a runtime differs from PyTorch by more than export.logit
 """
 
 import argparse
-import copy
 import json
-from collections import OrderedDict
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnx
 import torch
 from onnx import ModelProto
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch import nn
 
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import replacing, write_json
@@ -34,11 +30,15 @@ from stages.common.data.cifar10 import (
     IMAGE_SHAPE,
     DataParams,
     Images,
+    first_images,
     load_training_images,
 )
+from stages.common.inference.folding import folded
 from stages.common.inference.onnx_graph import strip
 from stages.common.inference.params import ExportParams
-from stages.common.inference.sessions import BATCH_SIZE, OnnxRuntimeSession, OpenCVSession, predict
+from stages.common.inference.runtimes.onnx_files import logits_by_runtime
+from stages.common.inference.runtimes.opencv import NAMED_ENGINES, installed_engines
+from stages.common.inference.sessions import BATCH_SIZE
 from stages.common.network.network import Checkpoint, Network, load_checkpoint
 
 INPUT = "pixels"
@@ -51,58 +51,6 @@ INPUT_DESCRIPTION = {
     "type": "float32",
     "range": [0, 255],
 }
-
-
-def folded(model: Network) -> nn.Sequential:
-    """The same function as ``model`` in eval mode, as Conv, Relu, MaxPool, Flatten and Linear.
-
-    BatchNorm moves in front of the pool: its scale is positive, so it commutes with a maximum.
-    """
-    model = copy.deepcopy(model).double().eval()  # round to float32 once, at the end
-    layers = OrderedDict(whitening=folded_whitening(model), whitening_relu=nn.ReLU())
-    size = IMAGE_SHAPE[1] - model.whitening.kernel_size[0] + 1
-    for number_of_block, block in enumerate(model.blocks, start=1):
-        for index, (layer, norm) in enumerate(zip(block.convolutions, block.norms, strict=True)):
-            name = f"block{number_of_block}_conv{index + 1}"
-            layers[name] = folded_convolution(layer, norm)
-            layers[f"{name}_relu"] = nn.ReLU()
-            if index == 0:
-                layers[f"{name}_pool"] = nn.MaxPool2d(2)
-                size //= 2
-    layers["global_pool"] = nn.MaxPool2d(size)
-    layers["flatten"] = nn.Flatten()
-    layers["head"] = model.head
-    return nn.Sequential(layers).float().requires_grad_(False).eval()
-
-
-def folded_whitening(model: Network) -> nn.Conv2d:
-    """w * (x - mean) / std + b  =  (w / std) * x + (b - sum(w * mean / std))."""
-    weight = model.whitening.weight / model.std
-    bias = model.whitening.bias - (weight * model.mean).sum(dim=(1, 2, 3))
-    return convolution_from(model.whitening, weight, bias)
-
-
-def folded_convolution(layer: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    assert (norm.weight > 0).all(), "a scale that is not positive does not commute with max-pool"
-    weight, bias = fuse_conv_bn_weights(
-        layer.weight,
-        layer.bias,
-        norm.running_mean,
-        norm.running_var,
-        norm.eps,
-        norm.weight,
-        norm.bias,
-    )
-    return convolution_from(layer, weight, bias)
-
-
-def convolution_from(layer: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    """A convolution like ``layer`` with other weights, and with a bias."""
-    new = nn.Conv2d(
-        layer.in_channels, layer.out_channels, layer.kernel_size, padding=layer.padding
-    ).double()
-    new.weight.data, new.bias.data = weight.detach(), bias.detach()
-    return new
 
 
 def to_onnx(model: nn.Sequential, opset: int, metadata: dict[str, str]) -> ModelProto:
@@ -152,17 +100,9 @@ def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
 
 def compare_runtimes(path: Path, model: Network, images: Images) -> dict[str, dict]:
     """How far each runtime's logits are from those of PyTorch (before any folding)."""
-    threads = cv2.getNumberOfCPUs()
     expected = pytorch_logits(model, images)
-    sessions = {
-        "onnxruntime": OnnxRuntimeSession(path, threads=threads),
-        "opencv_classic": OpenCVSession(path, engine="classic", threads=threads),
-        "opencv_new": OpenCVSession(path, engine="new", threads=threads),
-    }
-    return {
-        name: differences(predict(session, images, BATCH_SIZE), expected)
-        for name, session in sessions.items()
-    }
+    found = logits_by_runtime(path, images, installed_engines(NAMED_ENGINES))
+    return {runtime: differences(logits, expected) for runtime, logits in found.items()}
 
 
 def pytorch_logits(model: Network, images: Images) -> np.ndarray:
@@ -191,15 +131,6 @@ def refuse_differences(results: dict[str, dict], tolerance: float) -> None:
             )
 
 
-def check_images(validation: Images, count: int) -> Images:
-    if count > len(validation):
-        raise InputError(
-            f"export.check_images is {count}; allowed: at most {len(validation)}, which is "
-            "data.validation_images"
-        )
-    return validation[:count]
-
-
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--params", type=Path, required=True)
@@ -216,7 +147,9 @@ def main() -> None:
     data_params = load_params(DataParams, args.params, section="data")
     checkpoint = load_checkpoint(args.checkpoint)
     _, validation = load_training_images(args.data, data_params)
-    images = check_images(validation, params.check_images)
+    images = first_images(
+        validation, params.check_images, "export.check_images", "data.validation_images"
+    )
     model = to_onnx(folded(checkpoint.model), params.opset, metadata_of(checkpoint))
     with replacing(args.onnx) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))

@@ -22,19 +22,13 @@ from stages.common.core.accuracy import accuracy
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import replacing, write_json
 from stages.common.core.params import load_params
-from stages.common.data.cifar10 import DataParams, Images, load_training_images
+from stages.common.data.cifar10 import DataParams, Images, first_images, load_training_images
 from stages.common.inference.layer_chain import quantization_between, read_chain, with_output
-from stages.common.inference.litert import KERNELS, LiteRTSession
 from stages.common.inference.params import TFLiteParams
-from stages.common.inference.sessions import BATCH_SIZE, OnnxRuntimeSession, predict
+from stages.common.inference.runtimes.litert import KERNELS, LiteRTSession
+from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
+from stages.common.inference.sessions import BATCH_SIZE, predict
 from stages.common.inference.tflite_writer import tflite_bytes
-
-
-def first(images: Images, count: int, key: str, limit: str) -> Images:
-    """The first ``count`` images, in official order: it mixes the classes."""
-    if count > len(images):
-        raise InputError(f"{key} is {count}; allowed: at most {len(images)}, which is {limit}")
-    return images[:count]
 
 
 def compare_kernels(path: Path, images: Images, expected: np.ndarray) -> dict[str, dict]:
@@ -82,10 +76,10 @@ def main() -> None:
     data_params = load_params(DataParams, args.params, section="data")
     chain = read_chain(args.onnx)
     training, validation = load_training_images(args.data, data_params)
-    calibration = first(
+    calibration = first_images(
         training, params.calibration_images, "tflite.calibration_images", "data.train_images"
     )
-    checked = first(
+    checked = first_images(
         validation, params.check_images, "tflite.check_images", "data.validation_images"
     )
     session = OnnxRuntimeSession(args.onnx, threads=os.cpu_count())

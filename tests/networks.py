@@ -12,15 +12,17 @@ import yaml
 from onnx import ModelProto
 from torch import nn
 
-from stages import export, quantize
+from stages import export
 from stages.common.data.cifar10 import Images
+from stages.common.inference.folding import folded
 from stages.common.inference.layer_chain import quantization_between, read_chain, with_output
+from stages.common.inference.params import QuantizeParams
+from stages.common.inference.quantizer import quantized
 from stages.common.inference.tflite_writer import tflite_bytes
 from stages.common.network.network import BatchNorm, Checkpoint, Network, save_checkpoint
 from stages.common.training.checkpoints import EpochStore
 from stages.common.training.context import RunContext
 from stages.common.training.params import RecipeParams, TeachParams
-from stages.quantize import QuantizeParams
 from tests.conftest import make_images
 
 RECIPE = RecipeParams(
@@ -60,7 +62,7 @@ PARAMS = {
     },
     "tflite": {"calibration_images": 100, "check_images": 50, "min_agreement": 90},
     "npu": {"targets": ["ethos-u55-256 Ethos_U55_High_End_Embedded Shared_Sram"]},
-    "evaluate": {"engine": "classic", "batch_size": 64},
+    "evaluate": {"engine": "new", "batch_size": 64},
 }
 
 
@@ -110,14 +112,14 @@ def fit_head(model: Network, pixels: torch.Tensor, labels: torch.Tensor) -> None
 def fp32_bytes() -> bytes:
     checkpoint = Checkpoint(model=random_network(), provenance=PROVENANCE)
     metadata = export.metadata_of(checkpoint)
-    model = export.to_onnx(export.folded(checkpoint.model), opset=18, metadata=metadata)
+    model = export.to_onnx(folded(checkpoint.model), opset=18, metadata=metadata)
     return model.SerializeToString(deterministic=True)
 
 
 @cache
 def int8_bytes() -> bytes:
     params = QuantizeParams(**PARAMS["quantize"])
-    model = quantize.quantized(fp32_model(), make_images(100), params)
+    model = quantized(fp32_model(), make_images(100), params)
     return model.SerializeToString(deterministic=True)
 
 

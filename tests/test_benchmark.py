@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -12,10 +13,11 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 from stages import benchmark
-from stages.benchmark import Contestant, Variant
 from stages.common.core.cli import InputError
+from stages.common.inference.runtimes import onnx_files
 from stages.common.measuring import interleaved_timing as timing
 from stages.common.measuring.int8_or_fp32 import RATIO_KEYS
+from stages.common.measuring.latency_rows import Contestant, Variant, latency_rows
 from stages.common.measuring.machine import available_cores, describe_machine
 
 PARAMS = {
@@ -23,7 +25,7 @@ PARAMS = {
     "rounds": 10,
     "warmup": 2,
     "engines_fp32": ["classic", "new"],
-    "engines_int8": ["classic"],
+    "engines_int8": ["new"],
     "bootstrap_samples": 100,
     "seed": 0,
 }
@@ -152,7 +154,7 @@ def test_every_engine_has_a_row_and_one_of_each_runtime_is_the_fastest(result):
         ("slow", "opencv", "classic"),
         ("slow", "opencv", "new"),
         ("slow", "onnxruntime", "cpu"),
-        ("small_int8", "opencv", "classic"),
+        ("small_int8", "opencv", "new"),
         ("small_int8", "onnxruntime", "cpu"),
     ]
     for name, block in blocks(metrics).items():
@@ -189,15 +191,14 @@ def test_every_contestant_gets_a_session_of_its_own(model, monkeypatch):
 
     class FakeSession:
         def __init__(self, path, threads, engine="cpu"):
-            made.append((path, engine, threads))
+            made.append((str(path), engine, threads))
 
-    monkeypatch.setattr(benchmark, "OpenCVSession", FakeSession)
-    monkeypatch.setattr(benchmark, "OnnxRuntimeSession", FakeSession)
-    params = benchmark.BenchmarkParams(**PARAMS)
+    monkeypatch.setattr(onnx_files, "OpenCVSession", FakeSession)
+    monkeypatch.setattr(onnx_files, "OnnxRuntimeSession", FakeSession)
     variants = [benchmark.read_variant(name, model) for name in ("base", "twin")]
-    contestants = [each for v in variants for each in benchmark.contestants_of(v, params)]
+    loaded = benchmark.load_contestants(variants, benchmark.BenchmarkParams(**PARAMS))
     assert made == [(model, engine, 1) for engine in ("classic", "new", "cpu")] * 2
-    assert len({id(contestant.session) for contestant in contestants}) == 6
+    assert len({id(session) for _, session in loaded}) == 6
 
 
 def test_int8_files_are_told_by_their_operators(tmp_path, model):
@@ -206,14 +207,14 @@ def test_int8_files_are_told_by_their_operators(tmp_path, model):
     assert not benchmark.read_variant("f", model).is_int8
 
 
-def test_a_refusing_engine_is_an_error_that_names_the_params_key(model, monkeypatch):
-    def refuse(path, engine, threads):
-        raise InputError(f"{path}: refused")
-
-    monkeypatch.setattr(benchmark, "OpenCVSession", refuse)
+def test_a_refusing_engine_is_an_error_that_names_the_engine_and_the_params(tmp_path, model):
+    broken = onnx.load(model)
+    broken.graph.node[1].op_type = "Fancy"
+    variant = Variant("base", str(tmp_path / "broken.onnx"), macs=1, is_int8=False)
+    onnx.save(broken, variant.path)
     params = benchmark.BenchmarkParams(**PARAMS | {"engines_fp32": ["new"]})
-    with pytest.raises(InputError, match=r"benchmark\.engines_fp32, engine 'new'.*refused"):
-        benchmark.contestants_of(benchmark.read_variant("base", model), params)
+    with pytest.raises(InputError, match=r"engine 'new' of OpenCV .* refuses .*benchmark\.engines"):
+        benchmark.load_contestants([variant], params)
 
 
 def test_more_threads_than_cores_are_refused(tmp_path, model, monkeypatch):
@@ -263,32 +264,30 @@ def test_calls_are_interleaved_after_the_warm_up():
 
 
 def test_ratios_refer_to_the_fastest_engine_of_the_base():
-    params = benchmark.BenchmarkParams(**PARAMS)
     base, other = (Variant(name, "", macs=1000, is_int8=False) for name in ("base", "other"))
     contestants = [
-        Contestant(base, "opencv", "classic", None),
-        Contestant(base, "opencv", "new", None),
-        Contestant(other, "opencv", "classic", None),
+        Contestant(base, "opencv", "classic"),
+        Contestant(base, "opencv", "new"),
+        Contestant(other, "opencv", "classic"),
     ]
     samples_ms = np.tile([8.0, 4.0, 2.0], (10, 1))
-    rows = benchmark.latency_rows(contestants, samples_ms, params)
+    rows = latency_rows(contestants, samples_ms, bootstrap_samples=100, seed=0)
     assert [row["ratio_to_base"] for row in rows] == [2.0, 1.0, 0.5]
     assert [row["fastest"] for row in rows] == ["false", "true", "true"]
 
 
 def test_int8_has_a_ratio_to_the_fastest_engine_of_its_own_fp32_model():
-    params = benchmark.BenchmarkParams(**PARAMS)
     base, pruned = (Variant(name, "", macs=1000, is_int8=False) for name in ("base", "pruned"))
     int8 = Variant("pruned_int8", "", macs=1000, is_int8=True)
     contestants = [
-        Contestant(base, "opencv", "new", None),
-        Contestant(pruned, "opencv", "classic", None),
-        Contestant(pruned, "opencv", "new", None),
-        Contestant(int8, "opencv", "new", None),
+        Contestant(base, "opencv", "new"),
+        Contestant(pruned, "opencv", "classic"),
+        Contestant(pruned, "opencv", "new"),
+        Contestant(int8, "opencv", "new"),
     ]
     noise = np.random.default_rng(0).normal(scale=0.1, size=(50, 4))
     samples_ms = np.array([8.0, 6.0, 4.0, 2.0]) + noise
-    rows = benchmark.latency_rows(contestants, samples_ms, params)
+    rows = latency_rows(contestants, samples_ms, bootstrap_samples=100, seed=0)
     assert [row["ratio_to_fp32"] for row in rows[:3]] == [1.0, pytest.approx(1.5, abs=0.05), 1.0]
     medians = np.median(samples_ms, axis=0)
     assert rows[3]["ratio_to_fp32"] == pytest.approx(medians[3] / medians[2], abs=1e-4)
@@ -307,3 +306,28 @@ def test_int8_without_its_fp32_model_has_the_same_keys_and_no_ratio_to_it(result
 def test_a_busy_machine_is_a_warning(capsys, load, warns):
     timing.warn_if_busy(load, threads=1)
     assert ("warning: load average" in capsys.readouterr().out) == warns
+
+
+def test_without_opencvs_classic_engine_the_others_are_timed(tmp_path, model, monkeypatch, capsys):
+    """OpenCV has removed it after 5.0.0; params may still name it."""
+    monkeypatch.delattr(cv2.dnn, "ENGINE_CLASSIC", raising=False)
+    metrics, rows = run_benchmark(tmp_path, monkeypatch, {"base": model, "twin": model})
+
+    timed = [(row["variant"], row["engine"]) for row in rows]
+    assert timed == [("base", "new"), ("base", "cpu"), ("twin", "new"), ("twin", "cpu")]
+    assert metrics["base"]["opencv"]["engine"] == "new"
+    lines = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("benchmark.engines_fp32: OpenCV")
+
+
+def test_a_new_runtime_is_timed_like_the_others(tmp_path, model, monkeypatch):
+    known = benchmark.onnx_runtimes
+    monkeypatch.setattr(
+        benchmark,
+        "onnx_runtimes",
+        lambda engines: {**known(engines), ("other", "cpu"): onnx_files.OnnxRuntimeSession},
+    )
+    metrics, rows = run_benchmark(tmp_path, monkeypatch, {"base": model}, engines_fp32=["new"])
+    assert [row["runtime"] for row in rows] == ["opencv", "onnxruntime", "other"]
+    assert metrics["base"]["other"].keys() == metrics["base"]["opencv"].keys()

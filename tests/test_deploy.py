@@ -19,7 +19,8 @@ import pytest
 from deploy import compare_outputs
 from deploy.classify import Classifier, Drawer, InputError, Picture, read_image
 from stages.common.data.cifar10 import CLASSES
-from stages.common.inference.sessions import OpenCVSession, to_blob
+from stages.common.inference.runtimes.opencv import OpenCVSession
+from stages.common.inference.sessions import to_blob
 from tests.conftest import make_images
 from tests.networks import fp32_model, write_models
 

@@ -4,13 +4,15 @@ import csv
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from stages import evaluate
 from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import CLASSES, load_test_images
-from stages.common.inference.sessions import OpenCVSession, predict
+from stages.common.inference.runtimes.opencv import OpenCVSession
+from stages.common.inference.sessions import predict
 from tests.networks import call, fp32_model, write_models, write_params
 
 
@@ -40,7 +42,7 @@ def test_accuracy_is_that_of_the_predictions_by_hand():
 
 def test_main_writes_predictions_in_test_order_and_their_accuracy(arguments, monkeypatch, capsys):
     images = load_test_images(arguments["data"])
-    session = OpenCVSession(arguments["onnx"], engine="classic", threads=1)
+    session = OpenCVSession(arguments["onnx"], engine="new", threads=1)
     expected = predict(session, images, batch_size=64).argmax(1)
 
     call(evaluate, monkeypatch, **arguments)
@@ -104,4 +106,17 @@ def test_a_wrong_param_is_named(arguments, monkeypatch, key, value):
     write_params(arguments["params"], evaluate={key: value})
 
     with pytest.raises(InputError, match=rf"evaluate\.{key} is .*; allowed: "):
+        call(evaluate, monkeypatch, **arguments)
+
+
+def test_opencvs_classic_engine_is_needed_only_where_it_is_asked_for(arguments, monkeypatch):
+    """OpenCV has removed it after 5.0.0."""
+    monkeypatch.delattr(cv2.dnn, "ENGINE_CLASSIC", raising=False)
+    for engine in ("new", "auto"):
+        write_params(arguments["params"], evaluate={"engine": engine})
+        call(evaluate, monkeypatch, **arguments)
+        assert json.loads(arguments["metrics"].read_text())["accuracy"] > 65
+
+    write_params(arguments["params"], evaluate={"engine": "classic"})
+    with pytest.raises(InputError, match="has no engine 'classic'; choose another"):
         call(evaluate, monkeypatch, **arguments)

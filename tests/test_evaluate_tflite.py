@@ -10,8 +10,9 @@ from stages import evaluate_tflite
 from stages.common.core.cli import InputError
 from stages.common.core.files import write_csv
 from stages.common.data.cifar10 import CLASSES, load_test_images
-from stages.common.inference.litert import LiteRTSession
-from stages.common.inference.sessions import OnnxRuntimeSession, predict
+from stages.common.inference.runtimes.litert import LiteRTSession
+from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
+from stages.common.inference.sessions import predict
 from tests.conftest import make_images
 from tests.networks import call, int8_tflite, write_models
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,7 +11,9 @@ import torch
 from stages import export
 from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import CLASSES
+from stages.common.inference.folding import folded
 from stages.common.inference.onnx_graph import load_model, read_metadata
+from stages.common.network.network import Network
 from tests.conftest import make_images
 from tests.networks import (
     CONFIG,
@@ -38,7 +41,7 @@ def arguments(tmp_path, data_directory) -> dict[str, Path]:
 @pytest.mark.parametrize("widths", [CONFIG["widths"], [[4], [4, 8], [8], [8, 8, 8]], [[8]]])
 def test_folding_changes_nothing(widths):
     torch.manual_seed(1)
-    network = export.Network({"widths": widths, "classes": 10})
+    network = Network({"widths": widths, "classes": 10})
     torch.nn.init.normal_(network.whitening.weight, std=0.3)
     torch.nn.init.normal_(network.whitening.bias)
     torch.nn.init.normal_(network.head.weight)
@@ -51,14 +54,14 @@ def test_folding_changes_nothing(widths):
             network.train()(pixels)
         expected = network.eval()(pixels)
 
-        torch.testing.assert_close(export.folded(network)(pixels), expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(folded(network)(pixels), expected, atol=1e-4, rtol=0)
 
 
 def test_folding_leaves_the_network_as_it_was():
     network = random_network()
     before = {name: value.clone() for name, value in network.state_dict().items()}
 
-    export.folded(network)
+    folded(network)
 
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert next(network.parameters()).dtype == torch.float32
@@ -160,3 +163,15 @@ def test_more_check_images_than_validation_images_are_refused(arguments, monkeyp
 
     with pytest.raises(InputError, match=r"export\.check_images is 101; allowed: at most 100"):
         call(export, monkeypatch, **arguments)
+
+
+def test_without_opencvs_classic_engine_the_others_are_compared(arguments, monkeypatch, capsys):
+    """OpenCV has removed it after 5.0.0."""
+    monkeypatch.delattr(cv2.dnn, "ENGINE_CLASSIC", raising=False)
+    call(export, monkeypatch, **arguments)
+
+    metrics = json.loads(arguments["metrics"].read_text())
+    assert {"onnxruntime", "opencv_new"} <= metrics.keys()
+    assert "opencv_classic" not in metrics
+    left_out, done = capsys.readouterr().out.splitlines()
+    assert left_out.endswith("has no engine 'classic'; it is left out")

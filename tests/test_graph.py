@@ -6,8 +6,8 @@ import pytest
 from onnx import TensorProto, numpy_helper
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
-from stages import export
 from stages.common.core.cli import InputError
+from stages.common.inference.folding import folded
 from stages.common.inference.onnx_graph import cost_of, load_model, read_metadata, strip
 from stages.common.network.network import size_of
 from tests.networks import fp32_model, int8_model, random_network
@@ -55,7 +55,7 @@ def test_weights_that_are_zero_are_not_counted_as_nonzero():
     dense = cost_of(model)
     for tensor in model.graph.initializer:
         if tensor.name == "block1_conv2.weight":
-            weight = export.folded(network).block1_conv2.weight.numpy()
+            weight = folded(network).block1_conv2.weight.numpy()
             tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
 
     cost = cost_of(model)

@@ -15,7 +15,8 @@ import torch
 
 from stages.common.core.cli import InputError
 from stages.common.inference.layer_chain import Chain, Layer, read_chain
-from stages.common.inference.sessions import OnnxRuntimeSession, predict
+from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
+from stages.common.inference.sessions import predict
 from stages.hardware import hls, hls_table
 from stages.hardware.external import requirements
 from stages.hardware.hls_design.cost import (

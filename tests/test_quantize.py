@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -14,10 +15,15 @@ from stages import quantize
 from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import RECORD_BYTES, TEST_FILE, TRAIN_FILES
 from stages.common.inference.onnx_graph import cost_of, load_model, read_metadata
-from stages.common.inference.sessions import OnnxRuntimeSession, OpenCVSession, predict
-from stages.quantize import QuantizeParams
+from stages.common.inference.params import QuantizeParams
+from stages.common.inference.quantizer import ACTIVATION_TYPES, METHODS, quantized
+from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
+from stages.common.inference.runtimes.opencv import OpenCVSession
+from stages.common.inference.sessions import BATCH_SIZE, predict
 from tests.conftest import make_images
 from tests.networks import PARAMS, call, fp32_bytes, fp32_model, int8_model, write_params
+
+RUNTIMES = ("onnxruntime", "opencv_classic", "opencv_new")
 
 
 @pytest.fixture
@@ -33,16 +39,16 @@ def arguments(tmp_path, data_directory) -> dict[str, Path]:
     }
 
 
-def quantized(**changes) -> onnx.ModelProto:
+def int8_with(**changes) -> onnx.ModelProto:
     params = QuantizeParams(**{**PARAMS["quantize"], **changes})
-    return quantize.quantized(fp32_model(), make_images(100), params)
+    return quantized(fp32_model(), make_images(100), params)
 
 
 def test_main_writes_the_file_and_what_it_costs(arguments, monkeypatch, capfd):
     call(quantize, monkeypatch, **arguments)
 
     metrics = json.loads(arguments["metrics"].read_text())
-    for runtime in quantize.RUNTIMES:
+    for runtime in RUNTIMES:
         result = metrics[runtime]
         assert result["fp32_accuracy"] > 65
         assert abs(result["accuracy_drop"]) <= 10
@@ -59,11 +65,11 @@ def test_main_writes_the_file_and_what_it_costs(arguments, monkeypatch, capfd):
     assert output.err == ""
 
 
-@pytest.mark.parametrize("method", quantize.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_the_number_of_calibration_images_need_not_be_round(method):
     params = QuantizeParams(**{**PARAMS["quantize"], "calibration_method": method})
-    images = make_images(quantize.BATCH_SIZE + 1)
-    assert quantize.quantized(fp32_model(), images, params).graph.node
+    images = make_images(BATCH_SIZE + 1)
+    assert quantized(fp32_model(), images, params).graph.node
 
 
 def test_equal_inputs_give_equal_bytes(arguments, monkeypatch):
@@ -112,12 +118,12 @@ def test_more_calibration_images_than_training_images_are_refused(arguments, mon
         call(quantize, monkeypatch, **arguments)
 
 
-@pytest.mark.parametrize("broken", quantize.RUNTIMES)
+@pytest.mark.parametrize("broken", RUNTIMES)
 def test_a_runtime_that_loses_too_much_is_named_and_no_file_stays(arguments, monkeypatch, broken):
     logits_by_runtime = quantize.logits_by_runtime
 
-    def one_runtime_is_wrong(path, images):
-        logits = logits_by_runtime(path, images)
+    def one_runtime_is_wrong(path, images, engines):
+        logits = logits_by_runtime(path, images, engines)
         if path != arguments["onnx"]:
             logits[broken] = -logits[broken]
         return logits
@@ -133,19 +139,19 @@ def test_a_runtime_that_loses_too_much_is_named_and_no_file_stays(arguments, mon
     assert not arguments["metrics"].exists()
 
 
-@pytest.mark.parametrize("method", quantize.METHODS)
-@pytest.mark.parametrize("activation_type", quantize.ACTIVATION_TYPES)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("activation_type", ACTIVATION_TYPES)
 def test_every_way_to_quantize_keeps_the_accuracy_in_both_runtimes(
     tmp_path, method, activation_type, capfd
 ):
     path = tmp_path / "int8.onnx"
-    model = quantized(calibration_method=method, activation_type=activation_type)
+    model = int8_with(calibration_method=method, activation_type=activation_type)
     path.write_bytes(model.SerializeToString())
     images = make_images(100, seed=5)
 
     for session in (
         OnnxRuntimeSession(path, threads=1),
-        OpenCVSession(path, engine="classic", threads=1),
+        OpenCVSession(path, engine="new", threads=1),
     ):
         assert (predict(session, images, 50).argmax(1) == images.labels).mean() > 0.65
     assert capfd.readouterr() == ("", "")
@@ -169,7 +175,7 @@ def test_onnx_runtime_fuses_the_graph_into_int8_operators(tmp_path):
 
 @pytest.mark.parametrize(("reduce_range", "largest"), [(True, 64), (False, 127)])
 def test_reduce_range_keeps_weights_to_7_bits(reduce_range, largest):
-    model = quantized(reduce_range=reduce_range)
+    model = int8_with(reduce_range=reduce_range)
     weights = [
         numpy_helper.to_array(tensor)
         for tensor in model.graph.initializer
@@ -215,7 +221,7 @@ def test_channels_of_zeros_quantize_to_zeros(tmp_path):
     fp32, int8 = tmp_path / "fp32.onnx", tmp_path / "int8.onnx"
     fp32.write_bytes(model.SerializeToString())
     params = QuantizeParams(**PARAMS["quantize"])
-    int8.write_bytes(quantize.quantized(model, make_images(100), params).SerializeToString())
+    int8.write_bytes(quantized(model, make_images(100), params).SerializeToString())
 
     before, after = cost_of(load_model(fp32)), cost_of(load_model(int8))
     assert after.nonzero_params <= before.nonzero_params == before.params - 5 * 8 * 9
@@ -228,3 +234,15 @@ def test_a_missing_model_is_named(arguments, monkeypatch):
 
     with pytest.raises(InputError, match=r"model\.onnx is missing; run 'dvc repro'"):
         call(quantize, monkeypatch, **arguments)
+
+
+def test_without_opencvs_classic_engine_the_others_are_compared(arguments, monkeypatch, capsys):
+    """OpenCV has removed it after 5.0.0."""
+    monkeypatch.delattr(cv2.dnn, "ENGINE_CLASSIC", raising=False)
+    call(quantize, monkeypatch, **arguments)
+
+    metrics = json.loads(arguments["metrics"].read_text())
+    assert {"onnxruntime", "opencv_new"} <= metrics.keys()
+    assert "opencv_classic" not in metrics
+    left_out, done = capsys.readouterr().out.splitlines()
+    assert left_out.endswith("has no engine 'classic'; it is left out")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from stages.common.inference.onnx_graph import cost_of, load_model
-from stages.common.inference.sessions import OpenCVSession
+from stages.common.inference.runtimes.opencv import OpenCVSession
 from stages.tools import resnet8_baseline as peers
 
 

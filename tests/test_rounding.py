@@ -7,8 +7,9 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from stages import quantize
 from stages.common.inference.gptq import patches_of, round_filters, round_weights
+from stages.common.inference.params import QuantizeParams
+from stages.common.inference.quantizer import quantized
 from tests.conftest import make_images
 from tests.networks import PARAMS, fp32_model
 
@@ -93,7 +94,7 @@ def test_a_filter_of_zeros_stays():
 
 @pytest.mark.parametrize("reduce_range", [True, False])
 def test_the_quantizer_finds_these_integers_in_the_first_layer(reduce_range):
-    params = quantize.QuantizeParams(**{**PARAMS["quantize"], "reduce_range": reduce_range})
+    params = QuantizeParams(**{**PARAMS["quantize"], "reduce_range": reduce_range})
     images, model = make_images(100), fp32_model()
     levels = 64 if reduce_range else 127
     constants = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
@@ -102,11 +103,11 @@ def test_the_quantizer_finds_these_integers_in_the_first_layer(reduce_range):
     patches = patches_of(images.pixels, (2, 2))
     expected, _ = round_filters(filters, bias, patches, levels)
 
-    quantized = quantize.quantized(model, images, params)
-    written = {each.name: numpy_helper.to_array(each) for each in quantized.graph.initializer}
+    int8 = quantized(model, images, params)
+    written = {each.name: numpy_helper.to_array(each) for each in int8.graph.initializer}
     dequantize = next(
         node
-        for node in quantized.graph.node
+        for node in int8.graph.node
         if node.op_type == "DequantizeLinear"
         and node.input[0] in written
         and written[node.input[0]].shape == filters.shape

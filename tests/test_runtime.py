@@ -1,17 +1,19 @@
-"""inference/sessions: every runtime makes the same predictions, and refuses in one line."""
+"""Sessions: every runtime makes the same predictions, and refuses in one line."""
 
 import cv2
 import numpy as np
 import pytest
 
 from stages.common.core.cli import InputError
-from stages.common.inference.sessions import (
+from stages.common.inference.runtimes import onnx_files
+from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
+from stages.common.inference.runtimes.opencv import (
     ENGINES,
-    OnnxRuntimeSession,
     OpenCVSession,
-    predict,
-    to_blob,
+    engine_code,
+    installed_engines,
 )
+from stages.common.inference.sessions import predict, to_blob
 from tests.conftest import make_images
 from tests.networks import fp32_model, write_models
 
@@ -20,6 +22,7 @@ OPENERS = {
     **{
         engine: lambda path, engine=engine: OpenCVSession(path, engine=engine, threads=1)
         for engine in ENGINES
+        if engine_code(engine) is not None
     },
 }
 everywhere = pytest.mark.parametrize("open_session", OPENERS.values(), ids=OPENERS.keys())
@@ -76,7 +79,7 @@ def test_predict_returns_every_image_in_order_whatever_the_batch_size(models):
 
 
 def test_opencv_session_sets_the_number_of_threads(models):
-    OpenCVSession(models[0], engine="classic", threads=1)
+    OpenCVSession(models[0], engine="new", threads=1)
 
     assert cv2.getNumThreads() == 1
 
@@ -131,3 +134,44 @@ def test_opencv_logs_again_after_a_load(models):
     OpenCVSession(models[0], engine="new", threads=1)
 
     assert cv2.utils.logging.getLogLevel() == level
+
+
+@pytest.fixture
+def no_classic_engine(monkeypatch):
+    """As in OpenCV after 5.0.0."""
+    monkeypatch.delattr(cv2.dnn, "ENGINE_CLASSIC", raising=False)
+
+
+def test_an_engine_that_this_opencv_lacks_is_named(models, no_classic_engine):
+    with pytest.raises(InputError, match=r"^OpenCV 5\S+ has no engine 'classic'; choose another"):
+        OpenCVSession(models[0], engine="classic", threads=1)
+
+
+def test_a_missing_engine_is_left_out_with_one_line(no_classic_engine, capsys):
+    assert installed_engines(["classic", "new"], key="benchmark.engines_fp32") == ["new"]
+
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("benchmark.engines_fp32: OpenCV")
+    assert line.endswith("has no engine 'classic'; it is left out")
+
+
+def test_no_engine_left_is_an_error_that_names_the_param(no_classic_engine):
+    with pytest.raises(InputError, match=r"^benchmark\.engines_int8: no engine is left; name one"):
+        installed_engines(["classic"], key="benchmark.engines_int8")
+
+
+def test_a_new_runtime_is_compared_like_the_others(models, monkeypatch):
+    class Zeros:
+        def __init__(self, path, threads):
+            pass
+
+        def logits(self, blob):
+            return np.zeros((len(blob), 10), np.float32)
+
+    known = onnx_files.onnx_runtimes
+    monkeypatch.setattr(
+        onnx_files, "onnx_runtimes", lambda engines: {**known(engines), ("zeros", "cpu"): Zeros}
+    )
+    logits = onnx_files.logits_by_runtime(models[0], make_images(5), ["new"])
+    assert list(logits) == ["onnxruntime", "opencv_new", "zeros"]
+    assert not logits["zeros"].any()

@@ -9,15 +9,17 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from onnx import TensorProto, helper
 
-from stages import quantize, tflite
+from stages import tflite
 from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import CLASSES
 from stages.common.inference.layer_chain import quantization_between, read_chain, with_output
-from stages.common.inference.litert import KERNELS, LiteRTSession
-from stages.common.inference.sessions import OnnxRuntimeSession, predict
+from stages.common.inference.params import QuantizeParams
+from stages.common.inference.quantizer import quantized
+from stages.common.inference.runtimes.litert import KERNELS, LiteRTSession
+from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
+from stages.common.inference.sessions import predict
 from stages.common.inference.tflite_file import ALIGNMENT, load_tflite, packed
 from stages.common.inference.tflite_writer import tflite_bytes
-from stages.quantize import QuantizeParams
 from tests.conftest import make_images
 from tests.networks import PARAMS, call, fp32_model, int8_tflite, write_models, write_params
 
@@ -37,7 +39,7 @@ def arguments(tmp_path, data_directory) -> dict[str, Path]:
 
 def write_quantized(path: Path, activation_type: str) -> Path:
     params = QuantizeParams(**PARAMS["quantize"] | {"activation_type": activation_type})
-    model = quantize.quantized(fp32_model(), make_images(100), params)
+    model = quantized(fp32_model(), make_images(100), params)
     path.write_bytes(model.SerializeToString())
     return path
 

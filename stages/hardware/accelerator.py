@@ -27,7 +27,8 @@ from stages.common.core.params import load_params
 from stages.common.data.cifar10 import DataParams, Images, load_test_images, load_training_images
 from stages.common.inference.layer_chain import Chain, read_chain
 from stages.common.inference.magnitude_mask import smallest
-from stages.common.inference.sessions import BATCH_SIZE, OnnxRuntimeSession, predict
+from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
+from stages.common.inference.sessions import BATCH_SIZE, predict
 from stages.hardware.external.verilator import refuse_without_verilator
 from stages.hardware.nngen_engine.engine import Accelerator, refuse_without_nngen
 from stages.hardware.nngen_engine.integer_network import (

@@ -32,7 +32,8 @@ from stages.common.core.params import load_params
 from stages.common.data.cifar10 import Images, load_test_images
 from stages.common.inference.onnx_graph import cost_of, load_model
 from stages.common.inference.params import EvaluateParams
-from stages.common.inference.sessions import OpenCVSession, predict
+from stages.common.inference.runtimes.opencv import OpenCVSession
+from stages.common.inference.sessions import predict
 from stages.common.measuring.interleaved_timing import (
     load_average,
     require_cores,

@@ -26,7 +26,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from deploy import profile_device
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import write_csv, write_text
-from stages.common.inference.sessions import OpenCVSession
+from stages.common.inference.runtimes.opencv import OpenCVSession
 from stages.common.measuring.bootstrap import latency_summary
 from stages.common.measuring.interleaved_timing import load_average, time_interleaved, warn_if_busy
 from stages.common.pruning.latency_model import PRECISIONS, LatencyModel, model_from, read_profile

@@ -73,6 +73,17 @@ def load_training_images(directory: str | Path, params: DataParams) -> tuple[Ima
     return images[: params.train_images], images[available:]
 
 
+def first_images(images: Images, count: int, key: str, limit: str) -> Images:
+    """The first ``count`` images, in official order: it mixes the classes.
+
+    Raises ``InputError`` when there are fewer; ``key`` is the param that asks for ``count``,
+    ``limit`` the one that says how many there are.
+    """
+    if count > len(images):
+        raise InputError(f"{key} is {count}; allowed: at most {len(images)}, which is {limit}")
+    return images[:count]
+
+
 def load_test_images(directory: str | Path) -> Images:
     """The 10,000 test images; only the evaluate stage may call this."""
     return read_images(Path(directory) / TEST_FILE)

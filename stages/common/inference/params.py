@@ -7,7 +7,7 @@ for torch.
 from dataclasses import dataclass
 
 from stages.common.core.params import flag, number, one_of, whole
-from stages.common.inference.sessions import ENGINES
+from stages.common.inference.runtimes.opencv import ENGINES
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ import numpy as np
 from tqdm import tqdm
 
 from stages.common.data.cifar10 import IMAGE_SHAPE
-from stages.common.inference.sessions import OnnxRuntimeSession, OpenCVSession, Session
+from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
+from stages.common.inference.runtimes.opencv import OpenCVSession
+from stages.common.inference.sessions import Session
 from stages.common.measuring.interleaved_timing import time_interleaved
 from stages.common.revisions.changes import (
     RUNTIMES,

@@ -1,4 +1,4 @@
-"""A TFLite file in LiteRT on the CPU, with the interface of the other runtimes' sessions."""
+"""TFLite files in LiteRT on the CPU."""
 
 from pathlib import Path
 

@@ -1,0 +1,111 @@
+"""INT8 from an FP32 ONNX file after training, through onnxruntime.quantization.
+
+Weights become INT8, symmetric, one scale for each output channel; activations become 8 bits with
+one scale for each tensor, from their ranges over calibration images. The file is a QDQ graph: each
+operator stands between DequantizeLinear and QuantizeLinear, and a runtime fuses them.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import ModelProto, numpy_helper
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from onnxruntime.quantization.quant_utils import (
+    ONNX_INT_TYPE_REDUCED_RANGE,
+    ONNX_INT_TYPE_SYMMETRIC_RANGE,
+    add_pre_process_metadata,
+)
+
+from stages.common.data.cifar10 import Images
+from stages.common.inference.gptq import patches_of, round_filters
+from stages.common.inference.onnx_graph import read_metadata, strip
+from stages.common.inference.params import QuantizeParams
+from stages.common.inference.sessions import to_blob
+
+METHODS = {
+    "minmax": CalibrationMethod.MinMax,
+    "entropy": CalibrationMethod.Entropy,
+    "percentile": CalibrationMethod.Percentile,
+}
+ACTIVATION_TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
+# The largest integer of a weight, with 8 bits and with 7, as onnxruntime.quantization has them.
+LEVELS, REDUCED_LEVELS = (
+    ranges[QuantType.QInt8.tensor_type][1].item()
+    for ranges in (ONNX_INT_TYPE_SYMMETRIC_RANGE, ONNX_INT_TYPE_REDUCED_RANGE)
+)
+
+
+class CalibrationReader(CalibrationDataReader):
+    """Hands images to the quantizer one at a time: its histograms take batches of one size only."""
+
+    def __init__(self, images: Images, input_name: str):
+        self._images = ({input_name: to_blob(image[None])} for image in images.pixels)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._images, None)
+
+
+def quantized(model: ModelProto, images: Images, params: QuantizeParams) -> ModelProto:
+    """The INT8 model; equal inputs give equal bytes. The logits stay FP32."""
+    prepared = ModelProto()
+    prepared.CopyFrom(model)
+    round_first_layer(prepared, images, REDUCED_LEVELS if params.reduce_range else LEVELS)
+    add_pre_process_metadata(prepared)  # BatchNorm is folded already: nothing to pre-process
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        quantize_static(
+            prepared,
+            Path(folder) / "int8.onnx",
+            CalibrationReader(images, model.graph.input[0].name),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=params.reduce_range,
+            activation_type=ACTIVATION_TYPES[params.activation_type],
+            weight_type=QuantType.QInt8,
+            calibrate_method=METHODS[params.calibration_method],
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
+        )
+        result = onnx.load(Path(folder) / "int8.onnx")
+    strip(result)
+    shorten_names(result)
+    how = json.dumps(dataclasses.asdict(params), sort_keys=True)
+    onnx.helper.set_model_props(result, {**read_metadata(model), "quantize": how})
+    onnx.checker.check_model(result, full_check=True)
+    return result
+
+
+def round_first_layer(model: ModelProto, images: Images, levels: int) -> None:
+    """Put the first convolution's weights on their INT8 grid, in place."""
+    first = next(node for node in model.graph.node if node.op_type == "Conv")
+    pads = next((list(each.ints) for each in first.attribute if each.name == "pads"), [])
+    assert first.input[0] == model.graph.input[0].name, "it reads the pixels"
+    assert not any(pads), "every patch lies within the image"
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    filters, bias = (numpy_helper.to_array(constants[name]) for name in first.input[1:])
+    patches = patches_of(images.pixels, filters.shape[2:])
+    rounded = round_filters(filters, bias, patches, levels)
+    for name, value in zip(first.input[1:], rounded, strict=True):
+        constants[name].CopyFrom(numpy_helper.from_array(value, name))
+
+
+def shorten_names(model: ModelProto) -> None:
+    """Number the tensors and drop the nodes' names, in place: they are 8 KB that nobody reads."""
+    graph = model.graph
+    names = {value.name: value.name for value in [*graph.input, *graph.output]} | {"": ""}
+    for node in graph.node:
+        node.ClearField("name")
+        node.input[:] = [names.setdefault(name, f"{len(names):x}") for name in node.input]
+        node.output[:] = [names.setdefault(name, f"{len(names):x}") for name in node.output]
+    for tensor in graph.initializer:
+        tensor.name = names[tensor.name]
