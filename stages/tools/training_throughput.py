@@ -52,9 +52,7 @@ def changes(batch_size: int, precision: torch.dtype) -> list[Change]:
         f"as committed, {precision_name(precision)}", batch_size, precision=precision
     )
     return [
-        replace(
-            committed, name="glibc gives freed tensors back to the system", own_allocator=False
-        ),
+        replace(committed, name="freed tensors go back to the system", own_allocator=False),
         committed,
         replace(committed, name=f"products in {precision_name(other)}", precision=other),
         replace(committed, name="without channels_last", channels_last=False),
