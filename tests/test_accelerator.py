@@ -40,6 +40,7 @@ from stages.hardware.nngen_engine.simulation import (
     run_of,
     write_memory,
 )
+from stages.hardware.nngen_engine.zero_weights import with_weights, with_zeros
 from tests.conftest import make_images
 from tests.networks import call, write_models, write_params
 
@@ -186,7 +187,7 @@ def test_a_pool_whose_windows_overlap_is_refused():
 
 def test_zeros_take_the_smallest_weights_and_nothing_else(tmp_path):
     chain = read_chain(write_models(tmp_path)[1])
-    thin = accelerator.with_zeros(chain, percent=80)
+    thin = with_zeros(chain, percent=80)
 
     def weights(of) -> list[np.ndarray]:
         return [each.weight for each in of.layers if each.weight is not None]
@@ -198,7 +199,7 @@ def test_zeros_take_the_smallest_weights_and_nothing_else(tmp_path):
         assert new.dtype == np.int8
         assert ((new == old) | (new == 0)).all()
     network = integer_network(chain)
-    swapped = accelerator.with_weights(network, integer_network(thin))
+    swapped = with_weights(network, integer_network(thin))
     for old, new in zip(network.layers, swapped.layers, strict=True):
         assert new.shift == old.shift
         assert new.multiplier is old.multiplier
@@ -209,7 +210,7 @@ def test_what_the_bench_prints_is_read_and_a_cut_off_simulation_is_refused():
     found = run_of(said, SMALL)
     assert (found.cycles, found.read_bytes, found.written_bytes) == (120, 80, 24)
     assert found.logits.tolist() == [-5, 7]
-    with pytest.raises(InputError, match=r"accelerator\.max_cycles \(100,000\)"):
+    with pytest.raises(InputError, match=r"100,000 cycles \(accelerator\.max_cycles\)"):
         run_of("", SMALL)
 
 

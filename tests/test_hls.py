@@ -19,6 +19,7 @@ from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.sessions import predict
 from stages.hardware import hls, hls_table
 from stages.hardware.external import requirements
+from stages.hardware.hls_design import design
 from stages.hardware.hls_design.cost import (
     Matrix,
     allowed_reuse_factor,
@@ -27,6 +28,7 @@ from stages.hardware.hls_design.cost import (
     least_cycles,
     matrices_of,
 )
+from stages.hardware.hls_design.design import percent_right, verified_design
 from stages.hardware.hls_design.fixed_point import (
     FixedPoint,
     fixed_chain,
@@ -250,10 +252,10 @@ def test_the_cpp_gives_the_same_logits_and_its_project_is_complete(tmp_path):
     chain = small_fixed()
     folder = tmp_path / "project"
     bench = IMAGES[:2]
-    built = hls.design(chain, TARGET, folder, IMAGES, bench)
+    built = verified_design(chain, TARGET, folder, IMAGES, bench)
     assert built["logits_differing"] == 0
     assert built["logits"] == 200
-    assert built["simulated_accuracy"] == hls.right(chain.logits(IMAGES.pixels, 20), IMAGES)
+    assert built["simulated_accuracy"] == percent_right(chain.logits(IMAGES.pixels, 20), IMAGES)
     for name in ("build_prj.tcl", "project.tcl", "firmware/network.cpp", "firmware/weights"):
         assert (folder / name).exists()
     assert SLOW in (folder / ARITHMETIC).read_text()
@@ -280,14 +282,14 @@ def test_a_cpp_that_computes_something_else_is_noticed(tmp_path, monkeypatch):
     chain = small_fixed()
     wrong = chain.logits(IMAGES.pixels, 20)
     wrong[3, 4] += 2.0**-10
-    monkeypatch.setattr(hls, "write_project", lambda *_: [6, 6, 6])
-    monkeypatch.setattr(hls, "write_test_bench", lambda *_: None)
-    monkeypatch.setattr(hls, "simulated_logits", lambda *_, **__: wrong)
+    monkeypatch.setattr(design, "write_project", lambda *_: [6, 6, 6])
+    monkeypatch.setattr(design, "write_test_bench", lambda *_: None)
+    monkeypatch.setattr(design, "simulated_logits", lambda *_, **__: wrong)
     with pytest.raises(AssertionError, match="1 of 200 logits are not those"):
-        hls.design(chain, TARGET, tmp_path, IMAGES, IMAGES[:2])
-    monkeypatch.setattr(hls, "write_project", lambda *_: [6, 6, 12])
+        verified_design(chain, TARGET, tmp_path, IMAGES, IMAGES[:2])
+    monkeypatch.setattr(design, "write_project", lambda *_: [6, 6, 12])
     with pytest.raises(AssertionError, match="other reuse factors"):
-        hls.design(chain, TARGET, tmp_path, IMAGES, IMAGES[:2])
+        verified_design(chain, TARGET, tmp_path, IMAGES, IMAGES[:2])
 
 
 def test_the_narrowest_width_that_is_good_enough_is_chosen():
@@ -327,10 +329,10 @@ def without_hls4ml(monkeypatch):
         cost = cost_of(chain, target.reuse_factor)
         return [cost["reuse_factor_low"], cost["reuse_factor_high"]]
 
-    monkeypatch.setattr(hls, "write_project", written)
-    monkeypatch.setattr(hls, "write_test_bench", lambda *_: None)
+    monkeypatch.setattr(design, "write_project", written)
+    monkeypatch.setattr(design, "write_test_bench", lambda *_: None)
     monkeypatch.setattr(
-        hls, "simulated_logits", lambda _, pixels, *__, **___: chains[-1].logits(pixels, 50)
+        design, "simulated_logits", lambda _, pixels, *__, **___: chains[-1].logits(pixels, 50)
     )
 
 
@@ -354,11 +356,11 @@ def test_main_and_the_table_report_every_width_and_reuse_factor(
     assert list(found["widths"]) == ["2", "8", "12"]
     assert list(found["reuse_factors"]) == ["1", "12"]
     assert found["widths"]["2"]["accuracy"] < found["widths"]["12"]["accuracy"]
-    design = found["design"]
-    assert design["simulated_images"] == 12
-    assert design["width"] in (8, 12)
-    assert len(design["formats"]) == 8
-    assert list(design["formats"][-1]) == ["weight"]  # no bias, and full sums as logits
+    built = found["design"]
+    assert built["simulated_images"] == 12
+    assert built["width"] in (8, 12)
+    assert len(built["formats"]) == 8
+    assert list(built["formats"][-1]) == ["weight"]  # no bias, and full sums as logits
 
     words = ["hls_table", "--metrics", str(metrics), "--table", str(tmp_path / "hls.md")]
     monkeypatch.setattr("sys.argv", [*words, "--network", "base", "--network", "pruned"])

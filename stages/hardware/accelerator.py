@@ -1,12 +1,12 @@
 """Generate a Verilog accelerator of an INT8 network and simulate it: cycles of one inference.
 
-NNgen generates it, Verilator simulates it, with its memory. Nothing is reported of an accelerator
-that computes wrong: on every simulated image its logits must be those of the integer network
-(nngen_engine/integer_network.py), bit by bit. That network's accuracy is measured on all test
+NNgen generates it and Verilator simulates it together with its memory. Figures are reported only
+where, on every simulated image, its logits equal those of the integer network
+(nngen_engine/integer_network.py) bit for bit. That network's accuracy is measured on all test
 images, beside ONNX Runtime's. A control runs the same hardware with most weights set to 0.
 
 Reads   an INT8 ONNX file, validation images (simulated), the test images (accuracy)
-Writes  a JSON of cycles, what the hardware has, and accuracy; the accelerator's Verilog
+Writes  a JSON of cycles, hardware and accuracy; the accelerator's Verilog
 Params  data.*, accelerator.*  (see DataParams, AcceleratorParams)
 Raises  InputError when NNgen or Verilator is missing, for a network that no such accelerator can
         be made of, and when the simulation takes more than accelerator.max_cycles
@@ -14,7 +14,6 @@ Raises  InputError when NNgen or Verilator is missing, for a network that no suc
 
 import argparse
 import os
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,7 +25,6 @@ from stages.common.core.files import write_json, write_text
 from stages.common.core.params import load_params
 from stages.common.data.cifar10 import DataParams, Images, load_test_images, load_training_images
 from stages.common.inference.layer_chain import Chain, read_chain
-from stages.common.inference.magnitude_mask import smallest
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.sessions import BATCH_SIZE, predict
 from stages.hardware.external.verilator import refuse_without_verilator
@@ -38,39 +36,11 @@ from stages.hardware.nngen_engine.integer_network import (
 )
 from stages.hardware.nngen_engine.params import AcceleratorParams
 from stages.hardware.nngen_engine.simulation import Run, Simulator
-
-
-def with_zeros(chain: Chain, percent: int) -> Chain:
-    """The smallest in size of all layers' weights that are not 0, set to 0."""
-    layers = [layer for layer in chain.layers if layer.weight is not None]
-    nonzero = sum(np.count_nonzero(layer.weight) for layer in layers)
-    sizes = [
-        np.abs(layer.weight.astype(np.float32))
-        * layer.weight_quantization.scale.reshape(-1, *[1] * (layer.weight.ndim - 1))
-        for layer in layers
-    ]
-    cleared = iter(smallest(sizes, surplus=nonzero * percent // 100))
-    return replace(
-        chain,
-        layers=tuple(
-            layer
-            if layer.weight is None
-            else replace(layer, weight=np.where(next(cleared), np.int8(0), layer.weight))
-            for layer in chain.layers
-        ),
-    )
-
-
-def with_weights(network: IntegerNetwork, other: IntegerNetwork) -> IntegerNetwork:
-    """The weights of ``other``; multipliers and shifts stay, as they are part of the hardware."""
-    layers = zip(network.layers, other.layers, strict=True)
-    return replace(
-        network, layers=tuple(replace(layer, weight=each.weight) for layer, each in layers)
-    )
+from stages.hardware.nngen_engine.zero_weights import with_weights, with_zeros
 
 
 def checked_run(simulator: Simulator, network: IntegerNetwork, pixels: np.ndarray) -> Run:
-    """Nothing is reported of hardware that computes wrong; ``pixels``: (3, H, W) uint8."""
+    """Simulate one image, (3, H, W) uint8; an assertion fails where the logits are wrong."""
     found = simulator.run(network, pixels)
     expected = integer_logits(network, pixels[None])[0]
     assert np.array_equal(found.logits, expected), (
@@ -80,7 +50,7 @@ def checked_run(simulator: Simulator, network: IntegerNetwork, pixels: np.ndarra
 
 
 def simulated(chain: Chain, images: Images, params: AcceleratorParams, verilog: Path) -> dict:
-    """Figures of the simulation; the accelerator goes to the file ``verilog``."""
+    """The figures of the simulation; the accelerator is written to the file ``verilog``."""
     network = integer_network(chain)
     zeros = with_weights(network, integer_network(with_zeros(chain, params.zero_percent)))
     with TemporaryDirectory() as folder:
@@ -117,7 +87,7 @@ def evaluated(chain: Chain, path: Path, images: Images) -> dict:
         for start in range(0, len(images), BATCH_SIZE)
     ]
     predictions = np.concatenate(batches).argmax(axis=1)
-    session = OnnxRuntimeSession(path, threads=os.cpu_count())
+    session = OnnxRuntimeSession(path, threads=os.cpu_count() or 1)
     expected = predict(session, images, BATCH_SIZE).argmax(axis=1)
     return {
         "accuracy": round(accuracy(predictions, images.labels), 2),

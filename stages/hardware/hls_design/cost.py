@@ -1,15 +1,15 @@
-"""What hls4ml builds of a layer by its reuse factor: multipliers, memory, cycles.
+"""Multipliers, memory and cycles of hls4ml's designs, by reuse factor.
 
 From the rules of hls4ml 1.3.0 for io_stream and the strategy Resource. A layer has a matrix of
 n_in (kernel height * width * input channels) by n_out weights, and uses it once for each position
-of its output (once: the linear layer). With the reuse factor r it has n_in * n_out / r multipliers
+of its output (the linear layer: once). With the reuse factor r it has n_in * n_out / r multipliers
 ("block_factor" in nnet_utils/nnet_dense_resource.h), which take r cycles a position and read as
 many weights at once from a memory of r words. Not every r is allowed
-(FPGABackend._validate_reuse_factor); hls4ml takes the nearest that is.
+(FPGABackend._validate_reuse_factor); hls4ml takes the nearest one that is.
 
-The cycles are the least that the C++ asks for: a convolution's loop takes one for each pixel it
-reads, padding included, and r for one that completes a position. All layers work at once, so the
-slowest one says how many cycles lie between two images. No synthesis has confirmed it.
+The cycles are the fewest that the C++ asks for: a convolution's loop takes one for each pixel it
+reads, padding included, and r for a pixel that completes a position. All layers work at once, so
+the slowest one determines the cycles between two images. No synthesis has confirmed this.
 """
 
 import math
@@ -20,7 +20,7 @@ from stages.hardware.hls_design.fixed_point import FixedChain, FixedLayer
 
 @dataclass(frozen=True)
 class Matrix:
-    """A layer's weights as hls4ml multiplies by them; ``reads``: pixels that it takes in."""
+    """A layer's weights as hls4ml's matrix; ``reads``: the pixels that the layer reads."""
 
     inputs: int
     outputs: int
@@ -34,7 +34,7 @@ class Matrix:
 
 
 def cost_of(chain: FixedChain, reuse_factor: int) -> dict:
-    """Of the whole network when every layer gets the allowed reuse factor that is nearest."""
+    """The whole network's cost; every layer gets the nearest allowed reuse factor."""
     matrices = matrices_of(chain)
     factors = [allowed_reuse_factor(matrix, reuse_factor) for matrix in matrices]
     multipliers = [m.weights // factor for m, factor in zip(matrices, factors, strict=True)]
@@ -52,7 +52,7 @@ def cost_of(chain: FixedChain, reuse_factor: int) -> dict:
 
 
 def matrices_of(chain: FixedChain) -> list[Matrix]:
-    """Of the layers with weights, in order."""
+    """The matrices of the layers with weights, in order."""
     found, height_width = [], chain.shape[1:]
     for fixed in chain.layers:
         if fixed.weight is not None:
@@ -62,8 +62,10 @@ def matrices_of(chain: FixedChain) -> list[Matrix]:
 
 
 def matrix_of(fixed: FixedLayer, height_width: tuple[int, int]) -> Matrix:
-    """``height_width``: of what the layer gets."""
+    """``height_width``: of the layer's input."""
     layer = fixed.layer
+    assert layer.weight is not None, f"a {layer.kind} has no matrix"
+    assert fixed.weight is not None, "a weight has a format"
     outputs, bits = len(layer.weight), fixed.weight.width
     inputs = layer.weight.size // outputs
     if layer.kind == "linear":
@@ -78,12 +80,12 @@ def least_cycles(matrix: Matrix, factor: int) -> int:
 
 
 def allowed_reuse_factor(matrix: Matrix, wanted: int) -> int:
-    """The nearest that hls4ml allows; of two that are equally near the smaller one."""
+    """The nearest reuse factor that hls4ml allows; of two equally near ones, the smaller."""
     return min(allowed_reuse_factors(matrix), key=lambda factor: (abs(factor - wanted), factor))
 
 
 def allowed_reuse_factors(matrix: Matrix) -> list[int]:
-    """Divisors of the weights' number: up to n_in those of n_in, above it multiples of n_in."""
+    """Divisors of the number of weights: below n_in, divisors of n_in; above, its multiples."""
     return [
         factor
         for factor in range(1, matrix.weights + 1)

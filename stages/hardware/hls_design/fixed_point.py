@@ -1,10 +1,10 @@
-"""A chain of layers in fixed point, as hls4ml's C++ computes it, in integers that are exact.
+"""A chain of layers in fixed point, computed exactly as hls4ml's C++ computes it.
 
-Every weight and every activation is a multiple of a power of two in so many bits:
-ap_fixed<width, integer, AP_RND, AP_SAT> of Vitis HLS, or ap_ufixed, which has no sign
+Every weight and every activation is a multiple of a power of two with a fixed number of bits:
+ap_fixed<width, integer, AP_RND, AP_SAT> of Vitis HLS, or the unsigned ap_ufixed
 (https://docs.amd.com/r/en-US/ug1399-vitis-hls/Arbitrary-Precision-Fixed-Point-Data-Types). Sums are
-kept in full and rounded once, to the layer's output. Here an integer is held in a float64: products
-and sums stay below 2 ** 53, where float64 is exact.
+kept in full and rounded once, to the layer's output. Integers are held in float64: products and
+sums stay below 2 ** 53, up to which float64 is exact.
 """
 
 import math
@@ -18,12 +18,12 @@ from stages.common.inference.layer_chain import Chain, Layer
 
 EXACT = 2.0**53  # up to here a float64 holds every integer
 PIXEL = 255
-CANDIDATES = 4  # formats that are tried: the one that holds the largest value, and finer ones
+CANDIDATES = 4  # formats tried: the one that holds the largest value, and finer ones
 
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """real = integer * 2 ** -fraction; ``integer`` bits stand before the point, and may be < 0."""
+    """real = stored integer * 2 ** -fraction; ``integer`` bits before the point (may be < 0)."""
 
     width: int
     integer: int
@@ -48,13 +48,13 @@ class FixedPoint:
     def of(self, values: torch.Tensor, fraction: int = 0) -> torch.Tensor:
         """The integers nearest to ``values`` * 2 ** -``fraction``, float64.
 
-        AP_RND: a half goes up. AP_SAT: what is too large becomes the largest.
+        AP_RND: halves are rounded up. AP_SAT: values out of range become the nearest bound.
         """
         scaled = values.double() * 2.0 ** (self.fraction - fraction)
         return (scaled + 0.5).floor().clamp(self.lowest, self.highest)
 
     def reals(self, values: torch.Tensor) -> torch.Tensor:
-        """``values`` as they are in this format, float64."""
+        """``values`` rounded to this format, float64."""
         return self.of(values) * 2.0**-self.fraction
 
 
@@ -62,8 +62,8 @@ class FixedPoint:
 class FixedLayer:
     """A layer of the chain whose weight and bias are reals that the formats hold exactly.
 
-    The bias is a multiple of the same power of two as the products. ``output``: what an activation
-    is rounded to; None of the last layer, whose sums are the logits.
+    The bias has the fraction of the products. ``output``: the format that activations are rounded
+    to; None for the last layer, whose sums are the logits.
     """
 
     layer: Layer
@@ -74,7 +74,7 @@ class FixedLayer:
 
 @dataclass(frozen=True)
 class FixedChain:
-    """``shape`` (C, H, W) of the image, in integers of 8 bits; ``width`` of all that follows."""
+    """``shape`` (C, H, W) of the 8-bit image; ``width``: bits of weights and activations."""
 
     shape: tuple[int, int, int]
     width: int
@@ -99,10 +99,11 @@ class FixedChain:
 def applied(
     layer: Layer, values: torch.Tensor, weight: FixedPoint | None = None, fraction: int = 0
 ) -> torch.Tensor:
-    """What a layer makes of reals or, with the format of its weight, of integers whose point is
-    ``fraction`` bits from the right; that of the result is as many further as the weight has.
+    """A layer's output for reals or, with the format of its weight, for integers.
+
+    ``fraction``: of the integers ``values``; the result's is larger by the weight's fraction.
     """
-    if layer.kind == "max_pool":
+    if layer.weight is None:
         return functional.max_pool2d(values, layer.kernel, layer.stride)
     bits = weight.fraction if weight else 0
     filters = torch.tensor(layer.weight, dtype=values.dtype) * 2.0**bits
@@ -121,7 +122,7 @@ def sums_of(layer: Layer, values: torch.Tensor, filters: torch.Tensor) -> torch.
 
 
 def real_activations(chain: Chain, pixels: np.ndarray) -> list[torch.Tensor]:
-    """What every layer puts out, (N, C, H, W) float32, for (N, 3, 32, 32) uint8."""
+    """The output of every layer, (N, C, H, W) float32, for pixels (N, 3, 32, 32) uint8."""
     values, found = torch.from_numpy(pixels).float(), []
     for layer in chain.layers:
         values = applied(layer, values)
@@ -130,7 +131,7 @@ def real_activations(chain: Chain, pixels: np.ndarray) -> list[torch.Tensor]:
 
 
 def real_logits(chain: Chain, pixels: np.ndarray, batch_size: int) -> np.ndarray:
-    """(N, classes) float32, without any rounding to a format."""
+    """(N, classes) float32, without rounding to fixed point."""
     starts = range(0, len(pixels), batch_size)
     found = [real_activations(chain, pixels[start : start + batch_size])[-1] for start in starts]
     return torch.cat(found).flatten(1).numpy()
@@ -141,7 +142,7 @@ def fixed_chain(
 ) -> FixedChain:
     """The chain in ``width`` bits, the weights of its first layer in ``first_width``.
 
-    ``activations``: what every layer puts out for the images that the formats are chosen on.
+    ``activations``: the output of every layer for the images on which the formats are chosen.
     """
     layers, fraction, largest = [], 0, PIXEL
     for index, (layer, values) in enumerate(zip(chain.layers, activations, strict=True)):
@@ -163,7 +164,7 @@ def fixed_chain(
 def fixed_layer(
     layer: Layer, weight: FixedPoint, output: FixedPoint | None, fraction: int
 ) -> FixedLayer:
-    """``fraction``: of the layer's products, and so of its bias."""
+    """The layer with weight and bias rounded; ``fraction``: of its products and its bias."""
     rounded = replace(layer, weight=weight.reals(torch.tensor(layer.weight)).float().numpy())
     if layer.bias is None:
         return FixedLayer(rounded, weight, None, output)
@@ -175,7 +176,9 @@ def fixed_layer(
 
 
 def largest_sum(fixed: FixedLayer, largest: int, fraction: int) -> float:
-    """What no partial sum of the layer's integers exceeds, for inputs up to ``largest``."""
+    """The bound of any partial sum of the layer's integers, for inputs up to ``largest``."""
+    assert fixed.weight is not None, f"a {fixed.layer.kind} has no sums"
+    assert fixed.layer.weight is not None, "a format belongs to a weight"
     weight = np.abs(fixed.layer.weight.astype(np.float64)) * 2.0**fixed.weight.fraction
     sums = weight.reshape(len(weight), -1).sum(axis=1) * largest
     if fixed.layer.bias is not None:
@@ -195,7 +198,7 @@ def nearest_format(values: torch.Tensor, width: int, signed: bool) -> FixedPoint
 
 
 def holding(largest: float, width: int, signed: bool) -> FixedPoint:
-    """The finest format in which ``largest`` is not too large."""
+    """The finest format that holds ``largest``."""
     assert largest > 0, "a range of zero width has no format"
     integer = math.floor(math.log2(largest)) + 1 + signed  # 2 ** (integer - signed) > largest
     form = FixedPoint(width, integer, signed)

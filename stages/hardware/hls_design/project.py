@@ -1,9 +1,9 @@
 """A fixed-point network as a C++ project of hls4ml for Vitis HLS, and its simulation with g++.
 
-hls4ml imports ONNX that QONNX has cleaned and turned to channels last. The weights that it gets are
-multiples of the formats' steps already, so that nothing is rounded on the way. Every convolution
-rounds its full sum to a signed format of one bit more than the ReLU after it puts out, which has
-the same step: so the streams between the two are narrow, and no value changes.
+hls4ml imports ONNX that QONNX has cleaned and converted to channels last. The weights are multiples
+of the formats' steps already, so nothing is rounded on the way. Every convolution rounds its full
+sum to a signed format with one bit more than its ReLU's output and the same step: the streams
+between the two are narrow, and no value changes.
 """
 
 import contextlib
@@ -14,9 +14,11 @@ import subprocess
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx.helper import make_node
 
 from stages.common.core.cli import InputError
 from stages.hardware.external.requirements import require_packages, require_programs
@@ -25,15 +27,15 @@ from stages.hardware.hls_design.fixed_point import FixedChain, FixedLayer, Fixed
 NAME = "network"  # of the project and of its C++ function
 PIXELS = "ap_ufixed<8,8>"
 OPSET = 18
-# The header that g++ takes in place of Vitis' own arithmetic keeps the compiler from holding a
-# number in a register while bits are cleared. Without that word it was 3 to 9 times as fast.
+# The arithmetic header for g++ says ``volatile``, which keeps numbers out of registers while bits
+# are cleared. Without that word the simulation was 3 to 9 times as fast.
 ARITHMETIC = Path("firmware/ap_types/etc/ap_private.h")
 SLOW, FAST = "clearUnusedBits(void) volatile", "clearUnusedBits(void)"
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the project is for: the FPGA's part number, the clock, how often a multiplier works."""
+    """The FPGA's part number, its clock period, and how often a multiplier is used a position."""
 
     part: str
     clock_ns: float
@@ -46,10 +48,10 @@ def refuse_without_tools() -> None:
 
 
 def write_project(chain: FixedChain, target: Target, folder: Path) -> list[int]:
-    """Write the project; returns every layer's reuse factor, as hls4ml allows it."""
+    """Write the project; return the reuse factor that hls4ml chose for each weighted layer."""
     import hls4ml  # optional, see refuse_without_tools
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it describes every layer, twice
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints every layer twice
         model = hls4ml.converters.convert_from_onnx_model(
             channels_last(onnx_of(chain)),
             output_dir=str(folder),
@@ -67,14 +69,14 @@ def write_project(chain: FixedChain, target: Target, folder: Path) -> list[int]:
 
 
 def mark_as_one_build(folder: Path, stamp: str) -> None:
-    """The library's name ends in a random stamp; equal networks are to give equal projects."""
+    """Replace the random stamp in the library's name: equal networks give equal projects."""
     for name in ("build_lib.sh", "hls4ml_config.yml"):
         file = folder / name
         file.write_text(file.read_text().replace(stamp, "simulation"))
 
 
-def channels_last(model: ModelProto):
-    """QONNX' ModelWrapper."""
+def channels_last(model: ModelProto) -> Any:
+    """A cleaned model with channels last, as QONNX's ModelWrapper."""
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.transformation.channels_last import ConvertToChannelsLastAndClean
     from qonnx.util.cleanup import cleanup_model
@@ -87,7 +89,9 @@ def channels_last(model: ModelProto):
 
 def onnx_of(chain: FixedChain) -> ModelProto:
     """For one image. The linear layer is a MatMul: QONNX converts no Gemm without a bias."""
-    nodes, constants, last = [], [], "pixels"
+    nodes: list[NodeProto] = []
+    constants: list[TensorProto] = []
+    last = "pixels"
     for index, fixed in enumerate(chain.layers):
         made, values = operators_of(fixed, last, name=f"layer{index}")
         nodes += made
@@ -104,35 +108,50 @@ def onnx_of(chain: FixedChain) -> ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
 
 
-def operators_of(fixed: FixedLayer, source: str, name: str) -> tuple[list, dict[str, np.ndarray]]:
+def operators_of(
+    fixed: FixedLayer, source: str, name: str
+) -> tuple[list[NodeProto], dict[str, np.ndarray]]:
     """A layer's nodes in order, and its constants by name."""
     layer = fixed.layer
-    if layer.kind == "max_pool":
-        sizes = {"kernel_shape": layer.kernel, "strides": layer.stride, "pads": [0] * 4}
-        return [helper.make_node("MaxPool", [source], [name], **sizes)], {}
+    if layer.weight is None:
+        pool = make_node(
+            "MaxPool",
+            [source],
+            [name],
+            kernel_shape=layer.kernel,
+            strides=layer.stride,
+            pads=[0, 0, 0, 0],
+        )
+        return [pool], {}
     weight = f"{name}.weight"
     if layer.kind == "linear":
         if layer.bias is not None or layer.relu:
             raise InputError("a linear layer with a bias or a ReLU is not made into C++ yet")
-        flat = helper.make_node("Flatten", [source], [f"{name}.flat"])
-        product = helper.make_node("MatMul", [f"{name}.flat", weight], [name])
+        flat = make_node("Flatten", [source], [f"{name}.flat"])
+        product = make_node("MatMul", [f"{name}.flat", weight], [name])
         return [flat, product], {weight: np.ascontiguousarray(layer.weight.T)}
     constants = {weight: layer.weight}
     if layer.bias is not None:
         constants[f"{name}.bias"] = layer.bias
     half = [(size - 1) // 2 if layer.same else 0 for size in layer.kernel]
-    sizes = {"kernel_shape": layer.kernel, "strides": layer.stride, "pads": half + half}
-    sizes |= {"dilations": [1, 1], "group": 1}  # QONNX wants them said
-    nodes = [helper.make_node("Conv", [source, *constants], [name], **sizes)]
-    if layer.relu:
-        nodes.append(helper.make_node("Relu", [name], [f"{name}.relu"]))
-    return nodes, constants
+    convolution = make_node(
+        "Conv",
+        [source, *constants],
+        [name],
+        kernel_shape=layer.kernel,
+        strides=layer.stride,
+        pads=half + half,
+        dilations=[1, 1],  # QONNX needs these two spelled out
+        group=1,
+    )
+    relu = [make_node("Relu", [name], [f"{name}.relu"])] if layer.relu else []
+    return [convolution, *relu], constants
 
 
 def settings_of(chain: FixedChain, reuse_factor: int) -> dict:
-    """hls4ml's configuration; QONNX names operators by kind and number. "auto" is a full sum."""
+    """hls4ml's configuration, by QONNX's operator names (kind and number); "auto" is a full sum."""
     count = {"Conv": 0, "Relu": 0, "MaxPool": 0, "Flatten": 0, "MatMul": 0}
-    layers = {"global_in": {"Precision": {"result": PIXELS}}}
+    layers: dict[str, dict] = {"global_in": {"Precision": {"result": PIXELS}}}
 
     def add(kind: str, **precision: str) -> None:
         layers[f"{kind}_{count[kind]}"] = {"Precision": precision, "ReuseFactor": reuse_factor}
@@ -148,13 +167,14 @@ def settings_of(chain: FixedChain, reuse_factor: int) -> dict:
             add("Flatten", result="auto")
             add("MatMul", **weights, result=str(fixed.output or "auto"))
         elif fixed.layer.relu:
+            assert fixed.output is not None, "only the last layer, a linear one, has no format"
             add("Conv", **weights, result=str(signed_too(fixed.output)))
             add("Relu", result=str(fixed.output))
         else:
             add("Conv", **weights, result=str(fixed.output))
     return {
         "Model": {
-            "Precision": "ap_fixed<16,6>",  # of what has none of its own: nothing that counts
+            "Precision": "ap_fixed<16,6>",  # the default; every value has a format of its own
             "ReuseFactor": reuse_factor,
             "Strategy": "Resource",
         },
@@ -163,12 +183,12 @@ def settings_of(chain: FixedChain, reuse_factor: int) -> dict:
 
 
 def signed_too(form: FixedPoint) -> FixedPoint:
-    """What holds ``form`` and its negatives, with the same step."""
+    """The signed format that holds ``form``'s values and their negatives, with the same step."""
     return replace(form, width=form.width + 1, integer=form.integer + 1, signed=True)
 
 
 def write_test_bench(folder: Path, pixels: np.ndarray, logits: np.ndarray) -> None:
-    """What the project's own test runs on, and what it should give; pixels (N, 3, 32, 32) uint8."""
+    """Write inputs and expected logits for the project's own test; pixels (N, 3, 32, 32) uint8."""
     images = pixels.transpose(0, 2, 3, 1).reshape(len(pixels), -1)
     for name, rows in (("tb_input_features", images), ("tb_output_predictions", logits)):
         lines = [" ".join(f"{value:.12g}" for value in row) for row in rows.tolist()]
@@ -176,9 +196,9 @@ def write_test_bench(folder: Path, pixels: np.ndarray, logits: np.ndarray) -> No
 
 
 def simulated_logits(folder: Path, pixels: np.ndarray, classes: int, processes: int) -> np.ndarray:
-    """(N, 3, 32, 32) uint8 -> (N, classes) float64, by the C++ as g++ compiles it.
+    """(N, 3, 32, 32) uint8 -> (N, classes) float64, by the C++ compiled with g++.
 
-    The project is left as hls4ml wrote it.
+    The project's files are left as hls4ml wrote them.
     """
     library = compiled(folder)
     images = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1), dtype=np.float64)
@@ -203,7 +223,7 @@ def logits_of(library: Path, images: np.ndarray, classes: int) -> np.ndarray:
 
 
 def compiled(folder: Path) -> Path:
-    """hls4ml's own script, with the faster header in place of its own for as long as it runs."""
+    """The library that hls4ml's own script builds; the faster header replaces its own meanwhile."""
     header = folder / ARITHMETIC
     original = header.read_text()
     assert SLOW in original, "hls4ml ships another header"

@@ -1,14 +1,14 @@
 """An INT8 chain in integers only, as hardware without floating point computes it.
 
 ONNX Runtime multiplies a layer's sum by the real number input scale * weight scale / output scale
-and rounds halves to even; here the factor of each channel is multiplier / 2^shift, with a 16-bit
-multiplier and one shift a layer, and halves go away from 0. That is the only difference: weights,
-biases and the ranges of the activations (uint8, zero point 0, which is also the ReLU) are the same.
-The layout is NHWC, and filters are (O, kH, kW, I).
+and rounds halves to even. Here each channel's factor is multiplier / 2^shift, with a 16-bit
+multiplier and one shift a layer, and halves are rounded away from 0. Nothing else differs: weights,
+biases and activation ranges (uint8 with zero point 0, which is also the ReLU) are the same. The
+layout is NHWC, and filters are (O, kH, kW, I).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,8 +25,8 @@ FLOAT32_EXACT = 2**24  # every whole number up to it is a float32
 class IntegerLayer:
     """``kind``: "conv", "linear" (a 1x1 convolution of 1x1 pixels) or "max_pool" (no weight).
 
-    Puts out clip(round((sum + bias) * multiplier / 2^shift)): uint8 of ``shape`` (H, W, C), or, if
-    ``final``, int32 that are logits in a unit that all classes share.
+    The output of ``shape`` (H, W, C) is clip(round((sum + bias) * multiplier / 2^shift)): uint8,
+    or, if ``final``, int32 logits in a unit that all classes share.
     """
 
     kind: str
@@ -59,50 +59,52 @@ class IntegerNetwork:
 
 def integer_network(chain: Chain) -> IntegerNetwork:
     """Raises ``InputError`` for a chain that is not of uint8 activations with zero point 0."""
-    refuse_other_quantization(chain)
-    layers, quantization = [], chain.input
-    for number, layer in enumerate(chain.layers, start=1):
-        final = number == len(chain.layers)
-        layers.append(integer_layer(layer, quantization, final))
-        quantization = layer.output
+    sources = input_quantizations(chain)
+    last = chain.layers[-1]
+    layers = [
+        integer_layer(layer, source, final=layer is last)
+        for layer, source in zip(chain.layers, sources, strict=True)
+    ]
     return IntegerNetwork(channels_last(chain.shape), tuple(layers))
 
 
-def refuse_other_quantization(chain: Chain) -> None:
-    """A chain's integers are int8: a zero point of -128 is 0 in uint8."""
+def input_quantizations(chain: Chain) -> list[Quantization]:
+    """The quantization of each layer's input. Raises ``InputError``, see ``integer_network``.
+
+    A chain's integers are int8, in which uint8's zero point 0 is -128.
+    """
     found = [chain.input, *[layer.output for layer in chain.layers[:-1]]]
-    if any(each is None or each.zero_point[0] != -128 for each in found):
+    allowed = [each for each in found if each is not None and each.zero_point[0] == -128]
+    if len(allowed) < len(found):
         raise InputError(
-            "an activation is not uint8 with zero point 0, the only one that fixed-point hardware "
-            "is made for here; set quantize.activation_type to uint8 and end each convolution in "
-            "a ReLU"
+            "an activation is not uint8 with zero point 0, the only kind that this fixed-point "
+            "hardware takes; set quantize.activation_type to uint8 and end each convolution in a "
+            "ReLU"
         )
     if chain.layers[-1].output is not None or chain.layers[-1].kind != "linear":
         raise InputError("the last layer is no linear layer with FP32 logits; see stages/export.py")
+    return allowed
 
 
 def integer_layer(layer: Layer, source: Quantization, final: bool) -> IntegerLayer:
-    same = {
-        "kind": layer.kind,
-        "shape": channels_last(layer.shape),
-        "kernel": tuple(layer.kernel),
-        "stride": tuple(layer.stride),
-    }
+    """``source``: the quantization of the layer's input."""
+    made = IntegerLayer(layer.kind, channels_last(layer.shape), layer.kernel, layer.stride)
     if layer.weight is None:
-        return IntegerLayer(**same)
+        return made
     weight = layer.weight.reshape(len(layer.weight), -1, *layer.kernel).transpose(0, 2, 3, 1)
     bias = np.zeros(len(weight), np.int32) if layer.bias is None else layer.bias
     largest = largest_sums(weight, bias)
     assert largest.max() <= SUM_MAX, "a sum can leave 32 bits"
+    assert layer.weight_quantization is not None, "an INT8 layer has weight scales"
     real = source.scale.astype(np.float64) * layer.weight_quantization.scale
-    if final:
+    if layer.output is None:
         multiplier, shift = final_factors(real, largest)
     else:
         multiplier, shift = factors(real / layer.output.scale)
-    padding = tuple((size - 1) // 2 if layer.same else 0 for size in layer.kernel)
-    return IntegerLayer(
-        **same,
-        padding=padding,
+    rows, columns = ((size - 1) // 2 if layer.same else 0 for size in layer.kernel)
+    return replace(
+        made,
+        padding=(rows, columns),
         weight=np.ascontiguousarray(weight),
         bias=bias,
         multiplier=multiplier,
@@ -112,21 +114,21 @@ def integer_layer(layer: Layer, source: Quantization, final: bool) -> IntegerLay
 
 
 def factors(real: np.ndarray) -> tuple[np.ndarray, int]:
-    """The largest real factor gets all 15 bits of its multiplier."""
+    """Multipliers and shift of a layer's real factors, the largest with all 15 bits."""
     shift = math.floor(math.log2(MULTIPLIER_MAX / real.max()))
     assert 1 <= shift < 48, f"a factor of {real.max()} is out of range"
     return np.rint(real * 2.0**shift).astype(np.int16), shift
 
 
 def final_factors(real: np.ndarray, largest: np.ndarray) -> tuple[np.ndarray, int]:
-    """Relative to the largest channel's, shifted no further than 32 bits of output want."""
+    """Factors relative to the largest channel's, with the smallest shift that 32 bits allow."""
     multiplier = np.rint(real / real.max() * MULTIPLIER_MAX).astype(np.int16)
     product = int((largest * multiplier).max())
     return multiplier, max(1, product.bit_length() - 31)
 
 
 def largest_sums(weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """What |sum + bias| of each channel cannot exceed, (O,) int64."""
+    """The bound of |sum + bias| in each channel, (O,) int64."""
     spread = np.abs(weight.astype(np.int64)).sum(axis=(1, 2, 3))
     return ACTIVATION_MAX * spread + np.abs(bias.astype(np.int64))
 
@@ -151,9 +153,10 @@ def max_pooled(x: np.ndarray, layer: IntegerLayer) -> np.ndarray:
 def convolved(x: np.ndarray, layer: IntegerLayer) -> np.ndarray:
     """(N, H, W, I) uint8 -> (N, H', W', O): uint8, or int64 if final.
 
-    The products are added up in float32 where no sum can leave its 24 bits, in float64 elsewhere:
-    exact in any order, and fast.
+    Sums are float32 where none can exceed its 24 exact bits, else float64: exact in any order.
     """
+    assert layer.weight is not None, f"a {layer.kind} is not convolved"
+    assert layer.bias is not None, "a layer with weights has biases"
     exact = largest_sums(layer.weight, layer.bias).max() < FLOAT32_EXACT
     weight = layer.weight.astype(np.float32 if exact else np.float64)
     rows, columns = layer.padding
@@ -166,7 +169,7 @@ def convolved(x: np.ndarray, layer: IntegerLayer) -> np.ndarray:
 
 
 def windows(x: np.ndarray, layer: IntegerLayer) -> list[tuple[int, int, np.ndarray]]:
-    """Row and column within the kernel, and what stands there in every window: (N, H', W', C)."""
+    """Row and column in the kernel, and the values there of every window, (N, H', W', C)."""
     (height, width), (down, right) = layer.shape[:2], layer.stride
     tall, wide = height * down, width * right
     return [
@@ -177,7 +180,8 @@ def windows(x: np.ndarray, layer: IntegerLayer) -> list[tuple[int, int, np.ndarr
 
 
 def rescaled(total: np.ndarray, layer: IntegerLayer) -> np.ndarray:
-    """Halves are rounded away from 0."""
+    """Sums times multiplier / 2^shift, clipped; halves are rounded away from 0."""
+    assert layer.multiplier is not None, f"a {layer.kind} is not rescaled"
     product = total * layer.multiplier.astype(np.int64)
     half = 1 << (layer.shift - 1)
     rounded = (product + np.where(product >= 0, half, half - 1)) >> layer.shift

@@ -1,6 +1,6 @@
-"""An accelerator in simulation: its test bench, with a memory, and what is counted there.
+"""An accelerator in simulation: a test bench with a memory, and the cycles and bytes it counts.
 
-The memory is veriloggen's model: a request waits 10 cycles, and in 19 cycles it rests 4.
+The memory is veriloggen's model: a request waits 10 cycles, and 4 cycles of 19 transfer nothing.
 """
 
 import re
@@ -16,8 +16,8 @@ from stages.hardware.nngen_engine.engine import Accelerator
 from stages.hardware.nngen_engine.integer_network import IntegerNetwork
 from stages.hardware.nngen_engine.params import AcceleratorParams
 
-CLOCK_PERIOD = 10  # steps of simulated time, of veriloggen's clock
-MEMORY_FILE = "memory.hex"  # which the bench reads where the program is run
+CLOCK_PERIOD = 10  # in steps of simulated time
+MEMORY_FILE = "memory.hex"  # read by the bench from the folder where its program runs
 OPERANDS = re.compile(
     r"^module (?:madd|multiplier)_core_\d+\b.*?input \[(\d+)-1:0\] a,\s+input \[(\d+)-1:0\] b,",
     re.MULTILINE | re.DOTALL,
@@ -31,7 +31,7 @@ RAM = re.compile(
 
 @dataclass(frozen=True)
 class Run:
-    """One simulated inference: cycles from the start bit to the end, bytes over the bus."""
+    """One simulated inference: cycles from the start bit to the end, bytes over the AXI bus."""
 
     logits: np.ndarray  # (classes,) int64
     cycles: int
@@ -41,14 +41,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Resources:
-    """Counted in the generated Verilog: multipliers by the bits of their operands, bits of RAM."""
+    """Counted in the generated Verilog: multipliers by operand bits ("8x8"), bits of RAM."""
 
     multipliers: dict[str, int]
     ram_bits: int
 
 
 class Simulator:
-    """The accelerator's test bench, compiled once in ``folder`` for any number of memories."""
+    """The accelerator's test bench, compiled once in ``folder`` for any number of runs."""
 
     def __init__(self, accelerator: Accelerator, folder: Path):
         self.accelerator = accelerator
@@ -69,7 +69,7 @@ class Simulator:
 
 
 def write_bench(accelerator: Accelerator, folder: Path) -> tuple[Path, Path]:
-    """Verilog of accelerator, memory and test bench, and the C++ that gives it a clock."""
+    """Write the Verilog of accelerator, memory and test bench, and the C++ that clocks it."""
     from veriloggen import simulation
 
     bench = bench_of(accelerator, folder)
@@ -85,11 +85,10 @@ def write_bench(accelerator: Accelerator, folder: Path) -> tuple[Path, Path]:
 
 
 def bench_of(accelerator: Accelerator, folder: Path) -> Any:
-    """Starts the accelerator, waits for it, and prints what was counted and the logits."""
+    """A module that starts the accelerator, waits for it, and prints the counts and the logits."""
     import nngen as ng
     import veriloggen.thread as vthread
-    from veriloggen import Ands, Module, Not, Seq, simulation
-    from veriloggen.types.axi import AxiMemoryModel
+    from veriloggen import Module, Not, simulation
 
     bench = Module("bench")
     bench.copy_params(accelerator.module)
@@ -97,32 +96,12 @@ def bench_of(accelerator: Accelerator, folder: Path) -> Any:
     clock, reset_low = ports["CLK"], ports["RESETN"]
     reset = bench.Wire("RST")
     reset.assign(Not(reset_low))
-    content = folder / MEMORY_FILE
-    write_memory(content, np.zeros(2**accelerator.address_bits, np.uint8))  # its lines are counted
-    memory = AxiMemoryModel(
-        bench,
-        "memory",
-        clock,
-        reset,
-        datawidth=accelerator.params.axi_bits,
-        mem_addrwidth=accelerator.address_bits,
-        memimg=str(content),
-    )
-    memory.connect(ports, "maxi")
+    memory = memory_model(bench, reset, ports, accelerator, folder / MEMORY_FILE)
     control = vthread.AXIMLite(bench, "control", clock, reset, noio=True)
     control.connect(ports, "saxi")
-    cycle, read, written = (
-        bench.Reg(name, 32, initval=0) for name in ("cycle", "beats_read", "beats_written")
-    )
-    count = Seq(bench, "count", clock, reset)
-    count(cycle.inc())
-    count.If(Ands(ports["maxi_rvalid"], ports["maxi_rready"]))(read.inc())
-    count.If(Ands(ports["maxi_wvalid"], ports["maxi_wready"]))(written.inc())
-    classes, address, work = (
-        accelerator.logits.shape[-1],
-        accelerator.logits.addr,
-        accelerator.work_address,
-    )
+    cycle, read, written = counters(bench, reset, ports)
+    classes, address = accelerator.logits.shape[-1], accelerator.logits.addr
+    work = accelerator.work_address
 
     # veriloggen makes a state machine of this function's source.
     def test():
@@ -151,6 +130,39 @@ def bench_of(accelerator: Accelerator, folder: Path) -> Any:
     return bench
 
 
+def memory_model(
+    bench: Any, reset: Any, ports: Any, accelerator: Accelerator, content: Path
+) -> Any:
+    """veriloggen's memory behind the accelerator's AXI port; it starts with the file's content."""
+    from veriloggen.types.axi import AxiMemoryModel
+
+    write_memory(content, np.zeros(2**accelerator.address_bits, np.uint8))  # its lines are counted
+    memory = AxiMemoryModel(
+        bench,
+        "memory",
+        ports["CLK"],
+        reset,
+        datawidth=accelerator.params.axi_bits,
+        mem_addrwidth=accelerator.address_bits,
+        memimg=str(content),
+    )
+    memory.connect(ports, "maxi")
+    return memory
+
+
+def counters(bench: Any, reset: Any, ports: Any) -> list[Any]:
+    """Registers that count cycles, and the words read and written over AXI."""
+    from veriloggen import Ands, Seq
+
+    names = ("cycle", "beats_read", "beats_written")
+    cycle, read, written = registers = [bench.Reg(name, 32, initval=0) for name in names]
+    count = Seq(bench, "count", ports["CLK"], reset)
+    count(cycle.inc())
+    count.If(Ands(ports["maxi_rvalid"], ports["maxi_rready"]))(read.inc())
+    count.If(Ands(ports["maxi_wvalid"], ports["maxi_wready"]))(written.inc())
+    return registers
+
+
 def write_memory(path: Path, content: np.ndarray) -> None:
     """One byte a line, as $readmemh reads it."""
     digits = content.tobytes().hex()
@@ -158,11 +170,11 @@ def write_memory(path: Path, content: np.ndarray) -> None:
 
 
 def counted_resources(source: str) -> Resources:
-    """``source``: Verilog as NNgen writes it, each multiplier and each RAM a module used once."""
+    """``source``: NNgen's Verilog, in which each multiplier and each RAM is a module used once."""
     operands, rams = OPERANDS.findall(source), RAM.findall(source)
     for name, found in ((r"(?:madd|multiplier)_core_", operands), ("ram_w", rams)):
         modules = len(re.findall(f"^module {name}", source, re.MULTILINE))
-        assert len(found) == modules > 0, f"{len(found)} of {modules} modules {name} are understood"
+        assert len(found) == modules > 0, f"{len(found)} of {modules} modules {name} are parsed"
     multipliers: dict[str, int] = {}
     for a, b in operands:
         multipliers[f"{a}x{b}"] = multipliers.get(f"{a}x{b}", 0) + 1
@@ -172,15 +184,15 @@ def counted_resources(source: str) -> Resources:
     )
 
 
-def run_of(said: str, params: AcceleratorParams) -> Run:
-    """What the bench printed; a simulation that was cut off printed less."""
+def run_of(printed: str, params: AcceleratorParams) -> Run:
+    """Parse what the bench printed; ``InputError`` where the simulation was cut off."""
     found: dict[str, list[int]] = {}
-    for name, value in LINE.findall(said):
+    for name, value in LINE.findall(printed):
         found.setdefault(name, []).append(int(value))
     if "logit" not in found:
         raise InputError(
-            f"the accelerator was not ready after accelerator.max_cycles ({params.max_cycles:,}) "
-            "cycles; raise it, or accelerator.par_ich and par_och"
+            f"the accelerator had not finished after {params.max_cycles:,} cycles "
+            "(accelerator.max_cycles); raise that, or accelerator.par_ich and par_och"
         )
     [cycles], [read], [written] = (
         found[name] for name in ("cycles", "beats_read", "beats_written")
