@@ -324,6 +324,11 @@ def long_cells(text: str) -> list[str]:
     return [cell for cell in read if len(cell) > LONGEST_CELL]
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_no_table_of_a_page_has_a_cell_longer_than_a_column(page):
+    assert long_cells((ROOT / page).read_text()) == []
+
+
 def test_a_long_cell_is_found():
     row = f"| short | {'x' * 41} | [{'y' * 40}](a/long/address/that/is/not/read.md) |\n"
     assert long_cells(row) == ["x" * 41]
