@@ -1,27 +1,36 @@
-# make help    these lines
-# make quick   set up, then run the whole pipeline on a little of the real data, in build/quick
-# make test    set up, then check style and pass the tests
-# make full    set up, then the committed pipeline on all of CIFAR-10 (dvc repro)
-# make study   NAME=sweep (or seeds, tiny, targets): run the experiments of params.yaml's studies
-# make peers   time the study's tiny model beside MLPerf Tiny's ResNet-8 (run make study NAME=tiny first)
-# make verdict BASE=main (HEAD=another): compare two revisions on this machine; HEAD is the working tree
-# make speed   measure what each choice of the training loop brings
-# make profile NAME=epyc: measure this machine for pruning to milliseconds (deploy/profiles/NAME.json), and check it
-# make controls  train what else pruning's budget buys, and compare (a DVC stage: cached)
-# make hardware  what an FPGA and an ASIC make of the networks, and all hardware on one page (cached)
-# make report  BASE=main: write build/report.md: what this working tree changes since it left main
-# make hooks   check style at every commit, keep models in step with git checkout (pre-commit)
-# make readme  put the committed results into README.md and metrics/README.md
-# make publish put the models that dvc.lock names into .dvc/remote, and remove older ones from it
+# make help     this list
+# make quick    set up, then run the whole pipeline on a little of the real data, in build/quick
+# make full     set up, then the committed pipeline on all of CIFAR-10 (dvc repro)
+# make test     set up, then check style and types and pass the tests
+# make test-fast   the tests to run while editing: at most 90 seconds
+# make test-all    install what make test skips for want of tools, then all tests
+# make study    NAME=sweep (or seeds, tiny, targets): run the experiments of params.yaml's studies
+# make compare  BASE=main (HEAD=another): time two revisions side by side; HEAD: the working tree
+# make report   BASE=main: write build/report.md, what this working tree changes since it left main
+# make profile  NAME=epyc: measure this machine for pruning to milliseconds (deploy/profiles)
+# make baseline time the study's tiny model beside MLPerf Tiny's ResNet-8 (after the study tiny)
+# make throughput  measure what each choice of the training loop brings
+# make controls train what else pruning's budget buys, and compare (a DVC stage: cached)
+# make hardware estimate energy, FPGA and ASIC; all hardware on one page (DVC stages: cached)
+# make hooks    check style at every commit, keep models in step with git checkout (pre-commit)
+# make readme   put the committed tables into README.md and metrics/README.md
+# make publish  put the models that dvc.lock names into .dvc/remote, and remove older ones from it
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The person's own python3 where it will do, else the newest that will. Each is tried: pyenv puts
+# commands on PATH that only fail.
+SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+	"$$name" -c '$(SUPPORTED)' 2>/dev/null && echo "$$name" && break; done)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 # A narrower network, few images, few epochs: a minute or two of training on two small cores.
 QUICK = -S data.train_images=10000 -S train.widths=[[32,32],[64,64],[64,64]] -S train.epochs=3 \
-	-S teach.widths=[[32,32],[64,64],[64,64]] -S teach.networks=2 -S teach.epochs=2 -S teach.views=2 \
+	-S teach.widths=[[32,32],[64,64],[64,64]] -S teach.networks=1 -S teach.epochs=2 -S teach.views=2 \
 	-S prune.amount=0.5 -S prune.round_to=16 -S prune.epochs=2 \
 	-S quantize.max_accuracy_drop=5 -S benchmark.rounds=100
+
+comma := ,
+WORKERS ?= 2
 
 # Another make that does the same here would take the files away from this one.
 define only_one
@@ -35,44 +44,60 @@ endef
 # $(call needs,NAME,sweep): refuse to run without the variable.
 needs = @test -n "$($(1))" || { echo "error: $(1) is missing, e.g. make $@ $(1)=$(2)" >&2; exit 2; }
 
-.PHONY: help install test quick full study peers speed profile controls hardware quick-settings report hooks verdict readme publish
+.PHONY: help install style test test-fast test-all quick quick-settings full study baseline compare \
+	throughput profile controls hardware report hooks readme publish
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
 install: .venv/installed
 
 .venv/installed: requirements.txt
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
-		echo "error: $(or $(PYTHON),there is no python3 on PATH: it) is not Python 3.11; install it (apt" \
-			"install python3.11-venv, brew install python@3.11, uv python install 3.11), then run:" \
-			"make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@"$(PYTHON)" -c '$(SUPPORTED)' 2>/dev/null || { \
+		echo "error: $(if $(PYTHON),$(PYTHON) is no Python 3.11$(comma) 3.12 or 3.13,there is no Python 3.11$(comma) 3.12 or 3.13 here);" \
+			"install one (apt install python3-venv, brew install python@3.13, uv python install 3.13)," \
+			"or say where it is: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
 	$(call only_one,install)
-	@"$(PYTHON)" -m venv .venv || { rm -rf .venv; echo "error: no virtual environment could be" \
-		"made (see above); Debian and Ubuntu want: apt install python3.11-venv" >&2; exit 1; }
+	@version=$$("$(PYTHON)" -c 'import sys; print("python%d.%d" % sys.version_info[:2])'); \
+		test -x .venv/bin/$$version || rm -rf .venv; \
+		"$(PYTHON)" -m venv .venv || { rm -rf .venv; echo "error: no virtual environment could be" \
+		"made (see above); Debian and Ubuntu want: apt install $$version-venv" >&2; exit 1; }
 	@echo "Installing the packages of requirements.txt into .venv: once, some minutes, about 6 GB."
 	@python -m pip install --disable-pip-version-check -r requirements.txt || { \
 		echo "error: the packages could not be installed (see above); with a network and 8 GB of" \
 			"free disk, run the same command again: it goes on" >&2; exit 1; }
 	@touch $@
 
-test: install
+# What is checked before the tests; they run in two processes, torch with one thread in each.
+style: install
 	ruff check .
 	ruff format --check .
-	python -m pytest
+
+test: style
+	python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+
+test-fast: install
+	python -m pytest --numprocesses $(WORKERS) --dist loadgroup -m "not slow"
+
+# What tests look for besides Python packages, by Debian's names.
+TOOLS = iverilog verilator make g++ qflow-tech-osu018 chromium
+test-all: install
+	python -m pip install --quiet --disable-pip-version-check -r requirements-hardware.txt
+	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update --quiet=2 && apt-get install --quiet=2 --yes --no-install-recommends $(TOOLS); \
+	else echo "These are needed besides; on Debian and Ubuntu:" \
+		"sudo apt-get install --no-install-recommends $(TOOLS)"; fi
+	$(MAKE) test
 
 quick: install
 	$(call only_one,quick)
-	rm -rf build/quick
-	git clone --quiet . build/quick
+	@rm -rf build/quick
+	@git clone --quiet . build/quick
 	@git diff --quiet HEAD || git diff --binary HEAD | git -C build/quick apply --whitespace=nowarn
 	@git ls-files --others --exclude-standard stages deploy/profiles | while read -r file; do \
 		mkdir -p "build/quick/$$(dirname "$$file")" && cp "$$file" "build/quick/$$file"; done
 	@git -C build/quick diff --quiet || echo "With what is changed here and not committed."
-	cd build/quick && dvc cache dir --local "$(CURDIR)/.dvc/cache" && dvc exp run --name quick $(QUICK)
-	@cat build/quick/metrics/summary.md
-	@echo "Pictures: build/quick/plots/*.png. All plots as one page: cd build/quick && ../../.venv/bin/dvc plots show"
-	@echo "A quick run of a small network on few images: it shows the way, not the result."
-	@echo "Next: source .venv/bin/activate && dvc repro (the whole: hours on two cores, minutes on a GPU), or 'Everyday commands' in README.md."
+	@cd build/quick && dvc cache dir --local ../../.dvc/cache && \
+		python -m stages.tools.quick_run --log ../quick.log $(QUICK)
 
 quick-settings:
 	@echo '$(QUICK)'
@@ -88,23 +113,23 @@ study: install
 # The newest experiment of that name: each commit from which the study was run has one.
 tiny = $(shell git for-each-ref --sort=-committerdate --count=1 --format='%(objectname)' 'refs/exps/*/*/tiny')
 
-peers: install
+baseline: install
 	@test -n "$(tiny)" || { echo "error: there is no tiny model yet; run: make study NAME=tiny" >&2; exit 2; }
-	dvc get . models/model_pruned.onnx --rev $(tiny) --out build/peers/tiny.onnx --force
-	dvc get . models/model_pruned_int8.onnx --rev $(tiny) --out build/peers/tiny_int8.onnx --force
-	python -m stages.tools.resnet8_baseline export --onnx build/peers/resnet8.onnx
-	python -m stages.benchmark --params params.yaml --variant resnet8=build/peers/resnet8.onnx \
-		--variant tiny=build/peers/tiny.onnx --variant tiny_int8=build/peers/tiny_int8.onnx \
+	dvc get . models/model_pruned.onnx --rev $(tiny) --out build/baseline/tiny.onnx --force
+	dvc get . models/model_pruned_int8.onnx --rev $(tiny) --out build/baseline/tiny_int8.onnx --force
+	python -m stages.tools.resnet8_baseline export --onnx build/baseline/resnet8.onnx
+	python -m stages.benchmark --params params.yaml --variant resnet8=build/baseline/resnet8.onnx \
+		--variant tiny=build/baseline/tiny.onnx --variant tiny_int8=build/baseline/tiny_int8.onnx \
 		--metrics metrics/studies/peers.json --latency plots/studies/peers.csv
 	python -m stages.tools.resnet8_baseline table --metrics metrics/studies/peers.json --latency plots/studies/peers.csv \
 		--table metrics/studies/peers.md
 
-verdict: install
+compare: install
 	$(call needs,BASE,main)
 	python -m stages.tools.compare_revisions $(BASE) $(HEAD) --params params.yaml --data data/cifar10 \
-		--json build/verdict.json --markdown build/verdict.md
+		--json build/compare.json --markdown build/compare.md
 
-speed: install
+throughput: install
 	python -m stages.tools.training_throughput --params params.yaml --table metrics/studies/training_speed.md
 
 profile: install

@@ -4,13 +4,15 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from tests.pipelines import ROOT
 
-PROMISED = re.findall(r"^# make (\w+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+PROMISED = re.findall(r"^# make ([\w-]+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
 INSTALLED = ("--old-file", ".venv/installed", "--old-file", "install")  # set up already
@@ -49,7 +51,7 @@ def test_make_alone_says_what_there_is_and_does_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("target", "missing"), [("study", "NAME"), ("profile", "NAME"), ("verdict", "BASE")]
+    ("target", "missing"), [("study", "NAME"), ("profile", "NAME"), ("compare", "BASE")]
 )
 def test_a_variable_that_is_missing_is_named(tmp_path, target, missing):
     assert (
@@ -65,12 +67,75 @@ def test_a_second_make_quick_does_not_take_the_firsts_files_away(tmp_path):
     assert (tmp_path / "build" / "quick").is_dir()
 
 
-def test_another_python_is_refused_with_what_to_install(tmp_path):
+def script(path: Path, lines: str) -> None:
+    path.write_text(f"#!/bin/sh\n{lines}\n")
+    path.chmod(0o755)
+
+
+def chosen_python(folder: Path, *variables: str, **pythons: str) -> str:
+    """The line that would make .venv, where PATH has these ``pythons`` (name: what it runs)."""
+    shutil.copy(ROOT / "Makefile", folder)
+    (folder / "requirements.txt").touch()
+    (folder / "bin").mkdir()
+    for name, lines in pythons.items():
+        script(folder / "bin" / name.replace("_", "."), lines)
+    for name in ("make", "sh", "sed", "mkdir", "cat"):
+        (folder / "bin" / name).symlink_to(shutil.which(name))
+    environment = {"PATH": str(folder / "bin")}
+    command = ["make", "--dry-run", "install", *variables]
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    [line] = [line for line in result.stdout.splitlines() if "-m venv .venv" in line]
+    return line.split()[0].strip('"')
+
+
+REAL = f'exec {sys.executable} "$@"'
+
+
+def test_the_persons_own_python3_is_taken_where_it_will_do(tmp_path):
+    assert chosen_python(tmp_path, python3=REAL, python3_13=REAL) == "python3"
+
+
+def test_else_the_newest_that_runs_is_taken(tmp_path):
+    """pyenv puts commands on PATH that only fail."""
+    too_old = "exit 1"
+    shim = "echo 'pyenv: python3.13: command not found' >&2; exit 127"
+    found = chosen_python(tmp_path, python3=too_old, python3_13=shim, python3_12=REAL)
+    assert found == "python3.12"
+
+
+def test_the_python_that_a_person_names_is_taken(tmp_path):
+    assert chosen_python(tmp_path, "PYTHON=python3.11", python3=REAL) == "python3.11"
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("PYTHON=false", "error: false is no Python 3.11, 3.12 or 3.13; install one"),
+        ("PYTHON=", "error: there is no Python 3.11, 3.12 or 3.13 here; install one"),
+    ],
+)
+def test_another_python_is_refused_with_what_to_install(tmp_path, named, said):
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "requirements.txt").touch()
-    result = subprocess.run(
-        ["make", "install", "PYTHON=false"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert "false is not Python 3.11" in result.stderr
+    command = ["make", "install", named]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert said in result.stderr
     assert "make PYTHON=" in result.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+def test_the_supported_pythons_are_those_of_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == ">=3.11,<3.14"
+    assert "(3, 11) <= sys.version_info[:2] <= (3, 13)" in (ROOT / "Makefile").read_text()
+
+
+def test_the_list_of_commands_fits_a_screen():
+    lines = make_help().splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 100
+
+
+def make_help() -> str:
+    command = ["make", "--silent", "help"]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
