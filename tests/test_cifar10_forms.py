@@ -123,9 +123,14 @@ def test_the_most_complete_set_of_a_folder_is_taken(python, digests, tmp_path):
     assert prepared(python.parent, digests, tmp_path)
 
 
-def test_a_folder_that_links_to_the_batches_is_followed(python, digests, tmp_path):
+def test_links_to_the_batches_are_followed_without_an_endless_loop(python, digests, tmp_path):
     (tmp_path / "link").symlink_to(python)
     assert prepared(tmp_path / "link", digests, tmp_path)
+    shutil.rmtree(tmp_path / "data")
+    (tmp_path / "around").mkdir()
+    (tmp_path / "around" / "batches").symlink_to(python)
+    (tmp_path / "around" / "a loop").symlink_to(tmp_path / "around")
+    assert prepared(tmp_path / "around", digests, tmp_path)
 
 
 # Relative paths
@@ -196,6 +201,11 @@ def test_an_archive_that_cannot_be_read_is_a_reason(python, digests, tmp_path, k
     archive.write_bytes(content)
     found = reason(archive, digests, tmp_path)
     assert found.endswith("not a whole .tar.gz, .tar or .zip archive")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(digests, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "is neither a folder nor a file" in reason(tmp_path / "pipe", digests, tmp_path)
 
 
 # Pickles

@@ -3,18 +3,22 @@
 import csv
 import io
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from matplotlib import image as png
 
 from stages import validate_params as check
 from stages.common.core.cli import InputError
 from stages.common.reporting.style import save_png
+from stages.common.studies import queue
 from stages.common.studies.chart import lines_of, study_chart
 from stages.common.studies.grid import experiments_of
+from stages.common.studies.table import markdown
 from stages.tools import study
-from stages.tools.study import markdown
 
 SWEEP = {"prune": {"method": ["structured", "unstructured"], "amount": [0.3, 0.9], "epochs": [1]}}
 SEEDS = {"prune": {"seed": [0, 1, 2]}}
@@ -59,6 +63,55 @@ def test_widths_are_given_in_a_form_that_a_shell_takes():
     assert experiments[0].settings() == ["-S", "prune.widths=[[24,32],[48]]"]
     table = markdown(experiments, rows_of(experiments, [88.0]))
     assert "dvc exp run compare -S 'prune.widths=[[24,32],[48]]'" in table
+
+
+def test_experiments_that_vary_lists_and_texts_get_names_that_git_takes():
+    widths = [[[32, 40], [48]], [[16, 16], [24]]]
+    experiments = experiments_of("s", {"prune": {"widths": widths, "device": ["a b", "é~"]}})
+    names = [each.name for each in experiments]
+    assert names[0] == "s-32_40_48-a_b"
+    assert len(set(names)) == 4
+    for name in names:
+        subprocess.run(["git", "check-ref-format", f"refs/exps/aa/bb/{name}"], check=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "setting"),
+    [
+        ("cpu", "cpu"),
+        (1e-05, "1e-05"),
+        (True, "true"),
+        (None, "null"),
+        ("/data/CIFAR (1)/é~=.tar", '"/data/CIFAR (1)/é~=.tar"'),
+        (["a b", "c"], '["a b","c"]'),
+    ],
+)
+def test_values_are_written_as_dvc_reads_them(value, setting):
+    [experiment] = experiments_of("s", {"prune": {"key": [value]}})
+    assert experiment.settings() == ["-S", f"prune.key={setting}"]
+    parsed = OverridesParser.create().parse_overrides([experiment.settings()[1]])
+    assert parsed[0].value() == value or str(parsed[0].value()) == value
+
+
+def test_the_same_value_twice_is_refused():
+    with pytest.raises(InputError, match=r"studies\.s: 2 experiments are 's-0'; give each value"):
+        experiments_of("s", {"prune": {"seed": [0, 1, 0]}})
+
+
+def test_a_failed_command_is_told_with_dvcs_error_and_not_its_hints():
+    script = "import sys; sys.exit('ERROR: it broke\\n\\nHaving any troubles? Hit us up')"
+    with pytest.raises(InputError, match="failed: it broke$"):
+        queue.command(sys.executable, "-c", script)
+    with pytest.raises(InputError, match="failed: no output$"):
+        queue.command(sys.executable, "-c", "import sys; sys.exit(1)")
+
+
+@pytest.mark.parametrize("name", ["mine", "__doc__"])
+def test_an_unknown_study_is_refused_with_those_there_are(monkeypatch, name):
+    arguments = ["--params", "params.yaml", "--name", name, "--csv", "a", "--table", "b"]
+    monkeypatch.setattr(sys, "argv", ["study", *arguments, "--picture", "c"])
+    with pytest.raises(InputError, match=f"no study '{name}'; it has sweep, seeds, tiny"):
+        study.main()
 
 
 def test_seeds_get_their_mean_and_sample_deviation():
@@ -129,7 +182,7 @@ def test_the_curve_has_a_line_for_every_method_and_precision(tmp_path):
 
 
 def test_a_study_of_values_that_are_not_allowed_is_refused():
-    content = yaml.safe_load(study.Path("params.yaml").read_text())
+    content = yaml.safe_load(Path("params.yaml").read_text())
     content["studies"]["sweep"]["prune"]["amount"] = [0.5, 1.5]
     with pytest.raises(InputError, match=r"studies.sweep: prune.amount is 1.5; allowed: a number"):
         check.check(content, "params.yaml")
@@ -168,9 +221,9 @@ class Client:
 )
 def test_a_queue_whose_worker_died_is_not_waited_for(monkeypatch, statuses, ends):
     client, said = Client(polls=4), iter(statuses)
-    monkeypatch.setattr(study.subprocess, "Popen", lambda _: client)
-    monkeypatch.setattr(study, "dvc", lambda *_: f"Worker status: {next(said)}")
-    assert study.follow_queue() is ends
+    monkeypatch.setattr(queue.subprocess, "Popen", lambda _: client)
+    monkeypatch.setattr(queue, "dvc", lambda *_: f"Worker status: {next(said)}")
+    assert queue.follow_queue() is ends
     assert client.terminated is not ends
 
 
@@ -183,8 +236,8 @@ def test_a_queue_that_stopped_is_started_again_for_what_is_left(monkeypatch):
         done[experiments[len(done)].name] = "commit"
         return False
 
-    monkeypatch.setattr(study, "follow_queue", follow_queue)
-    monkeypatch.setattr(study, "revision", lambda name: done.get(name))
-    monkeypatch.setattr(study, "dvc", lambda *_: "")
-    study.run_all(experiments)
+    monkeypatch.setattr(queue, "follow_queue", follow_queue)
+    monkeypatch.setattr(queue, "revision", lambda name: done.get(name))
+    monkeypatch.setattr(queue, "dvc", lambda *_: "")
+    queue.run_all(experiments)
     assert calls == [0, 1, 2]

@@ -51,6 +51,6 @@ def members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
         return
     with tarfile.open(archive, "r:*") as tar:
         for member in tar:
-            source = tar.extractfile(member) if member.isreg() else None
-            if source is not None:
-                yield member.name, source
+            content = tar.extractfile(member) if member.isreg() else None
+            if content is not None:
+                yield member.name, content

@@ -49,8 +49,8 @@ class Images:
 
     def digest(self) -> str:
         """SHA-256 of pixels and labels, hexadecimal."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.pixels))
-        digest.update(np.ascontiguousarray(self.labels))
+        digest = hashlib.sha256(np.ascontiguousarray(self.pixels).data)
+        digest.update(np.ascontiguousarray(self.labels).data)
         return digest.hexdigest()
 
 

@@ -37,6 +37,9 @@ class Layout:
     files: tuple[str, ...]
     write: Callable[[Path, Path], None]  # from folder, into folder
 
+    def missing(self, names: set[str]) -> list[str]:
+        return [name for name in self.files if name not in names]
+
 
 def copy_files(folder: Path, into: Path) -> None:
     for name in FILES:
@@ -72,27 +75,29 @@ def write_binary(root: Path, into: Path) -> bool:
 
     False when there is no file of any. Raises ``InputError`` when one is missing or damaged.
     """
-    found = [(folder, layout) for folder in folders(root) for layout in LAYOUTS]
-    folder, layout = max(found, key=lambda pair: share_present(*pair))  # the first of equals
-    if share_present(folder, layout) == 0:
+    found = [
+        (layout.missing(names), folder, layout)
+        for folder, names in folders(root)
+        for layout in LAYOUTS
+    ]
+    missing, folder, layout = min(found, key=lambda each: len(each[0]) / len(each[2].files))
+    if len(missing) == len(layout.files):
         return False
-    missing = [name for name in layout.files if not (folder / name).is_file()]
     if missing:
         raise InputError(f"lacks {', '.join(missing)}")
     layout.write(folder, into)
     return True
 
 
-def share_present(folder: Path, layout: Layout) -> float:
-    return sum((folder / name).is_file() for name in layout.files) / len(layout.files)
+def folders(root: Path) -> Iterator[tuple[Path, set[str]]]:
+    """``root``, what is below it in the order of the names, and the names of each one's files.
 
-
-def folders(root: Path) -> Iterator[Path]:
-    """``root`` and what is below it, in the order of their names; unreadable ones are skipped."""
-    for folder, below, _ in os.walk(root):
+    Links are followed: none can lead deeper than ``DEEPEST``. What cannot be read is skipped.
+    """
+    for folder, below, files in os.walk(root, followlinks=True):
         depth = len(Path(folder).relative_to(root).parts)
         below[:] = sorted(below) if depth < DEEPEST else []
-        yield Path(folder)
+        yield Path(folder), set(files)
 
 
 def read_labels(path: Path) -> np.ndarray:

@@ -75,8 +75,10 @@ def fetch_local(local_path: str, work: Path, into: Path) -> None:
     path = find_local(local_path)
     if path.name in WANTED and path.is_file():
         path = path.parent
-    if not path.is_dir():
+    if path.is_file():
         unpack(path, work, into)
+    elif not path.is_dir():  # reading a pipe or a device may never end
+        raise InputError("is neither a folder nor a file")
     elif not write_binary(path, into):
         unpack(archive_in(path), work, into)
 

@@ -38,7 +38,7 @@ def study_chart(rows: list[dict[str, str]], note: str) -> Figure:
 
 def lines_of(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
     """The points of every method and precision, by their name, in the order of the amount."""
-    lines = {}
+    lines: dict[str, list[dict[str, str]]] = {}
     for row in sorted(rows, key=lambda row: float(row["prune.amount"])):
         if row["variant"] in VARIANTS:
             name = f"{row['prune.method']}, {VARIANTS[row['variant']]}"

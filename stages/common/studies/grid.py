@@ -2,10 +2,16 @@
 
 import itertools
 import json
+import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from stages.common.core.cli import InputError
 from stages.common.core.params import rule
+
+RESULTS_STAGE = "compare"  # of dvc.yaml; the stages that it does not need are not run
+SEED = "prune.seed"
 
 
 def grid() -> Any:
@@ -44,16 +50,26 @@ class Experiment:
     varied: tuple[str, ...]  # the keys that differ within the study
 
     def settings(self) -> list[str]:
-        """What follows `dvc exp run`: -S key=value for every change, lists without spaces."""
-        values = {
-            key: json.dumps(value, separators=(",", ":")) if isinstance(value, list) else value
+        """The options of `dvc exp run`: -S key=value for every change, as Hydra reads values."""
+        return [
+            word
             for key, value in self.changes.items()
-        }
-        return [word for key, value in values.items() for word in ("-S", f"{key}={value}")]
+            for word in ("-S", f"{key}={as_setting(value)}")
+        ]
+
+
+def as_setting(value: Any) -> str:
+    """Lists without spaces; a text with other characters than those of a word in quotes."""
+    if isinstance(value, str) and re.fullmatch(r"[\w.-]+", value, re.ASCII):
+        return value
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def experiments_of(study: str, sections: dict[str, dict[str, list]]) -> list[Experiment]:
-    """Every combination, the last key's values in turn first; named after what varies."""
+    """Every combination, the last key's values in turn first; named after what varies.
+
+    Raises ``InputError`` when two of them are the same.
+    """
     grids = {
         f"{section}.{key}": values
         for section, keys in sections.items()
@@ -63,6 +79,14 @@ def experiments_of(study: str, sections: dict[str, dict[str, list]]) -> list[Exp
     experiments = []
     for combination in itertools.product(*grids.values()):
         changes = dict(zip(grids, combination, strict=True))
-        name = "-".join([study, *(str(changes[key]) for key in varied)])
+        name = "-".join([study, *(in_a_name(changes[key]) for key in varied)])
         experiments.append(Experiment(name=name, changes=changes, varied=varied))
+    [(name, count)] = Counter(each.name for each in experiments).most_common(1)
+    if count > 1:
+        raise InputError(f"studies.{study}: {count} experiments are '{name}'; give each value once")
     return experiments
+
+
+def in_a_name(value: Any) -> str:
+    """A value in the name of an experiment, which is one of git's: [[32,40],[48]] is 32_40_48."""
+    return re.sub(r"[^\w.-]+", "_", str(value), flags=re.ASCII).strip("_")
