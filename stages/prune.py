@@ -10,7 +10,7 @@ Raises  InputError for wrong params, a missing base, an amount or a budget that 
 
 'structured' removes whole channels, so that the network is smaller in bytes and milliseconds;
 'unstructured' writes zeros in place, the classic baseline: every file and every dense runtime
-carries them along. With prune.mixed the base teaches first, on mixtures of two images
+carries them along. With prune.mixup_share the base teaches first, on mixtures of two images
 (``common/pruning/mixup_teacher.py``). A killed run goes on from its last whole epoch, kept in the
 folder --resume.
 """
@@ -22,7 +22,7 @@ import torch
 
 from stages.common.core.cli import run
 from stages.common.core.files import write_csv, write_json
-from stages.common.core.params import load_params
+from stages.common.core.params import load_params, with_stored_names
 from stages.common.data.cifar10 import DataParams, load_training_images
 from stages.common.network.network import (
     Network,
@@ -101,10 +101,12 @@ def asked(params: PruneParams) -> str:
     return f"{params.budget_ms:g} ms" if params.budget_ms else f"{params.amount:g}"
 
 
-def what_counted(params: PruneParams) -> dict:
-    """The params, for the checkpoint's provenance; of mixtures nothing where there are none."""
-    counted = dataclasses.asdict(params)
-    return counted if params.mixed else {k: v for k, v in counted.items() if "mixed" not in k}
+def provenance_of(params: PruneParams) -> dict:
+    """The params as the checkpoint states them; without those of mixup where there is none."""
+    values = dataclasses.asdict(params)
+    if not params.mixup_share:
+        values = {key: value for key, value in values.items() if "mixup" not in key}
+    return with_stored_names("prune", values)
 
 
 def in_words(widths: list[list[int]]) -> str:
@@ -139,11 +141,11 @@ def main() -> None:
     }
     metrics = summary(base.model, pruned, params, accuracies, latency)
     metrics["fine_tuning_flops"] = sum(stage.flops for stage in stages)
-    if params.mixed:
+    if params.mixup_share:
         metrics["teaching_flops"] = teaching_flops(
-            base.model, images, params.mixed_views, params.most_mixed_epochs()
+            base.model, images, params.mixup_views, params.most_mixed_epochs()
         )
-    provenance = {**base.provenance, "prune": what_counted(params)}
+    provenance = {**base.provenance, "prune": provenance_of(params)}
     save_checkpoint(args.pruned, pruned, provenance)
     write_curve([stage.history for stage in stages])
     write_json(args.metrics, metrics)

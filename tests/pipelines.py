@@ -10,6 +10,8 @@ from pathlib import Path
 
 import yaml
 
+from stages.common.core.params import read_params
+
 ROOT = Path(__file__).parent.parent
 TINY = {
     "data": {"train_images": 400, "validation_images": 100},
@@ -123,7 +125,7 @@ def copy_working_tree(target: Path) -> None:
 
 
 def set_params(path: Path, changes: dict) -> None:
-    params = yaml.safe_load(path.read_text())
+    params = read_params(path)
     for section, values in changes.items():
         params[section].update(values)
     path.write_text(yaml.safe_dump(params))

@@ -187,11 +187,11 @@ def test_another_base_is_asked_itself(base, images, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mixed", "epochs", "expected"),
+    ("share", "epochs", "expected"),
     [(0.9, 120, 108), (0.9, 4, 3), (0.9, 1, 0), (0.29, 100, 29), (0.0, 5, 0), (1.0, 1, 1)],
 )
-def test_a_short_fine_tuning_ends_on_plain_views_as_well(mixed, epochs, expected):
-    assert dataclasses.replace(PARAMS, mixed=mixed).mixed_epochs(epochs) == expected
+def test_a_short_fine_tuning_ends_on_plain_views_as_well(share, epochs, expected):
+    assert dataclasses.replace(PARAMS, mixup_share=share).mixed_epochs(epochs) == expected
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_short_fine_tuning_ends_on_plain_views_as_well(mixed, epochs, expected
 def test_the_base_is_asked_for_the_step_that_has_most_epochs_on_mixtures(
     steps, epochs, between, expected
 ):
-    params = dataclasses.replace(PARAMS, mixed=0.1, steps=steps, epochs=epochs)
+    params = dataclasses.replace(PARAMS, mixup_share=0.1, steps=steps, epochs=epochs)
     assert dataclasses.replace(params, epochs_between=between).most_mixed_epochs() == expected
 
 
@@ -210,26 +210,26 @@ def test_a_pruned_network_learns_from_its_base_as_long_as_images_are_mixed(base,
     other = build_network([[16, 16], [32, 32]], images, seed=2).eval()
     teachers = plain_teacher(base, images), plain_teacher(other, images)
 
-    def trained(mixed: float) -> list[str]:
+    def trained(share: float) -> list[str]:
         """By one and by the other wider network."""
-        chosen = dataclasses.replace(params, mixed=mixed)
+        chosen = dataclasses.replace(params, mixup_share=share)
         return [
             model_digest(prune_and_fine_tune(base, each, chosen, run_context(images, tmp_path))[0])
             for each in teachers
         ]
 
-    never, half, always = (trained(mixed) for mixed in (0.0, 0.5, 1.0))
+    never, half, always = (trained(share) for share in (0.0, 0.5, 1.0))
     assert len({*never, *half}) == 4
     assert len({*always}) == 1
 
 
 @pytest.mark.parametrize(
-    ("mixed", "views", "asked_for"), [(1.0, 2, 2), (0.5, 9, 3), (0.1, 9, 0), (0.0, 9, 0)]
+    ("share", "views", "asked_for"), [(1.0, 2, 2), (0.5, 9, 3), (0.1, 9, 0), (0.0, 9, 0)]
 )
 def test_the_stage_counts_what_the_base_was_asked(
-    base, data_directory, tmp_path, monkeypatch, mixed, views, asked_for
+    base, data_directory, tmp_path, monkeypatch, share, views, asked_for
 ):
-    params = dataclasses.replace(PARAMS, steps=1, mixed=mixed, mixed_views=views, epochs=6)
+    params = dataclasses.replace(PARAMS, steps=1, mixup_share=share, mixup_views=views, epochs=6)
     write_params(
         tmp_path / "params.yaml",
         recipe=dataclasses.asdict(RECIPE),
@@ -256,5 +256,6 @@ def test_the_stage_counts_what_the_base_was_asked(
     flops = asked_for * len(images) * 2 * 2 * size_of(base).macs
     assert metrics.get("teaching_flops", 0) == flops
     provenance = load_checkpoint(tmp_path / "pruned.pt").provenance["prune"]
-    assert ("mixed_views" in provenance) == (mixed > 0)
+    assert ("mixed_views" in provenance) == (share > 0)  # the name that checkpoints keep
+    assert not any("mixup" in key for key in provenance)
     assert not list((tmp_path / "resume").iterdir())

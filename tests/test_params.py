@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from stages.common.core.cli import InputError
-from stages.common.core.params import read_params
+from stages.common.core.params import RENAMED, load_params, read_params
+from stages.common.training.params import RecipeParams
 from stages.validate_params import SECTIONS, accepted, check
 
 COMMITTED = Path(__file__).parent.parent / "params.yaml"
@@ -131,16 +131,45 @@ def test_every_key_is_explained_by_a_comment():
     assert keys - explained == set()
 
 
-def test_params_yaml_holds_plain_numbers():
-    """'1e-3' is a text in YAML 1.1, as DVC reads it."""
-    numbers = [value for section in read_params(COMMITTED).values() for value in section.values()]
-    assert not [value for value in numbers if isinstance(value, str) and _is_float(value)]
-    assert yaml.safe_load("1e-3") == "1e-3"
+@pytest.mark.parametrize("written", ["1e-5", "1e-05", "0.00001", "1E-5", "1.e-5", "1.0e-05"])
+def test_numbers_are_read_however_dvc_or_a_person_writes_them(tmp_path, written):
+    path = tmp_path / "params.yaml"
+    text = COMMITTED.read_text().replace("weight_decay: 0.008 ", f"weight_decay: {written} ")
+    path.write_text(text)
+    assert load_params(RecipeParams, path, section="recipe").weight_decay == 1e-5
+    check(read_params(path), path)
 
 
-def _is_float(value: str) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
+def test_a_large_number_with_an_exponent_is_a_number(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("recipe:\n  bias_rate: 1e16\n")
+    assert read_params(path) == {"recipe": {"bias_rate": 1e16}}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("prune.mixed", "prune.mixup_share"),
+        ("prune.mixed_views", "prune.mixup_views"),
+        ("verdict", "compare_revisions"),
+    ],
+)
+def test_an_old_key_is_refused_with_its_new_name(content, old, new):
+    *sections, key = old.split(".")
+    place = content[sections[0]] if sections else content
+    place[key] = place.pop(new.split(".")[-1])
+    with pytest.raises(InputError) as refusal:
+        check(content, path="params.yaml")
+    assert str(refusal.value) == f"params.yaml: {old} is now {new}"
+
+
+def test_an_old_key_in_a_study_is_refused_with_its_new_name(content):
+    content["studies"]["tiny"]["prune"] = {"mixed": [0.5]}
+    with pytest.raises(InputError, match=r"studies\.tiny: prune\.mixed is now prune\.mixup_share"):
+        check(content, path="params.yaml")
+
+
+def test_every_new_name_is_a_key_of_params_yaml(content):
+    keys = {*content, *(f"{section}.{key}" for section in content for key in content[section])}
+    assert set(RENAMED.values()) <= keys
+    assert not set(RENAMED) & keys

@@ -52,8 +52,8 @@ PARAMS = PruneParams(
     batch_size=50,
     learning_rate=0.05,
     warmup=0.1,
-    mixed=0.0,
-    mixed_views=3,
+    mixup_share=0.0,
+    mixup_views=3,
     distillation=0.9,
     temperature=4.0,
     device="cpu",
@@ -435,6 +435,22 @@ def test_pruning_and_fine_tuning_is_repeatable_and_reports_what_it_did(
     zeros = report["after"]["nonzero_params"] < report["after"]["params"]
     assert zeros == (method == "unstructured")
     assert "predicted_latency_ms" not in report
+
+
+def test_the_curve_of_all_steps_is_handed_on_after_every_epoch(base, teacher, images, tmp_path):
+    params = dataclasses.replace(PARAMS, epochs_between=1, epochs=2)
+    seen = []
+    prune_and_fine_tune(
+        base,
+        teacher,
+        params,
+        run_context(images, tmp_path),
+        on_epoch=lambda histories: seen.append(curve(histories)),
+    )
+    steps = [[row["step"] for row in rows] for rows in seen]
+    assert steps == [[1], [1, 2], [1, 2, 2]]
+    assert [row["epoch"] for row in seen[-1]] == [1, 2, 3]
+    assert seen[-1][:2] == seen[1]
 
 
 def test_fine_tuning_does_not_touch_the_base(base, teacher, images, tmp_path):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,6 +86,23 @@ def test_the_stage_trains_a_network_and_writes_its_outputs_on_every_training_ima
     assert metrics["together_validation_accuracy"] > 30
     assert metrics["training_flops"] > 0
     assert not list((tmp_path / "resume").iterdir())
+
+
+def test_the_curve_is_the_mean_of_the_networks_that_have_reached_an_epoch(
+    data_directory, tmp_path, monkeypatch
+):
+    images, _ = load_training_images(data_directory, DataParams(**PARAMS["data"]))
+    written = []
+
+    def keep(path: Path, rows: list[dict], header: list[str]) -> None:
+        written.append(rows)
+
+    monkeypatch.setattr(teach, "write_csv", keep)
+    _, fits = teach.train_networks(TEACH, run_context(images, tmp_path), "curve.csv")
+    first, second = ([row["loss"] for row in progress.history] for progress in fits)
+    mean = [round(statistics.mean(losses), 5) for losses in zip(first, second, strict=True)]
+    losses = [[row["loss"] for row in rows] for rows in written]
+    assert losses == [first[:1], first, [mean[0], first[1]], mean]
 
 
 def test_what_the_networks_said_before_a_kill_is_not_asked_again(

@@ -234,6 +234,21 @@ def test_interrupted_training_ends_in_the_same_bits(tmp_path):
     assert progress.flops == uninterrupted.flops
 
 
+def test_the_curve_is_handed_on_after_every_epoch_and_when_training_resumes(tmp_path):
+    images, seen = make_images(100), []
+
+    def stopping_in_the_second_epoch(history: list[dict]) -> None:
+        seen.append(list(history))
+        if len(history) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_fit(tmp_path, images, on_epoch=stopping_in_the_second_epoch)
+    _, progress = run_fit(tmp_path, images, on_epoch=lambda history: seen.append(list(history)))
+    whole = progress.history
+    assert seen == [whole[:1], whole[:2], whole[:2], whole]
+
+
 def test_finished_work_is_not_repeated(tmp_path):
     images = make_images(100)
     first, _ = run_fit(tmp_path, images)
@@ -338,17 +353,24 @@ def start_training(data: Path, folder: Path) -> subprocess.Popen:
     )
 
 
+def is_start_of(curve: Path, whole: Path) -> bool:
+    """Whether a curve has whole rows, at least one, and no other than another curve begins with."""
+    rows = curve.read_text()
+    return rows.endswith("\n") and rows.count("\n") > 1 and whole.read_text().startswith(rows)
+
+
 def test_a_run_killed_with_sigkill_goes_on_and_ends_in_the_same_bytes(data_directory, tmp_path):
     whole = start_training(data_directory, tmp_path / "whole")
     assert whole.wait(timeout=300) == 0, whole.stderr.read()
 
     killed = start_training(data_directory, tmp_path / "killed")
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "killed").glob("resume/*.pt")) and time.monotonic() < deadline:
+    while not (tmp_path / "killed" / "curve.csv").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL, "it ended before it could be killed"
     assert not (tmp_path / "killed" / "model.pt").exists()
+    assert is_start_of(tmp_path / "killed" / "curve.csv", tmp_path / "whole" / "curve.csv")
 
     resumed = start_training(data_directory, tmp_path / "killed")
     output, errors = resumed.communicate(timeout=300)

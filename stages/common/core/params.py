@@ -6,6 +6,9 @@ A stage declares its section as a dataclass whose fields carry a rule:
     class PruneParams:
         method: str = one_of("structured", "unstructured")
         amount: float = number(at_least=0, below=1)
+
+pydantic would not make this shorter: its errors take several lines and name no nearest key, so that
+each would be written anew from its list of errors, and the rules for widths and lists would stay.
 """
 
 import dataclasses
@@ -16,11 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
+from ruamel.yaml import YAML, YAMLError
 
 from stages.common.core.cli import InputError
 
 Params = TypeVar("Params")
+
+# Old keys of params.yaml, and their names now.
+RENAMED = {
+    "prune.mixed": "prune.mixup_share",
+    "prune.mixed_views": "prune.mixup_views",
+    "verdict": "compare_revisions",
+}
 
 
 @dataclass(frozen=True)
@@ -110,12 +120,15 @@ def load_params(cls: type[Params], path: str | Path, section: str) -> Params:
 
 
 def read_params(path: str | Path) -> dict:
-    """The whole params file as a dictionary of sections."""
+    """The whole params file as a dictionary of sections, read as DVC reads it (YAML 1.2).
+
+    DVC writes 0.00001 as 1e-05, which is a text in YAML 1.1.
+    """
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = YAML(typ="safe").load(Path(path).read_text())
     except FileNotFoundError:
         raise InputError(f"{path} is missing; run from the repository's root") from None
-    except yaml.YAMLError as error:
+    except YAMLError as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no sections; expected lines such as 'prune:'")
@@ -140,13 +153,25 @@ def parse_section(cls: type[Params], content: dict, section: str, path: str | Pa
 
 
 def reject_unknown_keys(values: dict, known: list[str], prefix: str, path: str | Path) -> None:
-    """Raise ``InputError`` for the first key that is not known, with the nearest known one."""
+    """Raise ``InputError`` for the first key that is not known, with its new name or the nearest
+    known one.
+    """
     for key in values:
         if key in known:
             continue
+        if new_name := RENAMED.get(f"{prefix}{key}"):
+            raise InputError(f"{path}: {prefix}{key} is now {new_name}")
         near = difflib.get_close_matches(str(key), known, n=1)
         hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(known)}"
         raise InputError(f"{path}: {prefix}{key} is unknown; {hint}")
+
+
+def with_stored_names(section: str, values: dict) -> dict:
+    """The values of a section under the keys that checkpoints have always had in their
+    provenance, so that a new name in params.yaml changes no checkpoint's bytes.
+    """
+    stored = {new: old.rpartition(".")[2] for old, new in RENAMED.items()}
+    return {stored.get(f"{section}.{key}", key): value for key, value in values.items()}
 
 
 def _is_whole(value: Any) -> bool:

@@ -54,7 +54,7 @@ def prune_and_fine_tune(
             base,
             context,
             seed=teacher.seed,
-            views=params.mixed_views,
+            views=params.mixup_views,
             batch_size=params.batch_size,
         )
     model = copy.deepcopy(base)

@@ -27,8 +27,8 @@ class PruneParams:
     batch_size: int = whole(at_least=2)
     learning_rate: float = number(at_least=0)
     warmup: float = number(at_least=0, below=1)
-    mixed: float = number(at_least=0, at_most=1)
-    mixed_views: int = whole(at_least=1, at_most=1000)
+    mixup_share: float = number(at_least=0, at_most=1)
+    mixup_views: int = whole(at_least=1, at_most=1000)
     distillation: float = number(at_least=0, at_most=1)
     temperature: float = number(at_least=0.1)
     device: str = one_of("auto", "cpu", "cuda", "mps")
@@ -41,7 +41,7 @@ class PruneParams:
 
         So that a short fine-tuning ends on plain views as well, and one epoch is all plain.
         """
-        return math.floor(round(self.mixed * epochs, 6))  # 0.29 * 100 is 28.999...
+        return math.floor(round(self.mixup_share * epochs, 6))  # 0.29 * 100 is 28.999...
 
     def most_mixed_epochs(self) -> int:
         """Of the step that has most of them."""
