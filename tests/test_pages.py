@@ -258,6 +258,13 @@ def is_known_path(word: str) -> bool:
     return any(fnmatch(name, word) for name in known_files())
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_page_can_be_given(page):
+    folder = (ROOT / page).parent
+    found = commands((ROOT / page).read_text())
+    assert [each for words in found for each in problems(words, folder)] == []
+
+
 @pytest.mark.parametrize(
     "command",
     [
