@@ -1,4 +1,4 @@
-"""Latency samples summed up: percentiles, and ratios of medians with their intervals."""
+"""Percentiles of latency samples, and ratios of medians with bootstrap intervals."""
 
 import numpy as np
 
@@ -29,12 +29,8 @@ def ratio_of_medians(
     together, so a drift that hits both cancels out.
     """
     assert samples.shape == base.shape, f"{samples.shape} and {base.shape} are not paired"
-    rng = np.random.default_rng(seed)
-    ratios = np.empty(bootstrap_samples)
-    for index in range(bootstrap_samples):
-        rounds = rng.integers(len(base), size=len(base))
-        ratios[index] = np.median(samples[rounds]) / np.median(base[rounds])
-    low, high = interval(ratios)
+    rounds = np.random.default_rng(seed).integers(len(base), size=(bootstrap_samples, len(base)))
+    low, high = interval(block_ratios(samples[rounds], base[rounds]))
     return {
         name: float(np.median(samples) / np.median(base)),
         f"{name}_low": low,
@@ -47,11 +43,11 @@ def ratio_over_blocks(
 ) -> tuple[float, float, float]:
     """Ratio of medians in each block, its median over the blocks, with a bootstrap interval.
 
-    Both are (blocks, rounds): in each block the models were loaded anew, because where a model
-    comes to lie in memory may make it faster or slower for as long as it stays loaded. More rounds
-    of one load do not see that, so the bootstrap is hierarchical: blocks are drawn with
-    replacement, and rounds within each of them, from both models together. The median over the
-    blocks is not moved by one block that something disturbed.
+    Both are (blocks, rounds). In each block the models were loaded anew, because a model's place
+    in memory changes its speed for as long as it stays loaded. More rounds of one load do not show
+    that, so the bootstrap is hierarchical: blocks are drawn with replacement, and rounds within
+    each of them, from both models together. One disturbed block does not move the median over the
+    blocks.
     """
     assert samples.shape == base.shape, f"{samples.shape} and {base.shape} are not paired"
     rng = np.random.default_rng(seed)
@@ -70,6 +66,6 @@ def block_ratios(samples: np.ndarray, base: np.ndarray) -> np.ndarray:
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """Where the middle ``CONFIDENCE`` of bootstrap values lies."""
+    """The central ``CONFIDENCE`` of bootstrap values."""
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)

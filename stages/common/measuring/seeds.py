@@ -1,18 +1,18 @@
-"""The same work under several seeds: which may be asked for, what they say together."""
+"""The same work under several seeds: the seeds that params may name, means and differences."""
 
 import math
 import statistics
 from typing import Any
 
+import scipy  # its parts load when they are first used
+
 from stages.common.core.params import rule
 
-# Student's t, two-sided 95 %, by degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2).
-T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-MOST_SEEDS = len(T_95) + 1
+MOST_SEEDS = 10
 
 
 def seeds() -> Any:
-    """A list of different whole numbers; two at least, for one has no spread."""
+    """A list of different whole numbers; at least two, for one has no spread."""
     return rule(
         lambda value: (
             isinstance(value, list)
@@ -25,7 +25,7 @@ def seeds() -> Any:
 
 
 def spread(values: list[float]) -> dict:
-    """Mean, sample standard deviation (n - 1) and n of two values or more."""
+    """Mean, sample standard deviation (n - 1) and n of at least two values."""
     return {
         "mean": round(statistics.mean(values), 4),
         "std": round(statistics.stdev(values), 4),
@@ -37,12 +37,13 @@ def paired_difference(ours: list[float], others: list[float]) -> dict:
     """How far ``ours`` is above ``others``, position i of both being of the same seed.
 
     The mean of the n differences, their sample standard deviation s, and the 95 % interval
-    mean ± t(n - 1) s / sqrt(n). It is what the seeds make uncertain, and nothing else: the base
-    and the images are the same for all.
+    mean ± t(n - 1) s / sqrt(n). It covers the choice of the seed only: the base and the images are
+    the same for all.
     """
     differences = [one - other for one, other in zip(ours, others, strict=True)]
     mean, std = statistics.mean(differences), statistics.stdev(differences)
-    half = T_95[len(differences) - 1] * std / math.sqrt(len(differences))
+    quantile = float(scipy.stats.t.ppf(0.975, df=len(differences) - 1))  # 2.5 % on either side
+    half = quantile * std / math.sqrt(len(differences))
     return {
         "points": round(mean, 4),
         "std": round(std, 4),
