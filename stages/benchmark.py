@@ -15,7 +15,6 @@ device runs one model again and again and not four models in turn.
 
 import argparse
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,11 +22,11 @@ import numpy as np
 
 from stages.common.core.cli import run
 from stages.common.core.files import write_csv, write_json
-from stages.common.core.params import list_of, load_params, whole
+from stages.common.core.params import load_params
 from stages.common.data.cifar10 import IMAGE_SHAPE
 from stages.common.inference.onnx_graph import cost_of, load_model
 from stages.common.inference.runtimes.onnx_files import onnx_runtimes
-from stages.common.inference.runtimes.opencv import NAMED_ENGINES, installed_engines
+from stages.common.inference.runtimes.opencv import installed_engines
 from stages.common.inference.sessions import Session
 from stages.common.measuring.interleaved_timing import (
     load_average,
@@ -38,21 +37,9 @@ from stages.common.measuring.interleaved_timing import (
 from stages.common.measuring.latency_rows import Contestant, Variant, latency_metrics, latency_rows
 from stages.common.measuring.machine import describe_machine
 from stages.common.measuring.matrix_product import matrix_product, matrix_product_gflops
+from stages.common.measuring.params import BenchmarkParams
 
 ENVIRONMENT = "environment"  # the block of the JSON that is no variant
-
-
-@dataclass(frozen=True)
-class BenchmarkParams:
-    """How latency is measured, and the OpenCV engines to time."""
-
-    threads: int = whole(at_least=1)
-    rounds: int = whole(at_least=10)
-    warmup: int = whole(at_least=0)
-    engines_fp32: list = list_of(*NAMED_ENGINES)
-    engines_int8: list = list_of(*NAMED_ENGINES)
-    bootstrap_samples: int = whole(at_least=100)
-    seed: int = whole(at_least=0)
 
 
 def read_variant(name: str, path: str) -> Variant:

@@ -13,7 +13,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from stages.benchmark import BenchmarkParams
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import write_json
 from stages.common.core.params import parse_section, read_params, reject_unknown_keys
@@ -24,6 +23,7 @@ from stages.common.inference.params import (
     QuantizeParams,
     TFLiteParams,
 )
+from stages.common.measuring.params import BenchmarkParams
 from stages.common.npu.vela import NPUParams
 from stages.common.pruning.params import PruneParams, refuse_contradictions, refuse_other_shapes
 from stages.common.revisions.changes import CompareRevisionsParams
