@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from stages.common.core.cli import InputError
 from stages.common.core.files import write_bytes
-from stages.common.network.convolution import Convolution
 
 # Mean and standard deviation of the training pixels in 0-255 (cifar10-airbench, times 255).
 PIXEL_MEAN = (125.31, 122.95, 113.87)
@@ -64,7 +63,7 @@ class Block(nn.Module):
         self.convolutions = nn.ModuleList()
         self.norms = nn.ModuleList()
         for width in widths:
-            convolution = Convolution(channels, width)
+            convolution = nn.Conv2d(channels, width, 3, padding=1, bias=False)
             nn.init.dirac_(convolution.weight[: min(channels, width)])
             self.convolutions.append(convolution)
             self.norms.append(BatchNorm(width))

@@ -214,8 +214,7 @@ def train_epoch(
 ) -> dict:
     """One pass over the images; returns the curve's row and adds its cost to ``progress``.
 
-    Counted are the network's operations, not the optimizers'. The zeros between images that lie
-    side by side (see ``Convolution``) count as work.
+    Counted are the network's operations, not the optimizers'.
     """
     trainer.model.train()
     times = progress.times
