@@ -16,7 +16,7 @@ from deploy.profile_device import STEP, Layer, layers_of, onnx_of
 from stages.common.core.cli import InputError
 from stages.common.inference.onnx_graph import cost_of, shape_of
 from stages.common.pruning.latency_model import model_from, read_profile
-from stages.tools import validate_profile as check_profile
+from stages.tools import validate_profile
 from tests.networks import CONFIG, fp32_model, int8_model
 
 WIDEST = [[16, 16], [24, 32], [32, 16]]
@@ -76,7 +76,9 @@ def test_its_networks_are_what_export_and_quantize_write(exported):
         strict=True,
     ):
         assert shape_of(ours) == shape_of(theirs)
-    assert cost_of(found).macs == cost_of(expected).macs == check_profile.macs_of(CONFIG["widths"])
+    assert (
+        cost_of(found).macs == cost_of(expected).macs == validate_profile.macs_of(CONFIG["widths"])
+    )
 
 
 @pytest.mark.parametrize("is_int8", [False, True])
@@ -223,28 +225,28 @@ def test_the_check_times_networks_that_the_profile_has_not_seen(profile, tmp_pat
     words = [f"--{name}={path}" for name, path in files.items()]
     words += [f"--profile={profile}", "--networks=3", "--rounds=5"]
     monkeypatch.setattr(sys, "argv", ["check_profile", *words])
-    check_profile.main()
+    validate_profile.main()
     lines = files["csv"].read_text().splitlines()
     assert len(lines) == 1 + 3 * 2 * 2  # networks, precisions, engines
     assert files["table"].read_text().count("| faster engine |") == 2
     assert files["picture"].read_bytes().startswith(b"\x89PNG")
     seen = {str(row[2]) for row in json.loads(profile.read_text())["measured"]["networks"]}
-    unseen = check_profile.unseen_networks(json.loads(profile.read_text()), 5)
+    unseen = validate_profile.unseen_networks(json.loads(profile.read_text()), 5)
     assert not seen & set(map(str, unseen))
 
 
 def test_a_family_too_small_to_draw_unseen_networks_from_is_refused(profile):
     content = json.loads(profile.read_text())
     with pytest.raises(InputError, match=r"a family of 384 networks, too few to draw 200"):
-        check_profile.unseen_networks(content, 200)
+        validate_profile.unseen_networks(content, 200)
 
 
 def test_a_profile_of_another_processor_cannot_be_checked_here(profile):
     content = json.loads(profile.read_text())
-    check_profile.require_same_machine(content, profile)
+    validate_profile.require_same_machine(content, profile)
     content["environment"]["cpu"] = "Cortex-A76"
     with pytest.raises(InputError, match="is of cpu 'Cortex-A76'"):
-        check_profile.require_same_machine(content, profile)
+        validate_profile.require_same_machine(content, profile)
 
 
 def test_the_errors_of_the_table_are_those_of_the_rows():
@@ -260,7 +262,7 @@ def test_the_errors_of_the_table_are_those_of_the_rows():
         for engine, predicted, measured in (("new", 1.1, 1.0), ("classic", 0.6, 0.8))
     ]
     machine = {"cpu": "C", "threads": 1, "opencv": "5", "date": "2026-01-01T00:00Z"}
-    table = check_profile.table_of(rows, {"device": "D", "environment": machine}, rounds=9)
+    table = validate_profile.table_of(rows, {"device": "D", "environment": machine}, rounds=9)
     assert "| FP32 | new | 1.00 to 1.00 ms | 10.0% | 10.0% | 10.0% | 100.0% |" in table
     assert "| FP32 | faster engine | 0.80 to 0.80 ms | 25.0% | 25.0% | 25.0% | 150.0% |" in table
     assert "D, C, 1 thread, OpenCV 5, profile of 2026-01-01; 1 networks" in table

@@ -1,15 +1,15 @@
-"""The peer beside ours is the peer."""
+"""The ResNet-8 that is timed beside ours has the published size."""
 
 import numpy as np
 
 from stages.common.inference.onnx_graph import cost_of, load_model
 from stages.common.inference.runtimes.opencv import OpenCVSession
-from stages.tools import resnet8_baseline as peers
+from stages.tools import resnet8_baseline
 
 
-def test_the_peer_has_the_published_size_and_runs_where_ours_runs(tmp_path):
+def test_resnet8_has_the_published_size_and_runs_in_opencv(tmp_path):
     path = tmp_path / "resnet8.onnx"
-    path.write_bytes(peers.resnet8_onnx().SerializeToString())
+    path.write_bytes(resnet8_baseline.resnet8_onnx().SerializeToString())
     cost = cost_of(load_model(path))
     assert cost.params == 78_666 - 4 * 240  # less the 240 BatchNorm channels' four numbers
     assert 12.4e6 < cost.macs < 12.6e6  # MLPerf Tiny: 12.5 M
@@ -31,6 +31,6 @@ def test_the_table_shows_the_fastest_engine_of_each_runtime():
         for engine, fastest, median in (("classic", "false", "0.5"), ("new", "true", "0.25"))
     ]
     environment = {"cpu": "C", "threads": 1, "opencv": "5", "onnxruntime": "1", "rounds": 300}
-    table = peers.latency_table(rows, environment)
+    table = resnet8_baseline.latency_table(rows, environment)
     assert "| tiny | opencv new | 0.250 ms | 0.100 to 0.900 |" in table
     assert "classic" not in table

@@ -111,7 +111,7 @@ def summary_table(before: dict[str, dict], after: dict[str, dict]) -> str:
 
 def dvc_diff(root: Path, kind: str, base: Revision, head: Revision) -> list[str]:
     """The lines of `dvc metrics diff --md` or `dvc params diff --md`, without padding."""
-    revisions = [base.commit, *([head.commit] if head.commit else [])]
+    revisions = [commit for commit in (base.commit, head.commit) if commit]
     command = [sys.executable, "-m", "dvc", kind, "diff", *revisions, "--md"]
     result = subprocess.run(command, cwd=root, capture_output=True, text=True)
     if result.returncode:
@@ -139,8 +139,11 @@ def picture_section(root: Path, sides: list[tuple[Revision, str | None]], report
     ``sides`` are the revision and what its addresses start with (``https://…/OWNER/REPOSITORY``),
     before and after; without an address, the picture is written beside the report.
     """
-    pictures = [(at, read(root, at, PICTURE), files) for at, files in sides]
-    present = [entry for entry in pictures if entry[1] is not None]
+    present = [
+        (at, content, files)
+        for at, files in sides
+        if (content := read(root, at, PICTURE)) is not None
+    ]
     if not present:
         return f"Neither revision has {PICTURE}."
     if len({content for _, content, _ in present}) == 1:
@@ -149,9 +152,9 @@ def picture_section(root: Path, sides: list[tuple[Revision, str | None]], report
         return f"{which}:\n\n{picture(at, content, files, report, 'after')}"
     links = [
         picture(at, content, files, report, side)
-        for side, (at, content, files) in zip(("before", "after"), pictures, strict=True)
+        for side, (at, content, files) in zip(("before", "after"), present, strict=True)
     ]
-    return f"| before | after |\n| --- | --- |\n| {' | '.join(links)} |"
+    return as_table([["before", "after"], ["---", "---"], links])
 
 
 def picture(at: Revision, content: bytes, files: str | None, report: Path, side: str) -> str:

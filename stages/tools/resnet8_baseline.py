@@ -1,16 +1,15 @@
-"""Time a peer's network beside ours on the same machine: first its file, then the table.
+"""MLPerf Tiny's ResNet-8 as a baseline of latency: its ONNX file, and the table of the benchmark.
 
 Reads   export: nothing; table: the latencies and the machine as the benchmark wrote them
-Writes  export: MLPerf Tiny's ResNet-8 (resnet_v1_eembc) as an FP32 ONNX file with random weights;
-        its latency does not depend on them, and no accuracy is taken from it; table: Markdown
+Writes  export: ResNet-8 (resnet_v1_eembc) as an FP32 ONNX file with random weights; its latency
+        does not depend on them, and no accuracy is taken from it; table: Markdown
 Params  none
+Raises  InputError when the benchmark's files are missing or damaged
 
 Source: https://github.com/mlcommons/tiny, benchmark/training/image_classification/keras_model.py.
 """
 
 import argparse
-import csv
-import json
 from pathlib import Path
 
 import onnx
@@ -18,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from stages.common.core.cli import run
-from stages.common.core.files import write_bytes, write_text
+from stages.common.core.files import read_metrics, read_rows, write_bytes, write_text
 from stages.common.data.cifar10 import CLASSES, IMAGE_SHAPE
 from stages.common.inference.onnx_graph import strip
+from stages.common.reporting.markdown import as_table
 
+REMEDY = "'make baseline'"
 STACKS = ((16, 16, 1), (16, 32, 2), (32, 64, 2))  # channels in, channels out, stride
 
 
@@ -66,6 +67,7 @@ def resnet8_onnx() -> onnx.ModelProto:
         external_data=False,
         verbose=False,
     )
+    assert program is not None  # None is for torch.onnx.export with a file to write
     strip(program.model_proto)
     return program.model_proto
 
@@ -79,14 +81,13 @@ def latency_table(rows: list[dict[str, str]], environment: dict) -> str:
             low, median, high = (float(row[f"latency_ms_{key}"]) for key in ("p5", "median", "p95"))
             runtime = f"{row['runtime']} {row['engine']}"
             lines.append([row["variant"], runtime, f"{median:.3f} ms", f"{low:.3f} to {high:.3f}"])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     threads = environment["threads"]
     note = (
         f"{environment['cpu']}, {threads} thread{'s' if threads > 1 else ''}, OpenCV "
         f"{environment['opencv']}, ONNX Runtime {environment['onnxruntime']}; batch 1, "
         f"{environment['rounds']} interleaved rounds."
     )
-    return f"{table}\n\n{note}\n"
+    return f"{as_table(lines)}\n\n{note}\n"
 
 
 def main() -> None:
@@ -96,8 +97,8 @@ def main() -> None:
         write_bytes(args.onnx, content)
         print(f"{args.onnx}: ResNet-8 with random weights, {len(content):,} bytes")
     else:
-        environment = json.loads(args.metrics.read_text())["environment"]
-        rows = list(csv.DictReader(args.latency.read_text().splitlines()))
+        environment = read_metrics(args.metrics, REMEDY)["environment"]
+        rows = read_rows(args.latency, REMEDY)
         write_text(args.table, latency_table(rows, environment))
         print(args.table.read_text())
 

@@ -1,4 +1,4 @@
-"""Measure what each choice of the training loop brings: one changed at a time.
+"""Measure the speed of a training step with one choice of the loop changed at a time.
 
 Reads   nothing: a step on random pixels takes as long as one on images
 Writes  a Markdown table: GFLOP/s of a training step beside those of torch.mm, one row a change
@@ -22,6 +22,7 @@ from stages.common.core.params import load_params
 from stages.common.data.cifar10 import CLASSES, IMAGE_SHAPE
 from stages.common.measuring.machine import cpu_model
 from stages.common.network.network import Network
+from stages.common.reporting.markdown import as_table
 from stages.common.training.context import pick_precision, precision_name
 from stages.common.training.loop import Trainer, make_optimizers
 from stages.common.training.losses import smoothed_cross_entropy
@@ -63,7 +64,7 @@ def changes(batch_size: int, precision: torch.dtype) -> list[Change]:
     ]
 
 
-def step_of(change: Change, params: TrainParams, recipe: RecipeParams) -> Callable[[], None]:
+def step_of(change: Change, params: TrainParams, recipe: RecipeParams) -> Callable[[], float]:
     """One training step, but for the change as the committed loop makes it."""
     torch.manual_seed(0)
     layout = torch.channels_last if change.channels_last else torch.contiguous_format
@@ -76,9 +77,9 @@ def step_of(change: Change, params: TrainParams, recipe: RecipeParams) -> Callab
     loss = smoothed_cross_entropy(recipe.label_smoothing)
     pixels = (255 * torch.rand(change.batch_size, *IMAGE_SHAPE)).to(memory_format=layout)
     labels = torch.randint(len(CLASSES), (change.batch_size,))
-    trainer = Trainer(
-        torch.compile(model) if change.compiled else model, optimizers, loss, change.precision
-    )
+    if change.compiled:
+        model.compile()
+    trainer = Trainer(model, optimizers, loss, change.precision)
     return lambda: trainer.step(pixels, labels, None, params.learning_rate)
 
 
@@ -103,12 +104,11 @@ def table_of(rows: list[tuple[str, float, float]]) -> str:
     lines.append(["---", "---:", "---:", "---:"])
     for name, gflops, matmul in rows:
         lines.append([name, f"{gflops:.0f}", f"{matmul:.0f}", f"{gflops / matmul:.0%}"])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     conditions = (
         f"{cpu_model()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}; median of "
         f"{STEPS} steps after {WARMUP}; torch.mm in float32, measured before each row."
     )
-    return f"{table}\n\n{conditions}\n"
+    return f"{as_table(lines)}\n\n{conditions}\n"
 
 
 def main() -> None:

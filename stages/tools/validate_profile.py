@@ -17,11 +17,11 @@ import argparse
 import json
 import math
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from deploy import profile_device
 from stages.common.core.cli import InputError, run
@@ -30,14 +30,9 @@ from stages.common.inference.runtimes.opencv import OpenCVSession
 from stages.common.measuring.bootstrap import latency_summary
 from stages.common.measuring.interleaved_timing import load_average, time_interleaved, warn_if_busy
 from stages.common.pruning.latency_model import PRECISIONS, LatencyModel, model_from, read_profile
-from stages.common.reporting.style import (
-    GREY,
-    IN_HOUSE_STYLE,
-    MARKERS,
-    colour,
-    new_figure,
-    save_png,
-)
+from stages.common.reporting.markdown import as_table
+from stages.common.reporting.style import save_png
+from stages.tools.profile_chart import profile_chart
 
 SEED = 2  # the profile's own networks are of seed 1
 WARMUP = 3
@@ -57,7 +52,8 @@ def unseen_networks(profile: dict, count: int) -> list[Widths]:
             f"the profile is of a family of {family} networks, too few to draw {count} that it "
             "has not seen; give a smaller --networks, or a profile of wider ones"
         )
-    rng, found = np.random.default_rng(SEED), []
+    rng = np.random.default_rng(SEED)
+    found: list[Widths] = []
     while len(found) < count:
         widths = profile_device.random_widths(rng, profile["widths"])
         if widths not in seen and widths not in found:
@@ -108,7 +104,7 @@ def measured_rows(
                         }
                     )
     blob = np.random.default_rng(SEED).random((1, *profile_device.IMAGE), np.float32)
-    calls = [lambda session=each: session.logits(blob) for each in sessions]
+    calls: list[Callable[[], object]] = [partial(each.logits, blob) for each in sessions]
     samples_ms = time_interleaved(calls, rounds=rounds, warmup=WARMUP, seed=SEED)
     for row, samples in zip(rows, samples_ms.T, strict=True):
         row |= {key: round(value, 4) for key, value in latency_summary(samples).items()}
@@ -152,8 +148,7 @@ def table_of(rows: list[dict], profile: dict, rounds: int) -> str:
         shares = (np.median(errors), np.percentile(errors, 90), max(errors), np.median(by_macs))
         cells = [f"{precision.upper()}", engine, f"{min(times):.2f} to {max(times):.2f} ms"]
         lines.append([*cells, *(f"{share:.1%}" for share in shares)])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{table}\n\n{conditions(rows, profile, rounds)}\n"
+    return f"{as_table(lines)}\n\n{conditions(rows, profile, rounds)}\n"
 
 
 def conditions(rows: list[dict], profile: dict, rounds: int) -> str:
@@ -166,38 +161,6 @@ def conditions(rows: list[dict], profile: dict, rounds: int) -> str:
         f"OpenCV {machine['opencv']}, profile of {machine['date'][:10]}; {count} networks of "
         f"random widths that the profile has not seen; batch 1, {rounds} interleaved rounds."
     )
-
-
-@IN_HOUSE_STYLE
-def picture_of(rows: list[dict], note: str) -> Figure:
-    """A panel for each precision, a mark for each network and engine; on the line all is right."""
-    precisions = list(dict.fromkeys(row["precision"] for row in rows))
-    figure, panels = new_figure(
-        "Latency predicted from the profile, and measured", note, columns=len(precisions)
-    )
-    for panel, precision in zip(panels, precisions, strict=True):
-        of_precision = [row for row in rows if row["precision"] == precision]
-        engines = list(dict.fromkeys(row["engine"] for row in of_precision))
-        for index, engine in enumerate(engines):
-            points = [row for row in of_precision if row["engine"] == engine]
-            panel.plot(
-                [row["latency_ms_median"] for row in points],
-                [row["predicted_ms"] for row in points],
-                MARKERS[index], color=colour(index), markersize=5, alpha=0.85, label=engine,
-            )  # fmt: skip
-        ends = [
-            limit(row[key] for row in of_precision for key in ("latency_ms_median", "predicted_ms"))
-            for limit in (min, max)
-        ]
-        panel.plot(ends, ends, "--", color=GREY, linewidth=1, zorder=1, label="no error")
-        panel.set(title=precision.upper(), xlabel="Measured (ms)", xscale="log", yscale="log")
-        for axis in (panel.xaxis, panel.yaxis):
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter(NullFormatter())
-        panel.legend()
-    panels[0].set(ylabel="Predicted (ms)")
-    return figure
 
 
 def require_same_machine(profile: dict, path: Path) -> None:
@@ -222,7 +185,7 @@ def main() -> None:
     write_csv(args.csv, rows, header=list(rows[0]))
     table = table_of(rows, profile, args.rounds)
     write_text(args.table, table)
-    save_png(args.picture, picture_of(rows, conditions(rows, profile, args.rounds)))
+    save_png(args.picture, profile_chart(rows, conditions(rows, profile, args.rounds)))
     print(table)
 
 

@@ -109,7 +109,9 @@ class Comparison:
         A file cannot differ from itself, so that the same one in both needs no measurement.
         """
         unmeasured = NO_CHANGE if self.status == SAME_FILE else None
-        changes = {**self.latency, **({"accuracy": self.accuracy} if self.accuracy else {})}
+        changes: dict[str, LatencyChange | AccuracyChange] = {**self.latency}
+        if self.accuracy:
+            changes["accuracy"] = self.accuracy
         return {
             key: changes[key].outcome if key in changes else unmeasured
             for key in (*RUNTIMES, "accuracy")

@@ -63,7 +63,11 @@ def markdown(
         f"HEAD ({head}) against BASE ({base}): times are multiples of BASE's, accuracy is HEAD's "
         "less BASE's in points, both with a 95 % interval.",
         as_table(rows),
-        *[moved(each) for each in comparisons if each.accuracy and each.accuracy.classes_moved],
+        *[
+            moved(each.variant, each.accuracy)
+            for each in comparisons
+            if each.accuracy and each.accuracy.classes_moved
+        ],
         conditions(environment, params) if measured else "No file differs: nothing was run.",
     ]
     return "\n\n".join(paragraphs) + "\n"
@@ -83,11 +87,13 @@ def row(comparison: Comparison) -> list[str]:
     if comparison.status == COMPARED:
         cells = [latency_cell(comparison.latency[runtime]) for runtime in RUNTIMES]
         cells += [accuracy_cell(comparison.accuracy)] if comparison.accuracy else []
-    counts = [
-        [footprint and getattr(footprint, key) for footprint in (comparison.base, comparison.head)]
-        for key in ("size_bytes", "macs")
+    base, head = comparison.base, comparison.head
+    return [
+        comparison.variant,
+        *cells,
+        count_cell(base.size_bytes if base else None, head.size_bytes if head else None),
+        count_cell(base.macs if base else None, head.macs if head else None),
     ]
-    return [comparison.variant, *cells, *(count_cell(*pair) for pair in counts)]
 
 
 def latency_cell(change: LatencyChange) -> str:
@@ -110,9 +116,8 @@ def count_cell(base: int | None, head: int | None) -> str:
     return f"{head:,}" if base == head else f"{base:,} → {head:,} ({head / base:.3f} ×)"
 
 
-def moved(comparison: Comparison) -> str:
-    classes = classes_of(comparison.accuracy)
-    return f"Classes of {comparison.variant} whose accuracy moved (points): {classes}."
+def moved(variant: str, change: AccuracyChange) -> str:
+    return f"Classes of {variant} whose accuracy moved (points): {classes_of(change)}."
 
 
 def classes_of(change: AccuracyChange) -> str:

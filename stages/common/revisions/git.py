@@ -66,6 +66,7 @@ def revision(root: Path, name: str | None) -> Revision:
 
 def branch_point(root: Path, base: Revision, head: Revision) -> Revision:
     """The commit at which ``head`` left ``base``: what ``base`` got since is not head's doing."""
+    assert base.commit is not None, "the working tree left nothing"
     found = git(root, "merge-base", base.commit, head.commit or "HEAD")
     if found.returncode:
         raise InputError(

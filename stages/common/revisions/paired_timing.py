@@ -1,5 +1,7 @@
 """Two files of one network timed side by side, in blocks in which both are loaded anew."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +43,11 @@ def time_blocks(base: Path, head: Path, engine: str, params: CompareRevisionsPar
     samples_ms = np.empty((params.blocks, params.rounds, len(contestants)))
     for block in tqdm(range(params.blocks), desc=head.stem, unit="block"):
         order = rng.permutation(len(contestants))
-        sessions = [load(*contestants[index], engine, params.threads) for index in order]
+        calls: list[Callable[[], object]] = []
+        for runtime, path in (contestants[index] for index in order):
+            calls.append(partial(load(runtime, path, engine, params.threads).logits, blob))
         samples_ms[block][:, order] = time_interleaved(
-            [lambda session=session: session.logits(blob) for session in sessions],
+            calls,
             rounds=params.rounds,
             warmup=params.warmup,
             seed=int(rng.integers(2**31)),
