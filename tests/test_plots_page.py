@@ -25,7 +25,7 @@ CHARTS = {
     "bars": "bar_horizontal",
     "many": "bar_horizontal",
 }
-TITLE = "A title that is wider than what it is of"
+TITLE = "A title that is wider than its plot and, in a narrow window, wider than the window"
 MANY = 40  # bars
 IMAGE = "picture.png"
 ROWS = """step,size,latency_ms,variant,actual,predicted
@@ -184,8 +184,8 @@ MEASURE = """<pre id="found"></pre><script>
   setTimeout(() => {
     const box = (node) => node.getBoundingClientRect(), found = { cut: [], touching: 0, labels: 0 };
     for (const card of document.querySelectorAll("main > div.vega-embed")) {
-      const inside = box(card);
-      for (const text of card.querySelectorAll(".role-title-text text"))
+      const inside = box(card.querySelector("svg"));
+      for (const text of card.querySelectorAll(".role-title-text text, .role-title-text tspan"))
         if (box(text).left < inside.left || box(text).right > inside.right) found.cut.push(card.id);
     }
     const labels = [...document.querySelectorAll("#many .role-axis-label text")]
