@@ -224,7 +224,7 @@ def test_the_check_times_networks_that_the_profile_has_not_seen(profile, tmp_pat
     files = {name: tmp_path / name for name in ("csv", "table", "picture")}
     words = [f"--{name}={path}" for name, path in files.items()]
     words += [f"--profile={profile}", "--networks=3", "--rounds=5"]
-    monkeypatch.setattr(sys, "argv", ["check_profile", *words])
+    monkeypatch.setattr(sys, "argv", ["validate_profile", *words])
     validate_profile.main()
     lines = files["csv"].read_text().splitlines()
     assert len(lines) == 1 + 3 * 2 * 2  # networks, precisions, engines
