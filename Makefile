@@ -72,11 +72,13 @@ style: install
 	ruff check .
 	ruff format --check .
 
+PYTEST = OMP_NUM_THREADS=1 python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+
 test: style
-	python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+	$(PYTEST)
 
 test-fast: install
-	python -m pytest --numprocesses $(WORKERS) --dist loadgroup -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # What tests look for besides Python packages, by Debian's names.
 TOOLS = iverilog verilator make g++ qflow-tech-osu018 chromium

@@ -2,13 +2,16 @@
 a repository in which the pipeline has run on them.
 """
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from stages.common.data.cifar10 import CLASSES, TEST_FILE, TRAIN_FILES, Images
-from tests.pipelines import TINY, Repository, copy_working_tree, set_params
+from tests.pipelines import FIRST_OUTPUT, TINY, Repository, copy_working_tree, set_params
 
 
 def make_images(count: int, seed: int = 0) -> Images:
@@ -39,14 +42,41 @@ def data_directory(tmp_path_factory) -> Path:
     return directory
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A process runs a whole file, whose fixtures its tests share; test_pipeline.py, the longest,
+    is spread. What starts the pipeline is slow.
+    """
+    for item in items:
+        if item.path.name != "test_pipeline.py":
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+        if "repository" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory) -> Repository:
     """A repository whose first `dvc repro` has run.
 
-    Tiny images stand in for CIFAR-10: `dvc commit` takes them as what prepare made. Making it takes
-    long, so all tests share it: a test that changes something puts it back.
+    Making it takes long: all tests share it, and a test that changes something puts it back. Of two
+    processes one makes it, and each gets a copy.
     """
-    path = tmp_path_factory.mktemp("clone")
+    folder = tmp_path_factory.getbasetemp()
+    one_of_several = "PYTEST_XDIST_WORKER" in os.environ  # they share the folder above theirs
+    made = (folder.parent if one_of_several else folder) / "repository"
+    with FileLock(f"{made}.lock"):
+        if not made.exists():
+            part = made.with_suffix(".part")
+            make_repository(part)
+            part.rename(made)
+    path = tmp_path_factory.mktemp("clone") / "repository"
+    shutil.copytree(made, path, symlinks=True)
+    return Repository(path)
+
+
+def make_repository(path: Path) -> None:
+    """Tiny images stand in for CIFAR-10: `dvc commit` takes them as what prepare made."""
+    path.mkdir()
     copy_working_tree(path)
     set_params(path / "params.yaml", TINY)
     repository = Repository(path)
@@ -59,6 +89,7 @@ def repository(tmp_path_factory) -> Repository:
     for seed, name in enumerate([*TRAIN_FILES, TEST_FILE]):
         write_images(data / name, make_images(100, seed=seed))
     repository.dvc("commit", "--force", "prepare")
-    repository.first_output = repository.dvc("repro")
+    output = repository.dvc("repro")
+    (path / "build").mkdir()
+    (path / FIRST_OUTPUT).write_text(output)
     repository.commit("base")
-    return repository

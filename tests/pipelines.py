@@ -47,6 +47,7 @@ TINY = {
     "controls": {"seeds": [0, 1], "epochs": 1},
     "studies": {"seeds": {"prune": {"seed": [0, 1]}}},
 }
+FIRST_OUTPUT = "build/first_output"  # what the first `dvc repro` printed; git ignores it
 ALL_STAGES = {
     "validate_params",
     "prepare",

@@ -241,3 +241,13 @@ def test_a_queue_that_stopped_is_started_again_for_what_is_left(monkeypatch):
     monkeypatch.setattr(queue, "dvc", lambda *_: "")
     queue.run_all(experiments)
     assert calls == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["a#b", "really?"])
+def test_a_folder_in_which_dvcs_queue_fails_is_named_before_any_work(tmp_path, name):
+    with pytest.raises(InputError, match=r"cannot run in a folder with '[#?]' in its path"):
+        study.require_queueable(tmp_path / name)
+
+
+def test_other_letters_and_spaces_in_the_path_are_allowed(tmp_path):
+    study.require_queueable(tmp_path / "mein ünï")

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -106,6 +107,13 @@ def test_every_push_runs_the_test_command_of_the_readme():
     workflow = load(FOLDER / "tests.yml")
     assert "push" in workflow["on"]
     assert ".ci/run" in [step.get("run") for step in steps(workflow)]
+
+
+def test_the_oldest_and_the_newest_python_are_tested():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    oldest, below = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", project["requires-python"]).groups()
+    matrix = load(FOLDER / "tests.yml")["jobs"]["test"]["strategy"]["matrix"]
+    assert matrix["python"] == [f"3.{oldest}", f"3.{int(below) - 1}"]
 
 
 FAKE_GH = """#!{python}

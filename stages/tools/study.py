@@ -51,6 +51,16 @@ def require_committed() -> None:
         )
 
 
+def require_queueable(folder: Path) -> None:
+    """DVC's queue hands the folder to git as a URL, where these characters end the path."""
+    for character in "#?":
+        if character in str(folder):
+            raise InputError(
+                f"DVC's queue cannot run in a folder with '{character}' in its path ({folder}); "
+                "rename or move it"
+            )
+
+
 def require_few_seeds(study: str, experiments: list[Experiment]) -> None:
     """Raise ``InputError`` for more seeds than an interval is known for, before any is run."""
     count = len({each.changes.get(SEED) for each in experiments})
@@ -93,6 +103,7 @@ def main() -> None:
         raise InputError(f"{args.params} has no study '{args.name}'; it has {', '.join(studies)}")
     experiments = experiments_of(args.name, studies[args.name])
     require_few_seeds(args.name, experiments)
+    require_queueable(Path.cwd())
     require_committed()
     run_all(experiments)
     rows = [row for experiment in experiments for row in results(experiment)]
