@@ -65,7 +65,7 @@ OFFICIAL_TRAINING_IMAGES = 50_000
 def check(content: dict, path: str | Path) -> None:
     """Raise ``InputError`` for the first thing in a read params file that is not allowed."""
     reject_unknown_keys(content, known=list(SECTIONS), prefix="", path=path)
-    params = {
+    params: dict[str, Any] = {
         section: parse_section(cls, content, section=section, path=path)
         for section, cls in SECTIONS.items()
     }
