@@ -35,7 +35,7 @@ from stages.common.measuring.interleaved_timing import (
     warn_if_busy,
 )
 from stages.common.measuring.latency_rows import Contestant, Variant, latency_metrics, latency_rows
-from stages.common.measuring.machine import describe_machine
+from stages.common.measuring.machine import cpu_quota, describe_machine
 from stages.common.measuring.matrix_product import matrix_product, matrix_product_gflops
 from stages.common.measuring.params import BenchmarkParams
 
@@ -115,6 +115,7 @@ def main() -> None:
         "threads": params.threads,
         "rounds": params.rounds,
         "load_average_at_start": load,
+        "cpu_quota": cpu_quota(),
         "matmul_gflops": round(matmul_gflops, 2),
     }
     blocks = {each.name: latency_metrics(each, rows, matmul_gflops) for each in variants}

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stages.common.core.cli import InputError
-from stages.common.measuring.machine import available_cores
+from stages.common.measuring.machine import allowed_cores, available_cores, cpu_quota
 
 
 def measurement_orders(contestants: int, rounds: int, seed: int) -> np.ndarray:
@@ -57,7 +57,7 @@ def require_cores(threads: int, key: str) -> None:
     """Raise ``InputError`` when the params ask for more threads than this process has cores."""
     cores = available_cores()
     if threads > cores:
-        raise InputError(f"{key} is {threads}; allowed: 1 to {cores}, the cores of this machine")
+        raise InputError(f"{key} is {threads}; allowed: 1 to {cores}, the cores it may use")
 
 
 def load_average() -> float | None:
@@ -66,9 +66,15 @@ def load_average() -> float | None:
 
 
 def warn_if_busy(load: float | None, threads: int) -> None:
-    cores = available_cores()
+    """Print a line for each disturbance: other processes, and a CPU quota that pauses this one."""
+    cores, quota = allowed_cores(), cpu_quota()
     if load is not None and load > max(cores - threads, 0.5):
         print(
             f"warning: load average {load} on {cores} cores: something else is running or ran in "
             "the last minute; latencies may be too long (ratios suffer less)"
+        )
+    if quota is not None and quota < cores:
+        print(
+            f"warning: a CPU quota of {quota:g} on {cores} cores (of this container or control "
+            "group): it is paused whenever its share is used up; latencies may be too long"
         )
