@@ -1,4 +1,4 @@
-"""What one inference would spend, and on what: arithmetic, activations, weights."""
+"""The estimated energy of one inference as bars: arithmetic, activations, weights."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,10 +14,7 @@ TITLES = {
 
 @IN_HOUSE_STYLE
 def energy_chart(spent: dict[str, dict[str, dict]], note: str) -> Figure:
-    """``spent``: by memory ("streamed", "resident") and row, microjoules by what they go to.
-
-    The keys of a row are those of an engine's estimates and of one of its memories.
-    """
+    """``spent``: the rows of ``table.rows_of`` by memory ("streamed", "resident"), in µJ."""
     note += "; bars: the lower energy of DRAM, black mark: the total with the higher one"
     figure, panels = new_figure("Energy of one inference, estimated", note, columns=len(spent))
     highest = max(row["total_uj_high"] for rows in spent.values() for row in rows.values())

@@ -1,14 +1,13 @@
-"""Operations and bytes times published energies: what one inference would spend, as an estimate.
+"""Energy of one inference as an estimate: operations and bytes times published energies.
 
-Where the bytes are, by assumption:
-- the image and every activation are written once to on-chip SRAM, and read once from it by each
-  operator that needs them;
-- every weight is read once an inference: "streamed", all from DRAM; "resident", the bytes that the
-  weight memory holds from that memory (SRAM), and the others from DRAM.
-
-A "dense" engine multiplies by every weight and stores each; a "zero_skipping" one stores and
-multiplies only those that are not 0, with a bit for each weight that says which they are.
-Registers, control, clock and leakage cost nothing here, nor do bias, ReLU and requantization.
+Assumptions:
+- The image and every activation are written once to on-chip SRAM, and read once from it by each
+  operator that uses them.
+- Every weight is read once an inference. "streamed": all weights from DRAM. "resident": as many
+  bytes as the weight memory (SRAM) holds from there, the others from DRAM.
+- A "dense" engine stores every weight and multiplies by each. A "zero_skipping" engine stores and
+  multiplies only weights other than 0, plus one bit a weight that marks them.
+- Registers, control, clock, leakage, bias, ReLU and requantization cost nothing.
 """
 
 from typing import Any
@@ -57,7 +56,7 @@ def engine_estimates(work: Work, engine: str, params: EnergyParams) -> dict:
 
 
 def arithmetic_pj(operator: Operator, engine: str, params: EnergyParams) -> float:
-    """int8 products are added up in int32; a comparison costs what an addition costs."""
+    """int8 products are summed in int32; a comparison costs as much as an addition."""
     macs = operator.nonzero_macs if engine == "zero_skipping" else operator.macs
     if operator.precision == "int8":
         mac_pj, compare_pj = params.int8_multiply_pj + params.int32_add_pj, params.int8_add_pj
@@ -72,13 +71,13 @@ def activation_pj(work: Work, params: EnergyParams) -> float:
 
 
 def weight_places(stored: int, memory: str, params: EnergyParams) -> tuple[int, int]:
-    """Bytes on chip, bytes in DRAM."""
+    """The weights' bytes on chip and in DRAM."""
     on_chip = min(stored, SRAM_BYTES[params.weight_sram]) if memory == "resident" else 0
     return on_chip, stored - on_chip
 
 
 def weight_pj(on_chip: int, off_chip: int, params: EnergyParams) -> tuple[float, float]:
-    """With the lower and the higher of DRAM's energies."""
+    """Energies with the lower and with the higher energy of DRAM."""
     near = on_chip * sram_pj(params.weight_sram, params)
     low, high = ((near + off_chip * dram) / BYTES_AN_ACCESS for dram in params.dram_pj)
     return low, high

@@ -28,10 +28,10 @@ BIAS_BYTES = 4  # float32, or int32 where the weights are int8
 
 @dataclass(frozen=True)
 class Operator:
-    """``precision``: "int8" or "fp32", of what is multiplied or compared.
+    """``precision``: "int8" or "fp32", of the numbers that are multiplied or compared.
 
-    ``nonzero_macs``: those whose weight is not 0. ``comparisons`` are max pooling's. Weights are
-    counted without the biases; ``read_bytes`` and ``written_bytes`` are of activations.
+    ``read_bytes``, ``written_bytes``: of activations. ``nonzero_macs``: those whose weight is not
+    0. ``comparisons``: of max pooling. ``weights``: without the biases.
     """
 
     precision: str

@@ -9,7 +9,7 @@ SRAM_BYTES = {"8 KB": 8 * 1024, "32 KB": 32 * 1024, "1 MB": 1024 * 1024}
 
 
 def low_to_high() -> Any:
-    """A range, as the source gives it."""
+    """A range [low, high], as the source gives it."""
     return rule(
         lambda value: (
             isinstance(value, list)
@@ -23,7 +23,7 @@ def low_to_high() -> Any:
 
 @dataclass(frozen=True)
 class EnergyParams:
-    """Picojoules of an operation, or of 64 bits read or written, and which memories there are."""
+    """Picojoules of an operation or of a 64-bit access, and the sizes of the memories."""
 
     int8_add_pj: float = number(at_least=0)
     int8_multiply_pj: float = number(at_least=0)

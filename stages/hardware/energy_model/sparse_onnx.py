@@ -1,4 +1,4 @@
-"""Zeros among the weights of an INT8 ONNX file (QDQ), as ``sparsity`` writes them into a TFLite."""
+"""Zeros in place of weights of an INT8 ONNX file (QDQ), the same as ``sparse_tflite`` writes."""
 
 import numpy as np
 from onnx import ModelProto, numpy_helper
@@ -12,10 +12,10 @@ def nonzero_weights(model: ModelProto) -> int:
 
 
 def thinned(model: ModelProto, nonzero: int) -> ModelProto:
-    """A copy with zeros for the smallest weights of all 3x3 filters, ``nonzero`` weights left.
+    """A copy in which only ``nonzero`` weights are not 0: the smallest of all 3x3 filters become 0.
 
-    Smallest in what they stand for, integer times scale. Other weights stay, so that more than
-    ``nonzero`` are left where these alone are more.
+    Smallest by real value, integer times scale. Other weights stay, so more than ``nonzero`` are
+    left where these alone are more.
     """
     thin = ModelProto()
     thin.CopyFrom(model)
@@ -34,7 +34,7 @@ def thinned(model: ModelProto, nonzero: int) -> ModelProto:
 
 
 def quantized_filters(model: ModelProto) -> list[tuple[str, str]]:
-    """The names of every int8 3x3 filter and its scale."""
+    """The names of all int8 3x3 filters, each with the name of its scale."""
     shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     weights = {node.input[1] for node in model.graph.node if node.op_type == "Conv"}
     found = [
@@ -49,7 +49,7 @@ def quantized_filters(model: ModelProto) -> list[tuple[str, str]]:
 
 
 def channels_last(filters: np.ndarray) -> np.ndarray:
-    """(O, I, kH, kW) -> (O, kH, kW, I): TFLite's order, in which equals are cleared."""
+    """(O, I, kH, kW) -> (O, kH, kW, I): TFLite's order, in which equal weights are cleared."""
     return filters.transpose(0, 2, 3, 1)
 
 

@@ -1,4 +1,4 @@
-"""Packages and programs that only a few stages need: one clear error where one is missing."""
+"""One clear error for a missing package or program that only a few stages need."""
 
 import importlib.util
 import shutil
@@ -7,7 +7,7 @@ from stages.common.core.cli import InputError
 
 
 def require_packages(*names: str, purpose: str) -> None:
-    """Raise ``InputError`` for the first that is not installed; ``purpose``: what it does here."""
+    """Raise ``InputError`` for the first that is not installed; ``purpose`` completes "which …"."""
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise InputError(
@@ -17,9 +17,9 @@ def require_packages(*names: str, purpose: str) -> None:
 
 
 def require_programs(*names: str, purpose: str, packages: str) -> None:
-    """Raise ``InputError`` for the first that is not on PATH.
+    """Raise ``InputError`` for the first that is not on PATH; ``purpose`` completes "which …".
 
-    ``packages``: what apt-get is told to install, options included.
+    ``packages``: arguments of apt-get install, options included.
     """
     for name in names:
         if shutil.which(name) is None:

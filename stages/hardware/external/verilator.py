@@ -1,4 +1,4 @@
-"""Compile Verilog with Verilator and run the program that comes out."""
+"""Compile Verilog with Verilator, and run the program that it makes."""
 
 import subprocess
 from pathlib import Path
@@ -19,10 +19,10 @@ def refuse_without_verilator() -> None:
 
 
 def compiled(folder: Path, verilog: Path, harness: Path) -> Path:
-    """The program, in ``folder``, of a module "bench" and the C++ that gives it a clock.
+    """The program, in ``folder``, of a module "bench" and the C++ that clocks it.
 
-    One thread and two-state registers, so that every run of it is the same. The compiler's -O1
-    takes a third of the time of -O2 and costs little of the speed.
+    One thread and two-state registers make every run the same. Compiling with -O1 takes a third of
+    the time of -O2 and costs little speed.
     """
     called(
         folder, "verilator", "--cc", "--exe", "-O3", "--x-assign", "fast", "--x-initial", "fast",
@@ -37,8 +37,8 @@ def compiled(folder: Path, verilog: Path, harness: Path) -> Path:
 
 
 def called(folder: Path, *command: str) -> str:
-    """Standard output; the command runs in ``folder``."""
+    """The standard output of a command that runs in ``folder``."""
     result = subprocess.run(command, capture_output=True, text=True, cwd=folder)
-    said = f"{result.stdout[-1000:]}{result.stderr[-1000:]}"
-    assert result.returncode == 0, f"{' '.join(command)}: {said}"
+    output = f"{result.stdout[-1000:]}{result.stderr[-1000:]}"
+    assert result.returncode == 0, f"{' '.join(command)}: {output}"
     return result.stdout

@@ -7,7 +7,7 @@ from stages.common.core.params import number, rule, text, whole
 
 
 def ascending(at_least: int, at_most: int) -> Any:
-    """A list of different whole numbers."""
+    """A list of whole numbers, each above the one before it."""
     return rule(
         lambda value: (
             isinstance(value, list)
@@ -21,7 +21,7 @@ def ascending(at_least: int, at_most: int) -> Any:
 
 @dataclass(frozen=True)
 class HLSParams:
-    """Widths (bits) to try, what chooses and what is simulated, and the design's target."""
+    """Widths (bits) to try, how one is chosen and simulated, and the design's FPGA."""
 
     widths: list = ascending(at_least=2, at_most=16)
     first_layer_width: int = whole(at_least=2, at_most=16)

@@ -7,7 +7,7 @@ from stages.common.core.params import whole
 
 @dataclass(frozen=True)
 class MacAreaParams:
-    """What the Verilog is simulated on, besides the corner inputs."""
+    """The random inputs of the simulation, besides the corner inputs."""
 
     seed: int = whole(at_least=0)
     random_inputs: int = whole(at_least=1)  # of each kind

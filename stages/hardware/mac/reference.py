@@ -1,7 +1,7 @@
-"""What a multiply-accumulate must give, from numpy and exact arithmetic, and what to try it on.
+"""Inputs for a multiply-accumulate, and the sums that it must give, by numpy and exact arithmetic.
 
-A stimulus is one integer array (steps, 3): clear, a, b, the last two as bit patterns. The sum that
-follows a step is (0 if clear else the sum before it) + a * b.
+A stimulus is an integer array (steps, 3): clear, a, b, the last two as bit patterns. The sum after
+a step is (0 if clear else the sum before) + a * b.
 """
 
 import itertools
@@ -34,7 +34,7 @@ FP32_CORNERS = (  # with both signs
 
 
 def int_stimulus(width: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Every pair of corners, once alone and once added up, then random ones in runs."""
+    """All pairs of corner values, first each alone, then summed; then runs of random values."""
     low, high = -(2 ** (width - 1)), 2 ** (width - 1) - 1
     corners = list(itertools.product((low, low + 1, -1, 0, 1, high - 1, high), repeat=2))
     pairs = np.array([*corners, *corners])
@@ -45,7 +45,7 @@ def int_stimulus(width: int, count: int, rng: np.random.Generator) -> np.ndarray
 
 
 def int_sums(stimulus: np.ndarray, width: int, sum_width: int) -> np.ndarray:
-    """The sums' bit patterns."""
+    """The bit pattern of the sum after each step."""
     a, b = (signed(column, width) for column in stimulus.T[1:])
     total, sums = 0, []
     for clear, product in zip(stimulus[:, 0].tolist(), (a * b).tolist(), strict=True):
@@ -59,10 +59,10 @@ def signed(patterns: np.ndarray, width: int) -> np.ndarray:
 
 
 def fp32_stimulus(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Each c + a * b as two steps: c * 1 into a cleared sum, then a * b.
+    """Each c + a * b is two steps: c * 1 into a cleared sum, then a * b.
 
-    All triples of corners, positive and with random signs; any bit patterns; operands near 1; and
-    sums that nearly cancel. Then runs of random numbers, as in a scalar product.
+    Triples are all corner values, positive and with random signs; ``count`` of any bit patterns, of
+    numbers near 1, and of sums that nearly cancel. Then runs of random numbers, as in dot products.
     """
     corners = np.array(FP32_CORNERS)
     triples = np.array(list(itertools.product(corners, repeat=3)))
@@ -81,7 +81,7 @@ def fp32_stimulus(count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def fp32_sums(stimulus: np.ndarray) -> np.ndarray:
-    """The sums' bit patterns: product and sum each rounded, subnormals flushed."""
+    """The bit pattern of the sum after each step; product and sum are rounded, subnormals are 0."""
     with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
         a, b = (values(column).astype(float).tolist() for column in stimulus.T[1:])
     total, sums = 0.0, []
@@ -94,11 +94,11 @@ def fp32_sums(stimulus: np.ndarray) -> np.ndarray:
 
 
 def rounded(exact: float) -> float:
-    """To 24 bits, ties to even, whatever the exponent; then to infinity or to 0 beyond fp32's.
+    """Round to 24 bits, ties to even; beyond fp32's exponents to infinity or 0.
 
-    ``exact`` is a float64 product or sum of two float32: exact, or (sums) so close that to round
-    twice is to round once, because 53 >= 2 * 24 + 2 (Figueroa, "When is double rounding
-    innocuous?", 1995).
+    ``exact`` is a float64 product or sum of two float32. A product is exact. A sum may be rounded
+    to 53 bits, and rounding it again gives the same as rounding once, because 53 >= 2 * 24 + 2
+    (Figueroa, "When is double rounding innocuous?", 1995).
     """
     if exact == 0 or not math.isfinite(exact):
         return exact
@@ -114,10 +114,10 @@ def flushed(value: float) -> float:
 
 
 def values(patterns: np.ndarray) -> np.ndarray:
-    """float32 of the patterns."""
+    """The float32 numbers of bit patterns."""
     return patterns.astype(np.uint32).view(np.float32)
 
 
 def bits(reals: np.ndarray) -> np.ndarray:
-    """The patterns of the nearest float32."""
+    """The bit patterns of the nearest float32 numbers."""
     return reals.astype(np.float32).view(np.uint32).astype(np.int64)

@@ -1,4 +1,4 @@
-"""The multiply-accumulates here: which there are, and what they do in simulation."""
+"""The formats of the multiply-accumulate, and its simulation by Icarus Verilog."""
 
 import subprocess
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from stages.hardware.mac.reference import fp32_stimulus, fp32_sums, int_stimulus
 
 @dataclass(frozen=True)
 class Format:
-    """``width``: bits of an operand; ``sum_width``: of the sum; ``module`` is in MODULE.v."""
+    """Bits of an operand and of the sum, and the Verilog module, which is in MODULE.v."""
 
     module: str
     width: int
@@ -21,7 +21,7 @@ class Format:
 
     @property
     def parameters(self) -> dict[str, int]:
-        """What the module takes."""
+        """The module's Verilog parameters."""
         if self.module == "mac_fp32":
             return {}
         return {"WIDTH": self.width, "SUM_WIDTH": self.sum_width}
@@ -37,14 +37,14 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Check:
-    """How many steps were simulated, and how many sums were not the reference's."""
+    """Numbers of simulated steps and of sums that differ from the reference."""
 
     steps: int
     mismatches: int
 
 
 def check(rtl: Path, form: Format, count: int, rng: np.random.Generator) -> Check:
-    """On corner inputs and on ``count`` random ones of each kind."""
+    """Compare with the reference on corner inputs and on ``count`` random ones of each kind."""
     if form.module == "mac_fp32":
         stimulus = fp32_stimulus(count, rng)
         expected = fp32_sums(stimulus)
@@ -76,7 +76,7 @@ def simulated(rtl: Path, form: Format, stimulus: np.ndarray) -> np.ndarray:
 
 
 def called(*command: str) -> str:
-    """Standard output of one of Icarus Verilog's programs."""
+    """The standard output of one of Icarus Verilog's programs."""
     require_programs(command[0], purpose="simulates Verilog", packages="iverilog")
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, f"{' '.join(command)}: {result.stdout}{result.stderr}"

@@ -1,4 +1,4 @@
-"""What hardware Yosys makes of a Verilog module: standard cells, or the parts of an FPGA."""
+"""Synthesis of a Verilog module by Yosys, to standard cells or to the parts of an FPGA."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ from stages.common.core.cli import InputError
 from stages.hardware.external.requirements import require_packages
 from stages.hardware.mac.simulation import Format
 
-# Yosys ends its process where it meets an error, so it gets one of its own.
+# Yosys exits on an error, so it runs in a process of its own.
 RUNNER = """
 import sys
 from pyosys import libyosys
@@ -31,7 +31,7 @@ def refuse_without_tools(liberty: Path) -> None:
 
 
 def standard_cells(rtl: Path, form: Format, liberty: Path) -> dict:
-    """In the cells of ``liberty``, as ABC maps to them by default."""
+    """Area and counts in the cells of ``liberty``, as ABC maps to them by default."""
     design = synthesized(
         rtl,
         form,
@@ -50,7 +50,7 @@ def standard_cells(rtl: Path, form: Format, liberty: Path) -> dict:
 
 
 def xilinx_parts(rtl: Path, form: Format, dsps: bool) -> dict:
-    """In the parts of Xilinx's 7 series."""
+    """Counts of the parts of Xilinx's 7 series; ``dsps``: whether DSP blocks may be used."""
     options = "" if dsps else " -nodsp"
     design = synthesized(
         rtl,
@@ -72,7 +72,7 @@ def count(kinds: dict[str, int], prefix: str) -> int:
 
 
 def synthesized(rtl: Path, form: Format, *commands: str, stat: str) -> dict:
-    """What ``stat`` says of the whole design after the commands."""
+    """The report of the command ``stat`` on the whole design, after the other commands."""
     changes = " ".join(f"-set {name} {value}" for name, value in form.parameters.items())
     with TemporaryDirectory() as folder:
         report = Path(folder) / "stat.json"

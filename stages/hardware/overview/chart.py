@@ -1,4 +1,4 @@
-"""The page's picture: every quantity a panel, every hardware a row, base the line at 1."""
+"""The page's picture: a row a platform, a panel a quantity, a line at 1 for its reference."""
 
 import textwrap
 
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from stages.common.reporting.style import DPI, GREY, IN_HOUSE_STYLE, colour
 from stages.hardware.overview.quantities import PLATFORMS, VARIANTS, Quantity
 
-LIMIT = 1.3  # of the axis, in multiples of base
+LIMIT = 1.3  # end of the axis, in multiples of the reference
 
 
 @IN_HOUSE_STYLE
@@ -38,7 +38,7 @@ def hardware_chart(quantities: list[Quantity], note: str) -> Figure:
 
 
 def draw(axes: Axes, quantity: Quantity) -> None:
-    """A bar for each variant, from the top down; a dash where there is no figure."""
+    """One bar a variant, from the top down; a dash where there is no figure."""
     for place, name in enumerate(VARIANTS):
         if name not in quantity.values:
             axes.text(0.02, place, "–", va="center", color=GREY)

@@ -1,9 +1,9 @@
 """The figures of all stages as quantities of one page; see ``stages.hardware.summary``.
 
-What "unstructured" is: on the CPU the point of the study 'sweep' that has next to as many non-zero
-weights as the pruned network (fine-tuned, timed in its own run, perhaps on another machine: what
-counts is the multiple of the dense network of the same precision there); everywhere else the base's
-INT8 network with its smallest weights set to 0.
+"unstructured" differs by platform. On the CPU it is the unstructured point of the study 'sweep'
+whose number of non-zero weights is nearest to the pruned network's (fine-tuned, and timed in its
+own run, perhaps on another machine; so its time is the dense network's here times their ratio
+there, at the same precision). Elsewhere it is the INT8 base with its smallest weights set to 0.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Sources:
 
 
 def collect(sources: Sources, params: HardwareParams) -> tuple[list[Quantity], list[str]]:
-    """All quantities, in the order of the page, and what has to be said of them."""
+    """All quantities in the order of the page, and a note for each platform."""
     cpu, cpu_note = on_cpu(sources)
     npu, npu_note = on_npu(sources, params)
     fpga, fpga_note = on_fpga(sources)
@@ -83,9 +83,9 @@ def on_cpu(sources: Sources) -> tuple[list[Quantity], str]:
 def nearest_zeros(
     rows: list[dict[str, str]], nonzero: float
 ) -> dict[str, tuple[dict[str, str], dict[str, str]]]:
-    """FP32 and INT8 rows of the sweep's unstructured point with next to ``nonzero`` weights.
+    """The sweep's unstructured rows, FP32 and INT8, whose non-zero weights are nearest ``nonzero``.
 
-    With each, the row of the dense network of the same precision, timed in the same rounds.
+    Each with the row of the dense network of the same precision, timed in the same rounds.
     """
     unstructured = [row for row in rows if row["prune.method"] == "unstructured"]
     found = {}
@@ -201,7 +201,7 @@ def on_fpga(sources: Sources) -> tuple[list[Quantity], str]:
 
 
 def per_precision() -> list[tuple[str, str]]:
-    """(variant, format): a multiplier knows the precision alone, not what was pruned."""
+    """(variant, format): a multiplier depends on the precision alone, not on pruning."""
     fp32 = [(name, "fp32") for name in ("base", "pruned", "unstructured")]
     return fp32 + [(f"{name}_int8", "int8") for name, _ in fp32]
 

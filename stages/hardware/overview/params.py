@@ -7,7 +7,7 @@ from stages.common.core.params import number, text
 
 @dataclass(frozen=True)
 class HardwareParams:
-    """Which of the NPU's targets stand for memories that are slow and fast, and what is noise."""
+    """The NPU targets with slow and with fast memory for the weights, and the noise of a ratio."""
 
     npu_slow_weights: str = text()  # a target of params npu.targets
     npu_fast_weights: str = text()
