@@ -12,9 +12,9 @@ Raises  InputError when the predictions are of other images
 
 import argparse
 import csv
-import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from stages.common.core.accuracy import accuracy
@@ -69,7 +69,7 @@ def main() -> None:
     args = parse_args()
     images = load_test_images(args.data)
     opencv = opencv_predictions(args.predictions, images.labels)
-    threads = os.cpu_count()
+    threads = cv2.getNumberOfCPUs()
     session = LiteRTSession(args.tflite, threads=threads, kernels="xnnpack")
     litert = predict(session, images, BATCH_SIZE)
     onnxruntime = predict(OnnxRuntimeSession(args.onnx, threads=threads), images, BATCH_SIZE)

@@ -66,6 +66,7 @@ def to_onnx(model: nn.Sequential, opset: int, metadata: dict[str, str]) -> Model
         external_data=False,
         verbose=False,
     )
+    assert program is not None
     proto = program.model_proto
     strip(proto)
     use_flatten(proto)

@@ -13,9 +13,9 @@ Raises  InputError when an operator cannot be converted, or when LiteRT agrees w
 """
 
 import argparse
-import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from stages.common.core.accuracy import accuracy
@@ -38,7 +38,7 @@ def compare_kernels(path: Path, images: Images, expected: np.ndarray) -> dict[st
     """
     results = {}
     for kernels in KERNELS:
-        session = LiteRTSession(path, threads=os.cpu_count(), kernels=kernels)
+        session = LiteRTSession(path, threads=cv2.getNumberOfCPUs(), kernels=kernels)
         found = predict(session, images, BATCH_SIZE)
         predictions = found.argmax(axis=1)
         results[kernels] = {
@@ -82,7 +82,7 @@ def main() -> None:
     checked = first_images(
         validation, params.check_images, "tflite.check_images", "data.validation_images"
     )
-    session = OnnxRuntimeSession(args.onnx, threads=os.cpu_count())
+    session = OnnxRuntimeSession(args.onnx, threads=cv2.getNumberOfCPUs())
     logits = predict(session, calibration, BATCH_SIZE)
     output = quantization_between(float(logits.min()), float(logits.max()))
     expected = predict(session, checked, BATCH_SIZE)

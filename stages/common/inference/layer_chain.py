@@ -229,6 +229,8 @@ class ChainReader:
         if name in self._constants:
             return self._constants[name]
         bias, scale, zero_point = (self._constants[key] for key in self._dequantized[name].input)
+        assert weight is not None
+        assert self.quantization is not None
         expected = self.quantization.scale * weight.scale
         right = bias.dtype == np.int32 and not zero_point.any() and np.allclose(scale, expected)
         self._require(right, node, "its bias must be int32 with scale input scale * weight scale")
@@ -249,5 +251,8 @@ def attributes_of(node: NodeProto) -> dict:
 def windows(
     size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int]
 ) -> tuple[int, int]:
-    """How many windows fit, without padding, in each direction."""
-    return tuple((s - k) // step + 1 for s, k, step in zip(size, kernel, stride, strict=True))
+    """The number of windows that fit, without padding, in each direction."""
+    rows, columns = (
+        (whole - part) // step + 1 for whole, part, step in zip(size, kernel, stride, strict=True)
+    )
+    return rows, columns

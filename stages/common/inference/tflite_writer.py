@@ -67,7 +67,7 @@ class ModelWriter:
         """Append a layer's operator and tensors; returns its output's tensor."""
         inputs = [source]
         if layer.weight is not None:
-            inputs += [self._weight(layer, name), self._bias(layer, source, name)]
+            inputs += [self._weight(layer, layer.weight, name), self._bias(layer, source, name)]
         flat = layer.kind == "linear"
         output = self._activation(name, layer.shape[:1] if flat else layer.shape, layer.output)
         operator = schema.OperatorT()
@@ -82,8 +82,7 @@ class ModelWriter:
         tensor = tensor_of(name, (1, *shape[1:], shape[0]), TYPES[self._type], found)
         return self._tensor(tensor)
 
-    def _weight(self, layer: Layer, name: str) -> int:
-        weight = layer.weight
+    def _weight(self, layer: Layer, weight: np.ndarray, name: str) -> int:
         if layer.kind == "conv":
             weight = weight.transpose(0, 2, 3, 1)
         return self._constant(f"{name}/weight", weight, layer.weight_quantization)
