@@ -1,30 +1,35 @@
 """Classify images, videos or what a camera sees with a model of this pipeline.
 
-Needs numpy and OpenCV 5 and nothing else of this repository: this file and one model are all that
-a device gets. What the classes are called and what the input looks like is read from the model.
+Needs numpy and OpenCV 5 and nothing else of this repository: a device gets this file and a model.
+The names of the classes and the size of the input are read from the model.
 
-Reads   an .onnx file that the pipeline wrote (FP32 or INT8); images, folders of images, videos or
-        a camera
+Reads   an .onnx file of the pipeline (FP32 or INT8); images, folders of images, videos, streams
+        (rtsp://...) or a camera
 Writes  a line for each picture on stdout, what concerns the whole run on stderr; with --draw
         pictures and videos with the answer drawn into them
 Exits   0; 2 when something could not be read or used, after all that could be; 130 on Ctrl-C
 """
 
 import argparse
+import io
 import itertools
 import json
 import os
 import re
+import signal
 import statistics
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 try:
+    # A small file can hold a picture of many gigabytes, for which a device has no memory.
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))  # read by the import
     import cv2
     import numpy as np
 except ImportError as error:  # none installed, or a library of OpenCV's windows (libGL) is missing
@@ -34,21 +39,34 @@ except ImportError as error:  # none installed, or a library of OpenCV's windows
     sys.exit(2)
 
 IMAGE_SUFFIXES = {
-    ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif",
-    ".tiff", ".webp",
+    ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm",
+    ".png", ".ppm", ".tif", ".tiff", ".webp",
 }  # fmt: skip
+MP4 = b"ftyp free mdat mfra moof moov sidx skip styp uuid wide".split()  # names of boxes
+MATROSKA = (b"\x1aE\xdf\xa3", b"\x18S\x80g")  # header, and all that follows
+STREAM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # and not C:/
 ENGINES = ("new", "classic")  # of OpenCV DNN
 ENGINE_CALLS = 5  # with which engine="auto" times each engine, after one to warm up
-METADATA_FIELD = 14  # ModelProto.metadata_props, whose entries are key = 1, value = 2: onnx.proto
+ONNX_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 16: 2}  # by data_type
 UNDERSTOOD = {"layout": "NCHW", "channels": "RGB", "type": "float32", "range": [0, 255]}
+MOST_BYTES = 2**31 - 1  # of a model (a limit of protobuf's) or an image
+MOST_PIXELS = 4096  # a side of the network's input
+MOST_CAMERAS = 100  # from there on OpenCV takes the number for one of a driver
+MOST_THREADS = 1024  # OpenCV starts them all at once
 RECENT = 1000  # pictures whose milliseconds the summary is of: a camera runs for days
 CLEAR = "\r\033[K"  # the line of a terminal
-DRAWN_WIDTH = 240  # pixels; smaller pictures are enlarged so that the text fits
-JPEG_START = b"\xff\xd8"
+DRAWN_SIZE = 240, 2000  # pixels; what is narrower than the first is enlarged, up to that height
+JPEG, PNG, GIF, BMP, PAM = b"\xff\xd8", b"\x89PNG", b"GIF", b"BM", b"P7"  # how files begin
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+WEBP, AVIF = b"WEBP", b"ftyp"  # at bytes 8 and 4
+EXTRA_SAMPLES = 338  # a tag of TIFF
 
 
 class InputError(ValueError):
     """Something the user can mend; its text names what is wrong and what was expected."""
+
+
+# ------------------------------------------------------------------------------------- the model
 
 
 class Classifier:
@@ -56,8 +74,8 @@ class Classifier:
 
     ``classes`` names the columns of what it returns, ``size`` is the (height, width) in pixels
     that it brings every image to: the centre square of the image, or with ``stretch`` all of it.
-    ``engine`` is OpenCV's engine that computes, ``engine_ms`` what one image took in each engine
-    that was tried: "auto" tries both and keeps the faster one of those that take the model.
+    ``engine`` is OpenCV's engine that computes: "auto" times one image in each (``engine_ms``) and
+    keeps the fastest. ``left_out`` says which engines cannot be used, and why.
 
     Raises ``InputError`` when the file is missing, not of this pipeline, or refused by OpenCV.
     """
@@ -68,13 +86,12 @@ class Classifier:
         self.classes, self.size = read_description(path)
         self.stretch = stretch
         probe = np.zeros((1, 3, *self.size), np.float32)
-        nets = load_nets(path, ENGINES if engine == "auto" else (engine,), probe)
+        names = ENGINES if engine == "auto" else (engine,)
+        nets, self.left_out = load_nets(path, names, probe)
         self.engine_ms = {name: time_net(net, probe) for name, net in nets.items()}
-        self.engine = min(self.engine_ms, key=self.engine_ms.get)
-        self._net = nets[self.engine]
-        outputs = self.logits(probe).shape
-        if outputs != (1, len(self.classes)):
-            raise InputError(f"{path} names {len(self.classes)} classes but returns {outputs}")
+        self.engine = min(self.engine_ms, key=lambda name: self.engine_ms[name])
+        self._path, self._net = path, nets[self.engine]
+        self.logits(probe)
 
     def predict(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         """Confidence in each class, (N, classes) float32; a row adds up to 1.
@@ -86,7 +103,7 @@ class Classifier:
         return softmax(self.logits(self.blob(images)))
 
     def blob(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-        """What the network takes: RGB (N, 3, *size) float32 in 0-255; see ``predict``."""
+        """The network's input: RGB (N, 3, *size) float32 in 0-255; see ``predict``."""
         if isinstance(images, np.ndarray) and images.ndim != 4:
             raise ValueError(f"images have shape {images.shape}; expected (N, H, W, 3) or a list")
         if len(images) == 0:
@@ -95,8 +112,22 @@ class Classifier:
         return cv2.dnn.blobFromImages(squares, swapRB=True)
 
     def logits(self, blob: np.ndarray) -> np.ndarray:
-        """The network's raw outputs (N, classes) float32 for a blob."""
-        return forward(self._net, blob)
+        """The network's raw outputs (N, classes) float32 for a blob.
+
+        Raises ``InputError`` when the network does not return one finite number for each class.
+        """
+        try:
+            outputs = forward(self._net, blob)
+        except cv2.error as error:
+            raise InputError(f"{self._path}: OpenCV cannot run it ({one_line(error)})") from None
+        if outputs.shape != (len(blob), len(self.classes)):
+            raise InputError(
+                f"{self._path} names {len(self.classes)} classes but returns {outputs.shape} for "
+                f"{len(blob)} images"
+            )
+        if not np.isfinite(outputs).all():
+            raise InputError(f"{self._path} returns numbers that are not finite; is it damaged?")
+        return outputs
 
 
 def read_description(path: str | Path) -> tuple[tuple[str, ...], tuple[int, int]]:
@@ -108,16 +139,18 @@ def read_description(path: str | Path) -> tuple[tuple[str, ...], tuple[int, int]
         raise InputError(f"{path} is missing; expected a model, e.g. model_pruned_int8.onnx")
     if Path(path).suffix == ".tflite":
         raise foreign(path, "TFLite files are for microcontrollers and NPUs")
-    metadata = read_metadata(path)
+    metadata, shape = read_metadata(path)
     classes, description = (json_of(metadata, key, path) for key in ("classes", "input"))
-    if not (isinstance(classes, list) and classes):
+    if not (isinstance(classes, list) and classes and all(type(x) is str for x in classes)):
         raise foreign(path, "its metadata 'classes' is not a list of names")
     if not (isinstance(description, dict) and description.items() >= UNDERSTOOD.items()):
         raise foreign(path, f"its input is {description}, which lacks some of {UNDERSTOOD}")
     size = description.get("size")
     if not (isinstance(size, list) and len(size) == 2 and all(type(x) is int for x in size)):
         raise foreign(path, f"its input's 'size' is {size}, not [height, width]")
-    return tuple(map(str, classes)), tuple(size)
+    if shape != [3, *size] or not 1 <= min(size) <= max(size) <= MOST_PIXELS:
+        raise foreign(path, f"its input's 'size' is {size}, but the network takes {shape}")
+    return tuple(classes), (size[0], size[1])
 
 
 def json_of(metadata: dict[str, str], key: str, path: str | Path) -> object:
@@ -125,7 +158,7 @@ def json_of(metadata: dict[str, str], key: str, path: str | Path) -> object:
         raise foreign(path, f"it has no metadata '{key}'")
     try:
         return json.loads(metadata[key])
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         raise foreign(path, f"its metadata '{key}' is not JSON") from None
 
 
@@ -136,39 +169,100 @@ def foreign(path: str | Path, reason: str) -> InputError:
     )
 
 
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """The metadata_props of an ONNX file, which OpenCV does not give.
+def read_metadata(path: str | Path) -> tuple[dict[str, str], list[int]]:
+    """The metadata_props of an ONNX file, which OpenCV does not give, and its input's shape.
 
-    Raises ``InputError`` when the file's bytes are no protobuf message, or not all of one.
+    Raises ``InputError`` when the file is no protobuf message, or its network is damaged.
     """
+    model = read_bytes(path)
     try:
-        entries = [
-            dict(protobuf_fields(value))
-            for number, value in protobuf_fields(Path(path).read_bytes())
-            if number == METADATA_FIELD
+        [graph] = nested(model, 7)
+        check_graph(graph)
+        entries = nested(model, 14)
+        metadata = dict(zip(texts(entries, 1), texts(entries, 2), strict=True))
+        dimensions = nested(graph, 11, 2, 1, 2, 1)  # input, type, tensor_type, shape, dim
+        shape = [
+            value for each in dimensions for _, value, text in protobuf_fields(each) if not text
         ]
-        return {entry[1].decode(): entry[2].decode() for entry in entries}
-    except (ValueError, LookupError, TypeError, AttributeError):  # whatever foreign bytes lead to
+    except (ValueError, LookupError):
         raise foreign(path, "it is damaged, or no ONNX file") from None
+    return metadata, shape
 
 
-def protobuf_fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
-    """(number, value) of each field: https://protobuf.dev/programming-guides/encoding/.
+def check_graph(graph: bytes) -> None:
+    """Raise ``ValueError`` or ``LookupError`` for damage with which OpenCV ends the process.
 
-    Raises ``ValueError`` or ``IndexError`` when the message is not well-formed.
+    Texts that are not UTF-8, constants with more or fewer numbers than their shape says, and inputs
+    that nothing returns. The fields have the numbers of onnx.proto.
+    """
+    nodes, constants, inputs = (nested(graph, field) for field in (1, 5, 11))
+    for tensor in constants:
+        check_tensor(tensor)
+    taken, returned, *_ = (texts(nodes, field) for field in (1, 2, 3, 4, 7))
+    if not {"", *returned, *texts(constants, 8), *texts(inputs, 1)}.issuperset(taken):
+        raise ValueError("a node takes what nothing returns")
+
+
+def nested(message: bytes, *path: int) -> list[bytes]:
+    """The contents of the fields with the last number, in fields with the first, and so on."""
+    messages = [message]
+    for wanted in path:
+        messages = [
+            content
+            for each in messages
+            for number, _, content in protobuf_fields(each)
+            if number == wanted
+        ]
+    return messages
+
+
+def texts(messages: list[bytes], number: int) -> list[str]:
+    return [content.decode() for message in messages for content in nested(message, number)]
+
+
+def check_tensor(tensor: bytes) -> None:
+    """Raise ``ValueError`` or ``LookupError`` when its numbers are not as many as it says."""
+    size, found, bytes_each = 1, 0.0, 1
+    for field, number, content in protobuf_fields(tensor):
+        if field == 1:
+            size *= number  # of one dimension
+        elif field == 2:
+            bytes_each = ONNX_BYTES[number]
+        elif field in (4, 9):  # float32, or any numbers as in memory
+            found += len(content) / (4 if field == 4 else bytes_each)
+        elif field in (5, 7):  # varints, whose last byte is below 128
+            found += sum(byte < 0x80 for byte in content)
+    if found != size:
+        raise ValueError(f"a constant has {found} numbers, not {size}")
+
+
+def read_bytes(path: str | Path) -> bytes:
+    if Path(path).stat().st_size > MOST_BYTES:
+        raise InputError(f"{path} has more than 2 GB; expected a model or an image")
+    return Path(path).read_bytes()
+
+
+def protobuf_fields(message: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """(number, value of a whole number, content of strings and messages) of each field.
+
+    Raises ``ValueError`` or ``IndexError`` when it is not well-formed; the encoding is described on
+    https://protobuf.dev/programming-guides/encoding/.
     """
     at = 0
     while at < len(message):
         tag, at = varint(message, at)
         number, wire_type = tag >> 3, tag & 7
+        if wire_type not in (0, 1, 2, 5) or number == 0:
+            raise ValueError("not a protobuf message")
+        value, length = 0, {1: 8, 5: 4}.get(wire_type, 0)
         if wire_type == 0:
             value, at = varint(message, at)
-        elif wire_type in (1, 2, 5):
-            length, at = varint(message, at) if wire_type == 2 else ({1: 8, 5: 4}[wire_type], at)
-            value, at = message[at : at + length], at + length
-        if wire_type not in (0, 1, 2, 5) or number == 0 or at > len(message):
-            raise ValueError("not a protobuf message")
-        yield number, value
+        elif wire_type == 2:
+            length, at = varint(message, at)
+        if at + length > len(message):
+            raise ValueError("the message is cut short")
+        yield number, value, message[at : at + length] if wire_type == 2 else b""
+        at += length
 
 
 def varint(message: bytes, at: int) -> tuple[int, int]:
@@ -183,24 +277,45 @@ def varint(message: bytes, at: int) -> tuple[int, int]:
     raise ValueError("a varint has at most 10 bytes")
 
 
-def load_nets(path: str | Path, engines: Iterable[str], probe: np.ndarray) -> dict[str, object]:
-    """The model in each engine that takes it; ``InputError`` when none does."""
-    if not hasattr(cv2.dnn, "ENGINE_NEW"):
+def load_nets(
+    path: str | Path, engines: Iterable[str], probe: np.ndarray
+) -> tuple[dict[str, cv2.dnn.Net], list[str]]:
+    """The model in each engine that takes it, and why the others do not.
+
+    OpenCV has no classic engine after 5.0. Raises ``InputError`` when no engine takes the model.
+    """
+    if int(cv2.__version__.split(".")[0]) < 5:
         raise InputError(f"OpenCV is {cv2.__version__}; expected 5.0 or newer (pip install -U)")
     nets, refusals = {}, []
     for name in engines:
+        code = getattr(cv2.dnn, f"ENGINE_{name.upper()}", None)
+        if code is None:
+            refusals.append(f"{name}: this OpenCV does not have it")
+            continue
         try:
-            net = cv2.dnn.readNetFromONNX(str(path), getattr(cv2.dnn, f"ENGINE_{name.upper()}"))
+            net = cv2.dnn.readNetFromONNX(utf8(path), code)
             forward(net, probe)  # a model that loads may still fail to run
             nets[name] = net
         except cv2.error as error:
-            refusals.append(f"{name}: {' '.join(error.err.split())}")
+            refusals.append(f"{name}: {one_line(error)}")
     if not nets:
         raise InputError(f"{path}: OpenCV {cv2.__version__} refuses it ({'; '.join(refusals)})")
-    return nets
+    return nets, refusals
 
 
-def time_net(net: object, probe: np.ndarray) -> float:
+def utf8(path: str | Path) -> str:
+    """A name for OpenCV, which ends the process when one is not UTF-8; ``InputError`` instead."""
+    try:
+        return str(path).encode().decode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: the name is not UTF-8; rename it for OpenCV") from None
+
+
+def one_line(error: cv2.error) -> str:
+    return " ".join((error.err or str(error)).split())
+
+
+def time_net(net: cv2.dnn.Net, probe: np.ndarray) -> float:
     """Milliseconds of the fastest of a few calls: what disturbs a call only makes it longer."""
     samples = []
     for _ in range(ENGINE_CALLS):
@@ -210,7 +325,7 @@ def time_net(net: object, probe: np.ndarray) -> float:
     return min(samples)
 
 
-def forward(net: object, blob: np.ndarray) -> np.ndarray:
+def forward(net: cv2.dnn.Net, blob: np.ndarray) -> np.ndarray:
     net.setInput(blob)
     return net.forward()
 
@@ -230,10 +345,14 @@ def to_bgr(image: np.ndarray) -> np.ndarray:
         raise ValueError(f"an image has shape {image.shape}; expected (H, W, 3), BGR as in OpenCV")
     if image.ndim == 2:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-    if image.shape[2] == 3:
-        return image
-    alpha = image[..., 3:].astype(np.float32) / 255
-    return np.rint(image[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    return image if image.shape[2] == 3 else on_white(image[..., :3], image[..., 3])
+
+
+def on_white(colours: np.ndarray, alpha: np.ndarray, premultiplied: bool = False) -> np.ndarray:
+    """(H, W, 3) uint8 of colours (H, W, 3) and alpha (H, W), both uint8."""
+    opacity = alpha[..., None].astype(np.uint16)
+    shade = colours if premultiplied else (colours * opacity + 127) // 255
+    return np.minimum(shade + (255 - opacity), 255).astype(np.uint8)
 
 
 def fitted(image: np.ndarray, size: tuple[int, int], stretch: bool) -> np.ndarray:
@@ -253,6 +372,89 @@ def fitted(image: np.ndarray, size: tuple[int, int], stretch: bool) -> np.ndarra
     )
 
 
+# ---------------------------------------------------------------------------------------- images
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """(H, W, 3) uint8 BGR of an image file: grey, with alpha or 16 bits a channel as it may be.
+
+    Raises ``InputError`` when OpenCV cannot decode it.
+    """
+    content = read_bytes(path)
+    if content.startswith(PAM):
+        raise InputError(f"{path} is a PAM, of which OpenCV mixes up the colours; take a PNG")
+    try:
+        return decoded(content)
+    except cv2.error as error:
+        raise InputError(f"{path}: OpenCV cannot decode it ({one_line(error)})") from None
+    except ValueError as error:
+        raise InputError(f"{path} {error}; expected a JPEG, PNG, WebP, TIFF, ...") from None
+
+
+def decoded(content: bytes) -> np.ndarray:
+    """See ``read_image``. Raises ``ValueError`` or ``cv2.error``."""
+    array = np.frombuffer(content, np.uint8)
+    is_whole = content and not (content.startswith(PNG) and is_cut_png(content))
+    colours = cv2.imdecode(array, cv2.IMREAD_COLOR) if is_whole else None  # turned as EXIF says
+    if colours is None:
+        raise ValueError("is damaged or no image")
+    if content.startswith(JPEG):
+        return colours
+    whole: np.ndarray | None = cv2.imdecode(array, cv2.IMREAD_UNCHANGED)  # to see alpha
+    if whole is None or whole.dtype not in (np.uint8, np.uint16):
+        raise ValueError("is damaged or has other than 8 or 16 bits a channel")
+    if whole.ndim != 3 or whole.shape[2] != 4 or not declares_alpha(content):
+        return colours
+    surplus_bits = 0 if whole.dtype == np.uint8 else 8
+    if surplus_bits and content[4:8] == AVIF:  # of 10 or 12 bits
+        surplus_bits = 2 if whole.max() < 1 << 10 else 4
+    straight = (whole >> surplus_bits).astype(np.uint8)
+    if content.startswith(TIFF):  # in 8-bit colours, libtiff has multiplied by alpha
+        return on_white(colours, straight[..., 3], premultiplied=True)
+    return to_bgr(straight)
+
+
+def is_cut_png(content: bytes) -> bool:
+    """Whether a chunk ends behind the file: OpenCV reserves up to 4 GB for what it announces."""
+    at, name = 8, b""
+    while at < len(content) and name != b"IEND":
+        name = content[at + 4 : at + 8]
+        at += 12 + int.from_bytes(content[at : at + 4], "big")
+    return at > len(content)
+
+
+def declares_alpha(content: bytes) -> bool:
+    """Whether a file with four channels calls the fourth alpha: else it is padding or infrared."""
+    if content.startswith(BMP):
+        header = int.from_bytes(content[14:18], "little")
+        return header >= 56 and any(content[66:70])  # the mask of alpha
+    if content.startswith(TIFF):
+        return tiff_tag(content, EXTRA_SAMPLES) in (1, 2)
+    return content.startswith((PNG, GIF)) or content[8:12] == WEBP or content[4:8] == AVIF
+
+
+def tiff_tag(content: bytes, tag: int) -> int | None:
+    """The first value of a tag of small numbers in a TIFF's first directory."""
+    order: Literal["little", "big"] = "little" if content.startswith(b"II") else "big"
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(content[at : at + size], order)
+
+    word = 8 if number(2, 2) == 43 else 4  # BigTIFF
+    start, entry = number(word, word), 4 + 2 * word  # tag, type, count, value
+    first = start + (8 if word == 8 else 2)
+    entries = min(number(start, first - start), len(content) // entry)
+    for at in range(first, first + entries * entry, entry):
+        if number(at, 2) == tag:
+            count = number(at + 4, word)
+            value = at + 4 + word
+            return number(value if 2 * count <= word else number(value, word), 2)
+    return None
+
+
+# ------------------------------------------------------------------------- files, videos, cameras
+
+
 @dataclass(frozen=True)
 class Picture:
     """An image, or a frame of a video or camera, and how long reading and decoding it took."""
@@ -264,99 +466,179 @@ class Picture:
     rate: float = 25.0  # frames/s of the video
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """(H, W, 3) uint8 BGR of an image file, grey, with alpha or 16 bits a channel as it may be.
+def pictures(source: str) -> Iterator[Picture]:
+    """The one picture of an image, or the frames of a video or stream.
 
-    Raises ``InputError`` when OpenCV cannot decode it.
+    Raises ``InputError`` when it is none of them, cannot be read, or is cut short.
     """
-    content = np.frombuffer(Path(path).read_bytes(), np.uint8)
-    try:
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR)  # 8 bits, turned as EXIF says
-        if image is not None and content[:2].tobytes() != JPEG_START:
-            whole = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)  # the only way to get alpha
-            if whole.ndim == 3 and whole.shape[2] == 4:
-                image = to_bgr((whole >> 8).astype(np.uint8) if whole.itemsize == 2 else whole)
-    except cv2.error as error:
-        raise InputError(f"{path}: OpenCV cannot decode it ({error.err})") from None
-    if image is None:
-        raise InputError(f"{path} is damaged or no image; expected a JPEG, PNG, WebP, TIFF, ...")
-    return image
-
-
-def pictures(path: Path) -> Iterator[Picture]:
-    """The one picture of an image, or the frames of a video.
-
-    Raises ``InputError`` when the file is neither, or no frame of it can be read.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} is missing; expected an image, a folder or a video")
-    if path.suffix.lower() in IMAGE_SUFFIXES or cv2.haveImageReader(str(path)):
+    path = Path(source)
+    if is_stream(source):
+        yield from frames_of(source)
+    elif not path.is_file():
+        raise InputError(f"{source} is missing; expected an image, a folder, a video or a stream")
+    elif path.suffix.lower() in IMAGE_SUFFIXES or cv2.haveImageReader(utf8(source)):
         start = time.perf_counter()
         image = read_image(path)
-        yield Picture(str(path), image, 1e3 * (time.perf_counter() - start))
-        return
+        yield Picture(source, image, 1e3 * (time.perf_counter() - start))
+    else:
+        yield from frames_of(source)
+        missing = missing_bytes(path)
+        if missing:
+            raise InputError(f"{source} is cut short: {missing} bytes of its end are missing")
+
+
+def is_stream(source: str) -> bool:
+    """An address, or a device such as /dev/video0."""
+    return STREAM.match(source) is not None or Path(source).is_char_device()
+
+
+def missing_bytes(path: Path) -> int:
+    """How much longer a video should be by its own headers: AVI, MP4, MOV, MKV and WebM.
+
+    FFmpeg shows the frames that are there and does not tell. Their number is no measure: parts of
+    a film have fewer frames than they announce, and are whole.
+    """
+    length, at, size = path.stat().st_size, 0, 1
+    with path.open("rb") as file:
+        while size and at < length:
+            file.seek(at)
+            size = chunk_bytes(file.read(16))
+            at += size
+    return max(at - length, 0)
+
+
+def chunk_bytes(head: bytes) -> int:
+    """Bytes of the chunk that begins so: RIFF, MP4 or Matroska; 0 where it does not say."""
+    kind, name = head[:4], head[4:8]
+    if kind == b"RIFF":
+        return 8 + int.from_bytes(name, "little")
+    if name in MP4:
+        size = int.from_bytes(kind, "big")
+        return int.from_bytes(head[8:16], "big") if size == 1 else size
+    if kind in MATROSKA and head[4:5] > b"\0":
+        more = 8 - head[4].bit_length()  # bytes of the size after its first
+        size = int.from_bytes(head[4 : 5 + more], "big") & ((1 << 7 * (more + 1)) - 1)
+        is_unknown = size + 1 == 1 << 7 * (more + 1)
+        return 0 if is_unknown else 5 + more + size
+    return 0
+
+
+def frames_of(where: str | int) -> Iterator[Picture]:
+    """The frames of a video, a stream, or a camera by its number.
+
+    Raises ``InputError`` when there is none, and when a camera goes away: it has no end.
+    """
+    is_camera = isinstance(where, int)
+    name = f"camera {where}" if isinstance(where, int) else utf8(where)
     frames = 0
-    for picture in frames_of(cv2.VideoCapture(str(path)), str(path)):
-        frames = picture.frame
-        yield picture
-    if not frames:
-        raise InputError(f"{path} is neither an image nor a video that OpenCV can read")
-
-
-def camera_pictures(number: int) -> Iterator[Picture]:
-    """What a camera sees, without end; ``InputError`` when it is absent or goes away."""
-    frames = 0
-    for picture in frames_of(cv2.VideoCapture(number), f"camera {number}"):
-        frames = picture.frame
-        yield picture
-    what = f"stopped after {frames} pictures" if frames else "is absent, or in use elsewhere"
-    raise InputError(f"camera {number} {what}; expected a camera that OpenCV can open")
-
-
-def frames_of(capture: cv2.VideoCapture, source: str) -> Iterator[Picture]:
-    rate = capture.get(cv2.CAP_PROP_FPS) if capture.isOpened() else 0
-    rate = rate if 1 <= rate <= 1000 else Picture.rate  # some cameras do not say
+    capture = cv2.VideoCapture(where)
     try:
-        for frame in itertools.count(1):
+        rate = capture.get(cv2.CAP_PROP_FPS) if capture.isOpened() else 0
+        rate = rate if 1 <= rate <= 1000 else Picture.rate  # some cameras do not say
+        while True:
             start = time.perf_counter()
             found, pixels = capture.read()
             if not found:
-                return
-            yield Picture(source, pixels, 1e3 * (time.perf_counter() - start), frame, rate)
+                break
+            frames += 1
+            yield Picture(name, pixels, 1e3 * (time.perf_counter() - start), frames, rate)
     finally:
         capture.release()
+    if is_camera:
+        what = f"stopped after {frames} pictures" if frames else "is absent, or in use elsewhere"
+        raise InputError(f"{name} {what}; expected a camera that OpenCV can open")
+    if not frames:
+        why = "does not answer, or with no" if STREAM.match(name) else "is neither an image nor a"
+        raise InputError(f"{name} {why} video that OpenCV can read")
 
 
-def files_in(path: Path) -> list[Path]:
-    """The images in a folder and in those below, sorted; a file stands for itself."""
-    if not path.is_dir():
-        return [path]
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+class Report:
+    """Prints errors on stderr, a line each, and counts them."""
+
+    def __init__(self) -> None:
+        self.errors = 0
+
+    def __call__(self, error: Exception) -> None:
+        self.errors += 1
+        print(f"{CLEAR if sys.stderr.isatty() else ''}error: {printable(error)}", file=sys.stderr)
+
+
+def printable(text: object) -> str:
+    """Text for a line: file names may hold line ends, codes of a terminal and stray bytes."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in str(text)
+    )
+
+
+def files_of(inputs: Iterable[str], report: Report) -> list[str]:
+    """The inputs, with each folder replaced by the images in it."""
+    files: list[str] = []
+    for source in inputs:
+        try:
+            if not source:
+                raise InputError("an input is empty; expected an image, a folder or a video")
+            is_folder = not is_stream(source) and Path(source).is_dir()
+            files += images_in(Path(source), report) if is_folder else [source]
+        except (InputError, OSError) as error:
+            report(error)
+    return files
+
+
+def images_in(folder: Path, report: Report) -> list[str]:
+    """The images in a folder and in those below, sorted; hidden ones (._IMG_1.jpg) are no images.
+
+    Links are followed, and each folder is entered once. Raises ``InputError`` when there is none.
+    """
+    found: list[Path] = []
+    others: Counter[str] = Counter()
+    entered: set[str] = set()
+    for place, folders, names in os.walk(folder, onerror=report, followlinks=True):
+        visible = [Path(place, name) for name in names if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if os.path.realpath(place) in entered:
+            folders.clear()
+            continue
+        entered.add(os.path.realpath(place))
+        found += [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES]
+        others.update(path.suffix.lower() for path in visible)
+    left_out = ", ".join(
+        f"{count} {suffix or 'without a suffix'}"
+        for suffix, count in others.most_common()
+        if suffix not in IMAGE_SUFFIXES
+    )
     if not found:
-        raise InputError(f"{path} holds no images; expected names with {', '.join(IMAGE_SUFFIXES)}")
-    return found
+        raise InputError(
+            f"{folder} holds no images, but {left_out or 'no files'}; expected names with "
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    if left_out:
+        print(printable(f"{folder}: left out, no images by name: {left_out}"), file=sys.stderr)
+    return [str(path) for path in sorted(found)]
 
 
-def all_pictures(paths: list[Path], errors: list[Exception]) -> Iterator[Picture]:
+def all_pictures(files: list[str], report: Report) -> Iterator[Picture]:
     """The pictures of all files; one that cannot be read is reported and stops nothing."""
     counting = sys.stderr.isatty() and not sys.stdout.isatty()  # else the lines show progress
     start = time.perf_counter()
-    for number, path in enumerate(paths):
+    for number, file in enumerate(files):
         if counting:
-            seconds = (time.perf_counter() - start) / max(number, 1) * (len(paths) - number)
+            seconds = (time.perf_counter() - start) / max(number, 1) * (len(files) - number)
             left = f", {seconds:.0f} s left" if number else ""
-            print(f"{CLEAR}{number}/{len(paths)}{left} ", end="", file=sys.stderr, flush=True)
+            print(f"{CLEAR}{number}/{len(files)}{left} ", end="", file=sys.stderr, flush=True)
         try:
-            yield from pictures(path)
+            yield from pictures(file)
         except (InputError, OSError) as error:
-            errors.append(error)
-            print(f"{CLEAR if counting else ''}error: {error}", file=sys.stderr)
+            report(error)
     if counting:
         print(CLEAR, end="", file=sys.stderr, flush=True)
 
 
+# --------------------------------------------------------------------------------------- outputs
+
+
 def results(model: Classifier, stream: Iterator[Picture], top: int, batch: int) -> Iterator[tuple]:
-    """(picture, what ``--json`` prints of it); the network gets ``batch`` pictures a call."""
+    """(picture, the object that ``--json`` prints); the network gets ``batch`` pictures a call."""
     while group := list(itertools.islice(stream, batch)):
         start = time.perf_counter()
         blob = model.blob([picture.pixels for picture in group])
@@ -378,13 +660,14 @@ def results(model: Classifier, stream: Iterator[Picture], top: int, batch: int) 
 
 
 def answer(result: dict) -> str:
-    return ", ".join(f"{best['class']} {best['confidence']:.1%}" for best in result["top"])
+    named = ", ".join(f"{best['class']} {best['confidence']:.1%}" for best in result["top"])
+    return printable(named)
 
 
 def print_text(_: Picture, result: dict) -> None:
     frame = f" [{result['frame']}]" if "frame" in result else ""
     times = f"{result['network_ms']:.2f} ms, {result['total_ms']:.2f} ms with reading"
-    print(f"{result['source']}{frame}: {answer(result)} ({times})", flush=True)
+    print(f"{printable(result['source'])}{frame}: {answer(result)} ({times})", flush=True)
 
 
 def print_json(_: Picture, result: dict) -> None:
@@ -393,7 +676,8 @@ def print_json(_: Picture, result: dict) -> None:
 
 def annotated(pixels: np.ndarray, text: str) -> np.ndarray:
     """The picture with the text on a dark strip, enlarged if it is small; (H, W, 3) uint8 BGR."""
-    scale = -(-DRAWN_WIDTH // pixels.shape[1])  # rounded up
+    least, most = DRAWN_SIZE
+    scale = max(min(-(-least // pixels.shape[1]), most // pixels.shape[0]), 1)
     canvas = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
     (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 1)
     size = min(0.95 * canvas.shape[1] / width, 1.0)
@@ -408,7 +692,7 @@ class Drawer:
     """Writes NAME_classified.png for an image, NAME_classified.avi for a video or camera.
 
     A name that this run has written already gets a number. Raises ``InputError`` when OpenCV
-    cannot write a video.
+    cannot write a picture or video.
     """
 
     def __init__(self, folder: Path):
@@ -423,24 +707,28 @@ class Drawer:
             self.close()
         if picture.frame is None:
             path = self._path(picture.source, ".png")
-            part(path).write_bytes(cv2.imencode(".png", drawn)[1])
+            written, encoded = cv2.imencode(".png", drawn)
+            if not written:
+                raise InputError(f"OpenCV cannot write the picture {path}")
+            part(path).write_bytes(encoded.tobytes())
             os.replace(part(path), path)
             return
         if self._video is None:
             path = self._path(picture.source, ".avi")
-            codec = cv2.VideoWriter_fourcc(*"MJPG")  # in every OpenCV, with FFmpeg or without
-            writer = cv2.VideoWriter(str(part(path)), codec, picture.rate, drawn.shape[1::-1])
+            codec = cv2.VideoWriter.fourcc(*"MJPG")  # in every OpenCV, with FFmpeg or without
+            size = (drawn.shape[1], drawn.shape[0])
+            writer = cv2.VideoWriter(utf8(part(path)), codec, picture.rate, size)
             if not writer.isOpened():
                 raise InputError(f"OpenCV cannot write the video {path}")
             self._video = picture.source, writer, path
         self._video[1].write(drawn)
 
     def _path(self, source: str, suffix: str) -> Path:
-        stem = f"{Path(source).stem}_classified"
+        stem = re.sub(r'[<>:"|?*\\]', "_", Path(source).stem)[:50] + "_classified"
         numbered = (f"{stem}_{number}{suffix}" for number in itertools.count(2))
         names = itertools.chain([f"{stem}{suffix}"], numbered)
-        name = next(name for name in names if name not in self._names)
-        self._names.add(name)
+        name = next(name for name in names if name.casefold() not in self._names)
+        self._names.add(name.casefold())
         return self._folder / name
 
     def close(self) -> None:
@@ -460,7 +748,7 @@ def part(path: Path) -> Path:
 class Window:
     """Shows pictures until a key is pressed; raises ``KeyboardInterrupt`` on q or Escape."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         has_display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
         if re.search(r"GUI: +NONE", cv2.getBuildInformation()):
             raise InputError("--show needs opencv-python; this is opencv-python-headless")
@@ -476,26 +764,39 @@ class Window:
         cv2.destroyAllWindows()
 
 
-def positive(text: str) -> int:
-    if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return int(text)
+# ---------------------------------------------------------------------------------- command line
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """An argument that is a whole number in these bounds."""
+
+    def number(text: str) -> int:
+        if not (text.isdecimal() and least <= int(text[:20]) <= most):
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number of {least} to {most}")
+        return int(text)
+
+    return number
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    many = whole(1, 10**6)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", help=".onnx file of the pipeline, FP32 or INT8")
-    parser.add_argument("inputs", nargs="*", type=Path, help="images, folders, videos")
-    parser.add_argument("--camera", type=int, help="number of a camera, e.g. 0, in their place")
-    parser.add_argument("--top", type=positive, default=3, help="classes to name (default: 3)")
+    parser.add_argument("inputs", nargs="*", help="images, folders, videos, streams (rtsp://...)")
+    parser.add_argument(
+        "--camera", type=whole(0, MOST_CAMERAS - 1), help="its number, e.g. 0, in their place"
+    )
+    parser.add_argument("--top", type=many, default=3, help="classes to name (default: 3)")
     parser.add_argument("--json", action="store_true", help="a JSON object a line, not text")
     parser.add_argument("--draw", type=Path, metavar="FOLDER", help="write annotated pictures here")
     parser.add_argument("--show", action="store_true", help="in a window; q ends")
     parser.add_argument("--stretch", action="store_true", help="all of it, not the centre square")
     parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto")
-    parser.add_argument("--threads", type=positive, help="of OpenCV (default: OpenCV's choice)")
-    parser.add_argument("--batch", type=positive, default=1, help="images a call (default: 1)")
-    args = parser.parse_args()
+    parser.add_argument(
+        "--threads", type=whole(1, MOST_THREADS), help="of OpenCV (default: OpenCV's choice)"
+    )
+    parser.add_argument("--batch", type=many, default=1, help="images a call (default: 1)")
+    args = parser.parse_intermixed_args()  # options may stand between the inputs
     if bool(args.inputs) == (args.camera is not None):
         parser.error("give images, folders or videos, or --camera")
     return args
@@ -505,14 +806,17 @@ def main() -> int:
     args = parse_args()
     if args.threads:
         cv2.setNumThreads(args.threads)
-    paths = [file for path in args.inputs for file in files_in(path)]
+    report = Report()
+    files = files_of(args.inputs, report)
     model = Classifier(args.model, args.engine, args.stretch)
+    for reason in model.left_out:
+        print(f"engine left out: {printable(reason)}", file=sys.stderr)
     timed = ", ".join(f"{name} {ms:.2f} ms" for name, ms in model.engine_ms.items())
-    print(f"{args.model}: OpenCV's engine {model.engine} (timed: {timed})", file=sys.stderr)
-    errors: list[Exception] = []
-    live = args.camera is not None
-    stream = camera_pictures(args.camera) if live else all_pictures(paths, errors)
-    recent = deque(maxlen=RECENT)
+    used = f"{args.model}: OpenCV's engine {model.engine} (timed: {timed})"
+    print(printable(used), file=sys.stderr)
+    is_live = args.camera is not None
+    stream = frames_of(args.camera) if is_live else all_pictures(files, report)
+    recent: deque[tuple[float, float]] = deque(maxlen=RECENT)
     with ExitStack() as stack:
         outputs: list[Callable] = [print_json if args.json else print_text]
         if args.draw:
@@ -521,14 +825,14 @@ def main() -> int:
         if args.show:
             outputs.append(stack.enter_context(closing(Window())))
         stack.callback(print_summary, recent)
-        for picture, result in results(model, stream, args.top, 1 if live else args.batch):
+        for picture, result in results(model, stream, args.top, 1 if is_live else args.batch):
             recent.append((result["network_ms"], result["total_ms"]))
             for output in outputs:
                 output(picture, result)
-    return 2 if errors else 0
+    return 2 if report.errors else 0
 
 
-def print_summary(recent: deque) -> None:
+def print_summary(recent: deque[tuple[float, float]]) -> None:
     if len(recent) > 1:
         network, total = (statistics.median(column) for column in zip(*recent, strict=True))
         print(
@@ -539,14 +843,19 @@ def print_summary(recent: deque) -> None:
 
 
 def run() -> int:
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are told below
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # whatever the names and the encoding
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # errors are told by Report
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # finishes a video being drawn
     try:
         return main()
     except (InputError, OSError) as error:
         if isinstance(error, BrokenPipeError):  # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        print(f"error: {error}", file=sys.stderr)
+        Report()(error)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -1,13 +1,17 @@
 """What goes onto the device: deploy/classify.py, alone, on files that the tests make."""
 
 import ast
+import http.server
 import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +21,17 @@ import onnx
 import pytest
 
 from deploy import compare_outputs
-from deploy.classify import Classifier, Drawer, InputError, Picture, read_image
+from deploy.classify import (
+    Classifier,
+    Drawer,
+    InputError,
+    Picture,
+    annotated,
+    is_stream,
+    main,
+    missing_bytes,
+    read_image,
+)
 from stages.common.data.cifar10 import CLASSES
 from stages.common.inference.runtimes.opencv import OpenCVSession
 from stages.common.inference.sessions import to_blob
@@ -37,12 +51,15 @@ def bgr_images(count: int) -> np.ndarray:
     return np.ascontiguousarray(make_images(count).pixels.transpose(0, 2, 3, 1)[..., ::-1])
 
 
-def classify(*words: object) -> subprocess.CompletedProcess:
-    """Run the file from its own folder, in which nothing of the repository can be imported."""
+def classify(*words: object, encoding: str = "utf-8", cwd: str | Path = "/"):
+    """Run the file alone: nothing of the repository can be imported."""
     command = [sys.executable, "-I", str(DEPLOY / "classify.py"), *map(str, words)]
     environment = {key: value for key, value in os.environ.items() if "DISPLAY" not in key}
+    if encoding != "utf-8":  # of stdout; -I ignores PYTHONIOENCODING
+        command.remove("-I")
+        environment["PYTHONIOENCODING"] = encoding
     return subprocess.run(
-        command, capture_output=True, text=True, cwd="/", env=environment, timeout=120
+        command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120
     )
 
 
@@ -51,7 +68,7 @@ def json_lines(process: subprocess.CompletedProcess) -> list[dict]:
 
 
 def write_video(path: Path, frames: int) -> Path:
-    codec = cv2.VideoWriter_fourcc(*"MJPG")
+    codec = cv2.VideoWriter.fourcc(*("mp4v" if path.suffix == ".mp4" else "MJPG"))
     writer = cv2.VideoWriter(str(path), codec, 10, (64, 48))
     for image in bgr_images(frames):
         writer.write(cv2.resize(image, (64, 48)))
@@ -152,7 +169,11 @@ def with_input(**changes: object) -> bytes:
         (lambda: fp32_model().SerializeToString()[:5000], "damaged, or no ONNX"),
         (lambda: b"PK\x03\x04 a checkpoint of PyTorch", "damaged, or no ONNX"),
         (lambda: b"\xff" * 100, "damaged, or no ONNX"),
-        (lambda: b"", "has no metadata 'classes'"),
+        (lambda: b"", "damaged, or no ONNX"),
+        (
+            lambda: with_input(size=[33, 32]),
+            "[33, 32], but the network takes [3, 32, 32]",
+        ),
     ],
 )
 def test_a_file_that_is_no_model_of_ours_is_one_clear_error(tmp_path, content, named):
@@ -290,7 +311,7 @@ def test_drawn_pictures_carry_text_and_never_overwrite_one_another(tmp_path):
         ([DEPLOY], "holds no images"),
         ([DEPLOY / "classify.py", "--show"], "--show needs"),
         ([], "give images, folders or videos, or --camera"),
-        (["one.png", "--top", 0], "not a whole number of at least 1"),
+        (["one.png", "--top", 0], "0 is not a whole number of 1 to"),
     ],
 )
 def test_what_cannot_be_read_or_used_is_one_error_without_traceback(models, words, named):
@@ -316,23 +337,304 @@ def test_a_tflite_file_is_named_as_what_it_is(tmp_path):
         Classifier(tmp_path / "model.tflite")
 
 
-def test_ctrl_c_ends_cleanly_and_keeps_what_was_drawn(models, tmp_path):
-    video = write_video(tmp_path / "long.avi", frames=2000)
-    command = [sys.executable, str(DEPLOY / "classify.py"), str(models[0]), str(video)]
+def stop_while_drawing(model: Path, folder: Path, number: int, status: int) -> None:
+    video = write_video(folder / "long.avi", frames=2000)
+    command = [sys.executable, str(DEPLOY / "classify.py"), str(model), str(video)]
     with subprocess.Popen(
-        [*command, "--draw", str(tmp_path / "drawn")],
+        [*command, "--draw", str(folder / "drawn")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # ignored in background
     ) as process:
         process.stdout.readline()
         time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == status
     assert b"Traceback" not in stderr
-    assert os.listdir(tmp_path / "drawn") == ["long_classified.avi"]
-    assert cv2.VideoCapture(str(tmp_path / "drawn" / "long_classified.avi")).read()[0]
+    assert os.listdir(folder / "drawn") == ["long_classified.avi"]
+    assert cv2.VideoCapture(str(folder / "drawn" / "long_classified.avi")).read()[0]
+
+
+def test_ctrl_c_ends_cleanly_and_keeps_what_was_drawn(models, tmp_path):
+    stop_while_drawing(models[0], tmp_path, signal.SIGINT, status=130)
+
+
+def make_bmp(bgrx: np.ndarray, header: int, alpha_mask: int) -> bytes:
+    """A 32-bit BMP whose masks say where the colours are: the header has 40 or 108 bytes."""
+    height, width, _ = bgrx.shape
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, alpha_mask)
+    start = 14 + max(header, 56)
+    info = struct.pack("<IiiHHIIiiII", header, width, -height, 1, 32, 3, bgrx.size, 0, 0, 0, 0)
+    info = (info + masks).ljust(start - 14, b"\0")
+    return struct.pack("<2sIHHI", b"BM", start + bgrx.size, 0, 0, start) + info + bgrx.tobytes()
+
+
+def make_tiff(bands: np.ndarray, extra_samples: int | None) -> bytes:
+    """An uncompressed TIFF of four bands, uint8 or uint16, RGB first."""
+    height, width, count = bands.shape
+    bits, start = 8 * bands.itemsize, 8 + 2 + 12 * 11 + 4
+    tags = [(256, width), (257, height), (258, start), (259, 1), (262, 2), (273, start + 8)]
+    tags += [(277, count), (278, height), (279, bands.nbytes), (284, 1)]
+    tags += [] if extra_samples is None else [(338, extra_samples)]
+    entries = b"".join(
+        struct.pack("<HHII", tag, 3, count if tag == 258 else 1, value) for tag, value in tags
+    )
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries
+    return head.ljust(start, b"\0") + struct.pack("<4H", *[bits] * 4) + bands.tobytes()
+
+
+@pytest.mark.parametrize(("header", "alpha_mask", "is_alpha"), [
+    (40, 0, False), (108, 0, False), (108, 0xFF000000, True),
+])  # fmt: skip
+def test_the_fourth_byte_of_a_bmp_is_alpha_only_with_a_mask(tmp_path, header, alpha_mask, is_alpha):
+    image = bgr_images(1)[0]
+    path = tmp_path / "a.bmp"
+    path.write_bytes(make_bmp(np.dstack([image, image[..., 0] * 0]), header, alpha_mask))
+    expected = np.full_like(image, 255) if is_alpha else image
+    assert np.array_equal(read_image(path), expected)
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+@pytest.mark.parametrize("extra_samples", [None, 0, 1, 2])
+def test_the_fourth_band_of_a_tiff_is_alpha_only_where_it_says_so(tmp_path, depth, extra_samples):
+    rgb = bgr_images(1)[0][..., ::-1].astype(int)
+    fourth = np.arange(32 * 32).reshape(32, 32, 1) % 256
+    is_premultiplied = extra_samples == 1
+    stored = (rgb * fourth + 127) // 255 if is_premultiplied else rgb
+    scale = np.iinfo(depth).max // 255
+    path = tmp_path / "a.tiff"
+    path.write_bytes(make_tiff((np.dstack([stored, fourth]) * scale).astype(depth), extra_samples))
+    expected = rgb * fourth / 255 + 255 - fourth if extra_samples else rgb
+    difference = np.abs(read_image(path)[..., ::-1] - expected).max()
+    assert difference <= (1 if extra_samples else 0)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int16])
+def test_numbers_without_a_known_white_are_refused(tmp_path, kind):
+    path = tmp_path / "a.tiff"
+    cv2.imwrite(str(path), bgr_images(1)[0].astype(kind))
+    with pytest.raises(InputError, match="a.tiff is damaged or "):
+        read_image(path)
+
+
+def test_a_png_whose_chunk_ends_behind_the_file_is_never_decoded(tmp_path, monkeypatch):
+    content = bytearray(cv2.imencode(".png", bgr_images(1)[0])[1].tobytes())
+    content[33:37] = b"\x7f\xff\xff\xff"  # bytes of the first IDAT
+    (tmp_path / "a.png").write_bytes(content)
+    monkeypatch.setattr(cv2, "imdecode", None)  # it would reserve 2 GB
+    with pytest.raises(InputError, match="a.png is damaged"):
+        read_image(tmp_path / "a.png")
+
+
+def test_drawing_enlarges_a_tall_picture_no_more_than_fits_in_memory():
+    drawn = annotated(np.full((30_000, 1, 3), 128, np.uint8), "cat 90.0%")
+    assert drawn.shape == (30_000, 1, 3)
+    assert annotated(np.full((32, 32, 3), 128, np.uint8), "cat").shape == (256, 256, 3)
+
+
+def raw_name(folder: Path, name: bytes) -> Path:
+    return folder / os.fsdecode(name)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
+def test_names_that_are_not_utf8_or_not_encodable_stop_nothing(models, tmp_path, encoding):
+    image = cv2.imencode(".png", bgr_images(1)[0])[1].tobytes()
+    video = write_video(tmp_path / "clip.avi", frames=2).read_bytes()
+    files = {
+        b"caf\xe9.png": image,
+        b"caf\xe9.avi": video,
+        b"caf\xe9": image,
+        b"a\n\x1b[2J.png": image,
+    }
+    for name, content in files.items():
+        raw_name(tmp_path, name).write_bytes(content)
+    names = [raw_name(tmp_path, name) for name in files]
+    run = classify(models[0], *names, "--engine", "new", encoding=encoding)
+    assert run.returncode == 2
+    [first, second] = run.stdout.splitlines()
+    assert "/caf\\udce9.png: " in first
+    assert "/a\\n\\x1b[2J.png: " in second
+    assert run.stderr.count("error:") == 2
+    assert run.stderr.count("the name is not UTF-8; rename it") == 2
+
+
+def test_a_model_whose_name_is_not_utf8_is_one_error(models, tmp_path):
+    path = raw_name(tmp_path, b"caf\xe9.onnx")
+    path.write_bytes(models[0].read_bytes())
+    with pytest.raises(InputError, match="the name is not UTF-8; rename it"):
+        Classifier(path)
+
+
+def test_options_may_stand_between_the_model_and_the_images(models, tmp_path):
+    cv2.imwrite(str(tmp_path / "one.png"), bgr_images(1)[0])
+    cv2.imwrite(str(tmp_path / "-1.png"), bgr_images(1)[0])
+    one = tmp_path / "one.png"
+    run = classify(models[0], "--json", one, "--top", 1, one, "--", "-1.png", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert [len(result["top"]) for result in json_lines(run)] == [1, 1, 1]
+
+
+def test_a_video_cut_in_the_middle_gives_its_frames_and_an_error(models, tmp_path):
+    video = write_video(tmp_path / "clip.avi", frames=20)
+    content = video.read_bytes()
+    whole = classify(models[0], video, "--engine", "new", "--json")
+    assert (whole.returncode, len(json_lines(whole))) == (0, 20)
+    video.write_bytes(content[: len(content) // 2])
+    run = classify(models[0], video, "--engine", "new", "--json")
+    assert run.returncode == 2
+    assert 5 <= len(json_lines(run)) <= 15
+    missing = len(content) - len(content) // 2
+    assert f"clip.avi is cut short: {missing} bytes of its end are missing\n" in run.stderr
+    assert run.stderr.count("error:") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "missing"),
+    [
+        (b"RIFF" + struct.pack("<I", 20) + bytes(12), 8),
+        (b"RIFF" + struct.pack("<I", 12) + bytes(12), 0),
+        (b"RIFF" + bytes(16), 0),  # never finished: no length
+        (struct.pack(">I4s", 12, b"ftyp") + bytes(4) + struct.pack(">I4s", 30, b"mdat"), 22),
+        (struct.pack(">I4s", 12, b"ftyp") + bytes(4) + struct.pack(">I4sQ", 1, b"mdat", 99), 83),
+        (struct.pack(">I4s", 12, b"ftyp") + bytes(4) + struct.pack(">I4s", 0, b"mdat"), 0),
+        (struct.pack(">I4s", 12, b"ftyp") + bytes(4) + b"what follows", 0),
+        (b"\x1aE\xdf\xa3\x82ab" + b"\x18S\x80g\x40\x10", 16),
+        (b"\x1aE\xdf\xa3\x82ab" + b"\x18S\x80g\xff", 0),  # a stream: length unknown
+        (b"FLV\x01" + bytes(20), 0),
+        (b"", 0),
+    ],
+)
+def test_the_length_of_a_video_is_that_of_its_headers(tmp_path, content, missing):
+    (tmp_path / "video").write_bytes(content)
+    assert missing_bytes(tmp_path / "video") == missing
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--camera", "-1"], ["--camera", "-2"], ["--camera", 2147483648], ["--camera", 100],
+        ["a.png", "--threads", 99999999999], ["a.png", "--threads", 0],
+        ["a.png", "--batch", 10**30],
+    ],
+)  # fmt: skip
+def test_numbers_that_would_end_the_process_in_opencv_are_refused(models, words):
+    run = classify(models[0], *words)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert re.search(r"error: argument --\w+: .* is not a whole number of \d+ to \d+", run.stderr)
+
+
+def test_a_folder_of_a_mac_with_links_and_a_folder_named_as_an_image(models, tmp_path):
+    image = cv2.imencode(".png", bgr_images(1)[0])[1].tobytes()
+    photos, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
+    for name in ("IMG.png", "._IMG.png", "sub.png/below.PNG", ".thumbnails/IMG.png", "x.HEIC"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        (photos / name).write_bytes(image)
+    elsewhere.mkdir()
+    (elsewhere / "linked.png").write_bytes(image)
+    (photos / "link").symlink_to(elsewhere)
+    (photos / "again").symlink_to(elsewhere)
+    (photos / "sub.png" / "loop").symlink_to(photos)
+    run = classify(models[0], photos, "--json", "--engine", "new")
+    assert run.returncode == 0, run.stderr
+    names = [Path(result["source"]).name for result in json_lines(run)]
+    assert sorted(names) == ["IMG.png", "below.PNG", "linked.png"]
+    assert "photos: left out, no images by name: 1 .heic" in run.stderr
+
+
+def test_a_folder_without_images_or_an_empty_name_stops_nothing(models, tmp_path):
+    cv2.imwrite(str(tmp_path / "one.png"), bgr_images(1)[0])
+    (tmp_path / "empty").mkdir()
+    run = classify(models[0], tmp_path / "empty", "", tmp_path / "one.png", "--json")
+    assert (run.returncode, len(json_lines(run))) == (2, 1)
+    assert "empty holds no images" in run.stderr
+    assert "an input is empty" in run.stderr
+
+
+def test_an_address_is_opened_as_a_stream(models, tmp_path):
+    write_video(tmp_path / "clip.avi", frames=3)
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        found = classify(models[0], f"{address}/clip.avi", "--json", "--draw", tmp_path / "drawn")
+        missing = classify(models[0], f"{address}/missing.avi")
+        server.shutdown()
+    assert found.returncode == 0, found.stderr
+    assert [result["frame"] for result in json_lines(found)] == [1, 2, 3]
+    assert json_lines(found)[0]["source"] == f"{address}/clip.avi"
+    assert os.listdir(tmp_path / "drawn") == ["clip_classified.avi"]
+    assert missing.returncode == 2
+    assert f"error: {address}/missing.avi does not answer" in missing.stderr
+
+
+@pytest.mark.parametrize("source", ["rtsp://127.0.0.1:9/stream", "http://127.0.0.1:9/clip.mp4"])
+def test_a_stream_that_nobody_sends_is_one_error(models, source):
+    run = classify(models[0], source)
+    assert run.returncode == 2
+    assert run.stderr.count("error:") == 1
+    assert f"error: {source} does not answer" in run.stderr
+
+
+def test_a_device_is_a_stream_and_a_folder_is_none():
+    assert is_stream("/dev/null")
+    assert is_stream("rtsp://host/stream")
+    assert not is_stream("C:/photos")
+    assert not is_stream("C://photos")
+    assert not is_stream(str(DEPLOY))
+
+
+def damaged_model(change: Callable[[onnx.ModelProto], object]) -> bytes:
+    model = fp32_model()
+    change(model)
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda: fp32_model().SerializeToString().replace(b"Relu", b"R\xd2\xe3u"),
+        lambda: damaged_model(lambda model: model.graph.initializer[0].dims.append(-1)),
+        lambda: damaged_model(lambda model: model.graph.initializer[0].dims.append(2)),
+        lambda: damaged_model(lambda model: setattr(model.graph.initializer[0], "name", "other")),
+        lambda: damaged_model(lambda model: model.graph.node[0].input.__setitem__(1, "nothing")),
+    ],
+)
+def test_a_model_that_would_end_the_process_in_opencv_is_refused_before(tmp_path, content):
+    (tmp_path / "model.onnx").write_bytes(content())
+    with pytest.raises(InputError, match="it is damaged, or no ONNX file"):
+        Classifier(tmp_path / "model.onnx")
+
+
+def test_a_model_that_returns_no_numbers_is_one_error(tmp_path):
+    model = fp32_model()
+    [head] = [node for node in model.graph.node if node.op_type == "Gemm"]
+    weights = next(each for each in model.graph.initializer if each.name == head.input[1])
+    weights.raw_data = np.full(weights.dims, np.nan, np.float32).tobytes()
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match="numbers that are not finite"):
+        Classifier(tmp_path / "model.onnx", "classic").predict(bgr_images(2))
+
+
+def test_without_opencvs_classic_engine_the_new_one_is_used(models, monkeypatch, capsys):
+    monkeypatch.delattr(cv2.dnn, "ENGINE_CLASSIC")
+    model = Classifier(models[0])
+    assert list(model.engine_ms) == ["new"]
+    assert model.left_out == ["classic: this OpenCV does not have it"]
+    with pytest.raises(InputError, match="classic: this OpenCV does not have it"):
+        Classifier(models[0], engine="classic")
+
+
+def test_an_engine_that_is_left_out_is_one_line(models, tmp_path, monkeypatch, capsys):
+    monkeypatch.delattr(cv2.dnn, "ENGINE_CLASSIC")
+    cv2.imwrite(str(tmp_path / "one.png"), bgr_images(1)[0])
+    monkeypatch.setattr(sys, "argv", ["classify.py", str(models[0]), str(tmp_path / "one.png")])
+    assert main() == 0
+    assert "engine left out: classic: this OpenCV does not have it\n" in capsys.readouterr().err
+
+
+def test_a_service_that_is_stopped_keeps_the_video_that_it_draws(models, tmp_path):
+    stop_while_drawing(models[0], tmp_path, signal.SIGTERM, status=143)
 
 
 def write_results(path: Path, logits: list[list[float]], folder: str = "a") -> Path:
