@@ -138,6 +138,35 @@ def test_an_unknown_revision_is_named(root):
         get(root, "nope")
 
 
+@pytest.mark.parametrize(
+    "name", ["", " v1", "v1:dvc.yaml", "v1^{tree}", "v1..v2", "-x", "caf\udce9"]
+)
+def test_what_is_no_commit_is_no_revision(root, name):
+    with pytest.raises(InputError, match="is unknown; expected a branch"):
+        get(root, name)
+
+
+def test_an_annotated_tag_is_its_commit(root):
+    git(root, "tag", "--annotate", "--message", "x", "annotated", "v1")
+    assert get(root, "annotated") == b"first"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "stages:",
+        "stages: []",
+        "stages: {a: }",
+        "stages: {a: {outs: }}",
+        "stages: {a: {outs: [{md5: x}]}}",
+    ],
+)
+def test_a_lock_that_dvc_did_not_write_is_named_with_the_remedy(root, content):
+    (root / "dvc.lock").write_text(content)
+    with pytest.raises(InputError, match="dvc.lock of the working tree .*'git checkout dvc.lock'"):
+        get(root, None)
+
+
 def test_a_revision_in_which_nothing_ran_is_named(root):
     git(root, "rm", "--quiet", "dvc.lock")
     git(root, "commit", "--quiet", "--message", "no lock")
@@ -154,8 +183,11 @@ def test_a_variant_that_dvc_lock_does_not_name_is_an_error(root):
         get(root, None)
 
 
-def test_a_pipeline_without_variants_is_an_error(root):
-    (root / "dvc.yaml").write_text("stages: {}\n")
+@pytest.mark.parametrize(
+    "content", ["stages: {}", "vars:", "vars: 3", "vars: [{variants: {a: 3}}]"]
+)
+def test_a_pipeline_without_variants_is_an_error(root, content):
+    (root / "dvc.yaml").write_text(content)
     with pytest.raises(InputError, match="has no 'variants'"):
         get(root, None)
 

@@ -210,6 +210,12 @@ def test_a_base_without_results_makes_every_variant_new(clone, monkeypatch):
     assert "Only in working tree:" in text
 
 
+def test_a_branch_that_only_the_origin_has_is_named(clone, monkeypatch):
+    clone.run("git", "branch", "--quiet", "--delete", "--force", "main")
+    with pytest.raises(InputError, match=r"'main' is no commit .* did you mean origin/main\?"):
+        reported(monkeypatch, "main")
+
+
 def test_what_cannot_be_read_is_named(clone, monkeypatch):
     with pytest.raises(InputError, match="'nowhere' is no commit of this repository"):
         reported(monkeypatch, "nowhere")

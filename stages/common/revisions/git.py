@@ -30,11 +30,14 @@ class Revision:
 
 
 def require_repository(root: Path) -> None:
-    """Raise ``InputError`` where git sees no repository, or one of another user, which it refuses.
+    """Raise ``InputError`` unless ``root`` is the root of a repository that git trusts.
 
-    The latter is what root sees in a container on a checkout that a person made outside.
+    It does not trust that of another user: what root has in a container, on a person's checkout.
     """
-    found = git(root, "rev-parse", "--git-dir")
+    found = git(root, "rev-parse", "--show-cdup")
+    if way_up := found.stdout.decode().strip():
+        top = (root / way_up).resolve()
+        raise InputError(f"{root.resolve()} is a folder of {top}; run from the repository's root")
     if not found.returncode:
         return
     said = found.stderr.decode(errors="replace")
@@ -58,10 +61,18 @@ def revision(root: Path, name: str | None) -> Revision:
     require_repository(root)
     if name is None:
         return Revision("working tree", None)
+    commit = commit_of(root, name)
+    if commit is None:
+        fetched = f"origin/{name}"
+        hint = f"did you mean {fetched}?" if commit_of(root, fetched) else "git fetch may bring it"
+        raise InputError(f"'{name}' is no commit of this repository; {hint}")
+    return Revision(name, commit)
+
+
+def commit_of(root: Path, name: str) -> str | None:
+    """The commit that git's ``name`` stands for; None for an unknown one, a folder or a file."""
     found = git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
-    if found.returncode:
-        raise InputError(f"'{name}' is no commit of this repository; git fetch may bring it")
-    return Revision(name, found.stdout.decode().strip())
+    return None if found.returncode else found.stdout.decode().strip()
 
 
 def branch_point(root: Path, base: Revision, head: Revision) -> Revision:

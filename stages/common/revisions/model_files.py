@@ -17,7 +17,7 @@ from dvc_data.hashfile.hash_info import HashInfo
 
 from stages.common.core.cli import InputError
 from stages.common.core.files import digest, replacing
-from stages.common.revisions.git import require_repository
+from stages.common.revisions.git import commit_of, require_repository
 
 WORKING_TREE = "the working tree"
 VARIANTS = "variants"  # the var of dvc.yaml that names them
@@ -62,7 +62,7 @@ def read_revision(repository: Repo, name: str | None) -> Revision:
     commit = None if name is None else resolve(repository, name)
     label = name or WORKING_TREE
     models = {}
-    md5s = locked_md5s(read_yaml(repository, commit, "dvc.lock", label))
+    md5s = locked_md5s(read_yaml(repository, commit, "dvc.lock", label), label)
     for variant, path in variants_of(read_yaml(repository, commit, "dvc.yaml", label), label):
         if path not in md5s:
             raise InputError(
@@ -75,13 +75,16 @@ def read_revision(repository: Repo, name: str | None) -> Revision:
 
 def resolve(repository: Repo, name: str) -> str:
     try:
-        return resolve_rev(repository.scm, name)
-    except DvcException:
+        commit = commit_of(Path(repository.root_dir), resolve_rev(repository.scm, name))
+    except (DvcException, UnicodeError):
+        commit = None
+    if not name or commit is None:
         raise InputError(
             f"the revision '{name}' is unknown; expected a branch, tag, commit or DVC experiment "
             "('git branch --all', 'git log', 'dvc exp list'); in a shallow clone: "
             "'git fetch --unshallow'"
-        ) from None
+        )
+    return commit
 
 
 def read_yaml(repository: Repo, commit: str | None, name: str, label: str) -> dict:
@@ -110,7 +113,8 @@ def read_bytes(repository: Repo, commit: str | None, name: str) -> bytes:
 
 def variants_of(pipeline: dict, label: str) -> list[tuple[str, str]]:
     """Name and path of every variant."""
-    for entry in pipeline.get("vars", []):
+    entries = pipeline.get("vars")
+    for entry in entries if isinstance(entries, list) else []:
         variants = entry.get(VARIANTS) if isinstance(entry, dict) else None
         if isinstance(variants, dict) and all(isinstance(path, str) for path in variants.values()):
             return list(variants.items())
@@ -119,14 +123,19 @@ def variants_of(pipeline: dict, label: str) -> list[tuple[str, str]]:
     )
 
 
-def locked_md5s(lock: dict) -> dict[str, str]:
+def locked_md5s(lock: dict, label: str) -> dict[str, str]:
     """MD5 by path of every output that dvc.lock names."""
-    return {
-        out["path"]: out["md5"]
-        for stage in lock.get("stages", {}).values()
-        for out in stage.get("outs", [])
-        if "md5" in out
-    }
+    try:
+        return {
+            out["path"]: out["md5"]
+            for stage in lock.get("stages", {}).values()
+            for out in stage.get("outs", [])
+            if "md5" in out
+        }
+    except (AttributeError, KeyError, TypeError):  # a list or nothing in place of a section
+        raise InputError(
+            f"dvc.lock of {label} is not as DVC writes it; restore it with 'git checkout dvc.lock'"
+        ) from None
 
 
 def fetch(repository: Repo, revision: Revision, variant: str, folder: Path) -> Path:

@@ -58,6 +58,14 @@ def test_a_checkout_of_another_user_is_refused_with_gits_own_remedy(root, tool, 
 
 
 @TOOLS
+def test_a_folder_of_the_repository_is_not_taken_for_its_root(root, tool, monkeypatch):
+    (root / "params").mkdir()
+    (root / "params" / "params.yaml").write_text(PARAMS)
+    monkeypatch.chdir(root / "params")
+    assert message_of(tool, monkeypatch).endswith(f"of {root}; run from the repository's root")
+
+
+@TOOLS
 def test_a_folder_that_is_no_repository_says_so(tmp_path, tool, monkeypatch):
     (tmp_path / "params.yaml").write_text(PARAMS)
     monkeypatch.chdir(tmp_path)
