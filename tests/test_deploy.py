@@ -671,7 +671,79 @@ def test_two_machines_agree_only_if_every_class_does(
         assert re.search(told, output.out)
 
 
-@pytest.mark.parametrize("content", ["", "cat.png: cat 90%\n", "[1]\n", '{"source": "a.png"}\n'])
+def result_line(source: str, logits: list[float], **more: object) -> str:
+    return json.dumps(
+        {"source": source, "class": f"c{np.argmax(logits)}", "logits": logits, **more}
+    )
+
+
+def compared(tmp_path: Path, first: bytes, second: bytes) -> dict:
+    (tmp_path / "first.jsonl").write_bytes(first)
+    (tmp_path / "second.jsonl").write_bytes(second)
+    read = compare_outputs.read_results
+    return compare_outputs.compare(read(tmp_path / "first.jsonl"), read(tmp_path / "second.jsonl"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_what_powershell_writes_is_compared(tmp_path, encoding):
+    text = "\r\n".join([result_line("a.png", [1.0, 0.5]), result_line("b.png", [0.0, 1.0]), ""])
+    result = compared(tmp_path, text.encode(), text.encode(encoding))
+    assert (result["pictures"], result["differing"]) == (2, [])
+    assert result["max_logit_difference"] == 0
+
+
+def test_lines_in_another_order_and_from_windows_are_paired_by_folder_and_frame(tmp_path):
+    """The same names in two folders: only the right pairing has no difference."""
+    names = ["x/1.png", "y/1.png", "x/2.png"]
+    logits = [[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]]
+    first = [
+        result_line(f"/home/pi/photos/{name}", row) for name, row in zip(names, logits, strict=True)
+    ]
+    second = [
+        result_line("C:\\photos\\" + name.replace("/", "\\"), row)
+        for name, row in zip(names, logits, strict=True)
+    ]
+    first += [result_line("clip.avi", [0.0, float(frame)], frame=frame) for frame in (9, 10, 11)]
+    second += [result_line("clip.avi", [0.0, float(frame)], frame=frame) for frame in (10, 11, 9)]
+    second = [second[index] for index in (4, 2, 1, 5, 0, 3)]
+    result = compared(tmp_path, "\n".join(first).encode(), "\n".join(second).encode())
+    assert result == {
+        "pictures": 6, "differing": [], "max_logit_difference": 0, "smallest_margin": 1.0,
+    }  # fmt: skip
+
+
+def test_files_of_two_models_one_after_the_other_are_no_pair(tmp_path):
+    short, long = result_line("a.png", [1.0, 0.0]), result_line("a.png", [1.0, 0.0, 0.5])
+    with pytest.raises(compare_outputs.InputError, match="different numbers of classes"):
+        compared(tmp_path, f"{short}\n{long}".encode(), f"{long}\n{short}".encode())
+
+
+def test_a_name_that_cannot_be_printed_is_told_all_the_same(tmp_path):
+    for name, logits in (("first", [1.0, 0.0]), ("second", [0.0, 1.0])):
+        (tmp_path / name).write_text(result_line("caf\udce9.png", logits))
+    command = [sys.executable, DEPLOY / "compare_outputs.py", tmp_path / "first"]
+    run = subprocess.run([*command, tmp_path / "second"], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stdout.startswith("0 of 1 classes the same (caf\\udce9.png); ")
+
+
+def test_a_picture_that_only_one_machine_has_is_named(tmp_path):
+    first, second = (result_line(f"a/{name}.png", [1.0, 0.0]).encode() for name in ("cat", "dog"))
+    with pytest.raises(
+        compare_outputs.InputError, match=r"different pictures \(1 and 1, e.g. 'cat"
+    ):
+        compared(tmp_path, first, second)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "\n\n", "cat.png: cat 90%\n", "[1]\n", '{"source": "a.png"}\n', "[" * 100_000,
+        result_line("a.png", [1.0, float("nan")]), result_line("a.png", [1.0]),
+        result_line("a.png", [1.0, 2.0], frame="1"), result_line("a.png", "12"),
+        result_line("a.png", [1.0, 2.0]).replace("2.0", "1" * 400),
+    ],
+)  # fmt: skip
 def test_files_that_classify_did_not_write_are_not_compared(tmp_path, content):
     path = tmp_path / "results.jsonl"
     path.write_text(content)
