@@ -42,15 +42,19 @@ def data_directory(tmp_path_factory) -> Path:
     return directory
 
 
+# They train, or start DVC or git many times: 10 seconds and more a file. Not for make test-fast.
+SLOW_FILES = ("test_controls.py", "test_mixtures.py", "test_pre_commit.py", "test_report.py")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A process runs a whole file, whose fixtures its tests share; test_pipeline.py, the longest,
-    is spread. What starts the pipeline is slow.
+    """A process runs a whole file, whose fixtures its tests share, but the tests of the longest,
+    test_pipeline.py, are spread. Tests that need the pipeline to have run are slow.
     """
     for item in items:
         if item.path.name != "test_pipeline.py":
             item.add_marker(pytest.mark.xdist_group(item.path.name))
-        if "repository" in item.fixturenames:
+        if "repository" in item.fixturenames or item.path.name in SLOW_FILES:
             item.add_marker(pytest.mark.slow)
 
 
@@ -69,7 +73,7 @@ def repository(tmp_path_factory) -> Repository:
             part = made.with_suffix(".part")
             make_repository(part)
             part.rename(made)
-    path = tmp_path_factory.mktemp("clone") / "repository"
+    path = tmp_path_factory.mktemp("clone") / "ein Möbel"  # such folders must work as well
     shutil.copytree(made, path, symlinks=True)
     return Repository(path)
 
