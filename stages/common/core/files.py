@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from stages.common.core.cli import InputError
 
@@ -83,8 +84,9 @@ def read_rows(path: Path, remedy: str) -> list[dict[str, str]]:
 
 def figure(block: dict, *keys: str, where: Path) -> float:
     """The number under the given keys; raises ``InputError`` naming the key that is missing."""
+    value: Any = block
     for index, key in enumerate(keys):
-        if not isinstance(block, dict) or key not in block:
+        if not isinstance(value, dict) or key not in value:
             raise InputError(f"{where} lacks {' / '.join(keys[: index + 1])}: it is of other code")
-        block = block[key]
-    return float(block)
+        value = value[key]
+    return float(value)

@@ -17,13 +17,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ruamel.yaml import YAML, YAMLError
 
 from stages.common.core.cli import InputError
 
-Params = TypeVar("Params")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Params = TypeVar("Params", bound="DataclassInstance")
 
 # Old keys of params.yaml, and their names now.
 RENAMED = {

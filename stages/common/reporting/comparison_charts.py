@@ -150,7 +150,7 @@ def bubbles_of(points: dict[str, tuple[float, float, int]]) -> list[Bubble]:
 
 def pareto_front(points: dict[str, tuple[float, float, int]]) -> list[tuple[float, float]]:
     """(latency, accuracy) of the points that no other beats in both, from left to right."""
-    front = []
+    front: list[tuple[float, float]] = []
     for latency, percent, _ in sorted(points.values(), key=lambda point: (point[0], -point[1])):
         if not front or percent > front[-1][1]:
             front.append((latency, percent))
@@ -190,7 +190,7 @@ def place_labels(
         axes.annotate(
             bubble.label,
             bubble.point,
-            offsets[best],
+            tuple(offsets[best]),
             textcoords="offset points",
             ha="center",
             va="center",
