@@ -1,12 +1,12 @@
-"""Measure a model's accuracy on the test images, as it runs when deployed, and count its cost.
+"""Measure a model's accuracy on the test images in OpenCV DNN, and count its size and MACs.
 
-With evaluate_tflite the only stage that reads the test images. Predictions come from OpenCV DNN;
-the JSON has the same keys for every model, FP32 or INT8.
+Only this stage and evaluate_tflite read the test images. The JSON has the same keys for every
+model, FP32 or INT8.
 
 Reads   an ONNX file, the test images
 Writes  a JSON of accuracy and cost, a CSV of actual and predicted class names in test order
 Params  evaluate.*  (see EvaluateParams)
-Raises  InputError when evaluate.engine refuses the model
+Raises  InputError when evaluate.engine is not installed or refuses the model
 """
 
 import argparse

@@ -1,10 +1,10 @@
 """Measure a TFLite file's accuracy on the test images, and its agreement with the other runtimes.
 
-What ``evaluate`` is for ONNX files; nothing is chosen here. All images run through LiteRT with the
-kernels of phones and PCs (XNNPACK).
+All images run through LiteRT with the kernels of phones and PCs (XNNPACK). Nothing is chosen by
+the result.
 
-Reads   a TFLite file, the INT8 ONNX file that it was made of, that file's predictions in OpenCV DNN
-        (CSV of ``evaluate``), the test images
+Reads   a TFLite file, the INT8 ONNX file that it was made from, that file's predictions in OpenCV
+        DNN (CSV of ``evaluate``), the test images
 Writes  a JSON of accuracy, agreement (same prediction, percent) and bytes
 Params  none
 Raises  InputError when the predictions are of other images
@@ -59,7 +59,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10")
     parser.add_argument("--tflite", type=Path, required=True, help="model to evaluate")
-    parser.add_argument("--onnx", type=Path, required=True, help="INT8 model it was made of")
+    parser.add_argument("--onnx", type=Path, required=True, help="INT8 model it was made from")
     parser.add_argument("--predictions", type=Path, required=True, help="CSV of OpenCV DNN's")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON to write")
     return parser.parse_args()

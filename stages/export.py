@@ -1,4 +1,4 @@
-"""Write a network as an FP32 ONNX file for deployment, and prove that it is the same network.
+"""Write a network as an FP32 ONNX file for deployment, and check that it is the same network.
 
 Normalization is folded into the whitening convolution and BatchNorm into the other convolutions,
 so that the file is a chain of Conv, Relu and MaxPool, then Flatten and Gemm: operators that every
@@ -6,7 +6,7 @@ runtime, quantizer and NPU compiler knows. It takes raw pixels, in batches of an
 
 Reads   a checkpoint, the validation images
 Writes  an ONNX file (input "pixels": RGB float32 in 0-255 (N, 3, 32, 32); output "logits"
-        (N, 10)), a JSON of how far each runtime is from PyTorch
+        (N, 10)), a JSON of each runtime's difference from PyTorch
 Params  data.*, export.*  (see DataParams, ExportParams)
 Raises  InputError when a runtime differs from PyTorch by more than export.logit_tolerance;
         the ONNX file is then not written
@@ -54,7 +54,7 @@ INPUT_DESCRIPTION = {
 
 
 def to_onnx(model: nn.Sequential, opset: int, metadata: dict[str, str]) -> ModelProto:
-    """Equal weights and metadata give equal bytes."""
+    """The network as ONNX; equal weights and metadata give equal bytes."""
     program = torch.onnx.export(
         model,
         (torch.zeros(2, *IMAGE_SHAPE),),
@@ -88,7 +88,7 @@ def use_flatten(model: ModelProto) -> None:
 
 
 def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
-    """What the file says of itself, each value JSON."""
+    """The metadata that goes into the file; each value is JSON."""
     assert "data_digest" in checkpoint.provenance, "a checkpoint names the data that made it"
     content = {
         "classes": CLASSES,
@@ -100,7 +100,7 @@ def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def compare_runtimes(path: Path, model: Network, images: Images) -> dict[str, dict]:
-    """How far each runtime's logits are from those of PyTorch (before any folding)."""
+    """Each runtime's difference from the network in PyTorch, before any folding."""
     expected = pytorch_logits(model, images)
     found = logits_by_runtime(path, images, installed_engines(NAMED_ENGINES))
     return {runtime: differences(logits, expected) for runtime, logits in found.items()}

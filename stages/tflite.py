@@ -6,7 +6,7 @@ all other scales are those of the ONNX file. LiteRT has two kinds of kernels: XN
 and PCs, and fixed-point ones, which compute as microcontrollers do. Both are checked.
 
 Reads   an INT8 ONNX file, the training images (range of the logits), the validation images (check)
-Writes  a TFLite file, a JSON of how far LiteRT agrees with ONNX Runtime
+Writes  a TFLite file, a JSON of LiteRT's accuracy and its agreement with ONNX Runtime
 Params  data.*, tflite.*  (see DataParams, TFLiteParams)
 Raises  InputError when an operator cannot be converted, or when LiteRT agrees with ONNX Runtime
         on fewer predictions than tflite.min_agreement; the TFLite file is then not written
@@ -32,7 +32,7 @@ from stages.common.inference.tflite_writer import tflite_bytes
 
 
 def compare_kernels(path: Path, images: Images, expected: np.ndarray) -> dict[str, dict]:
-    """For each kind of kernels LiteRT's accuracy and how it differs from the ``expected`` logits.
+    """LiteRT's accuracy and agreement with the ``expected`` logits, by kind of kernels.
 
     ``expected``: (N, classes) float32. Accuracy and agreement (same prediction) are in percent.
     """
@@ -54,7 +54,7 @@ def refuse_disagreement(results: dict[str, dict], path: Path, least: float) -> N
         if result["agreement"] < least:
             raise InputError(
                 f"{path}: LiteRT ({kernels} kernels) agrees with ONNX Runtime on "
-                f"{result['agreement']:g} % of the predictions; wanted by tflite.min_agreement: "
+                f"{result['agreement']:g} % of the predictions; required by tflite.min_agreement: "
                 f"{least:g}; lower it if the accuracies are near ({result['accuracy']:g} %), or "
                 "raise tflite.calibration_images"
             )

@@ -177,7 +177,7 @@ def test_gflops_are_two_operations_a_mac_over_the_median(result):
     assert block["share_of_matmul"] == pytest.approx(share, abs=0.001)
 
 
-def test_environment_says_what_the_latencies_belong_to(result):
+def test_environment_describes_the_machine_and_the_measurement(result):
     environment = result[0]["environment"]
     assert environment["threads"] == 1
     assert environment["rounds"] == 10
@@ -201,7 +201,7 @@ def test_every_contestant_gets_a_session_of_its_own(model, monkeypatch):
     assert len({id(session) for _, session in loaded}) == 6
 
 
-def test_int8_files_are_told_by_their_operators(tmp_path, model):
+def test_int8_files_are_recognized_by_their_operators(tmp_path, model):
     quantized = write_model(tmp_path / "q.onnx", width=4, int8=True)
     assert benchmark.read_variant("q", quantized).is_int8
     assert not benchmark.read_variant("f", model).is_int8
@@ -242,7 +242,7 @@ def test_a_variant_without_a_usable_name_is_refused(tmp_path, monkeypatch, capsy
     assert "expected NAME=PATH" in capsys.readouterr().err
 
 
-def test_every_round_times_all_and_nobody_always_follows_the_same_one():
+def test_every_round_times_all_in_an_order_that_changes():
     orders = timing.measurement_orders(contestants=4, rounds=200, seed=0)
     assert (np.sort(orders, axis=1) == np.arange(4)).all()
     followers = {(a, b) for order in orders for a, b in zip(order, order[1:], strict=False)}

@@ -1,4 +1,4 @@
-"""stages.evaluate: figures that mean what they say, with the same keys for every model."""
+"""stages.evaluate: accuracy and counts, with the same keys for every model."""
 
 import csv
 import json

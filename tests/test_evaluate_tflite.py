@@ -1,4 +1,4 @@
-"""stages.evaluate_tflite: what LiteRT predicts, and whether the other runtimes predict the same."""
+"""stages.evaluate_tflite: accuracy in LiteRT, and its agreement with the other runtimes."""
 
 import json
 from pathlib import Path

@@ -83,7 +83,7 @@ def test_the_batch_is_dynamic_and_input_and_output_are_named():
     assert [dim.dim_value for dim in logits.type.tensor_type.shape.dim] == [0, 10]
 
 
-def test_main_writes_the_file_and_how_far_each_runtime_is(arguments, monkeypatch, capsys):
+def test_main_writes_the_file_and_the_difference_of_each_runtime(arguments, monkeypatch, capsys):
     call(export, monkeypatch, **arguments)
 
     metrics = json.loads(arguments["metrics"].read_text())
@@ -95,7 +95,7 @@ def test_main_writes_the_file_and_how_far_each_runtime_is(arguments, monkeypatch
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
-def test_the_file_says_what_it_is(arguments, monkeypatch):
+def test_the_file_has_classes_widths_input_and_provenance_as_metadata(arguments, monkeypatch):
     call(export, monkeypatch, **arguments)
 
     metadata = {

@@ -1,4 +1,4 @@
-"""stages.quantize: INT8 that is right in both runtimes, small, calibrated on training images."""
+"""stages.quantize: INT8 that keeps the accuracy in every runtime, calibrated on training images."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def int8_with(**changes) -> onnx.ModelProto:
     return quantized(fp32_model(), make_images(100), params)
 
 
-def test_main_writes_the_file_and_what_it_costs(arguments, monkeypatch, capfd):
+def test_main_writes_the_file_and_the_accuracy_that_it_costs(arguments, monkeypatch, capfd):
     call(quantize, monkeypatch, **arguments)
 
     metrics = json.loads(arguments["metrics"].read_text())
@@ -198,13 +198,13 @@ def test_weights_have_one_scale_for_each_output_channel():
     assert all(scales == [channels] for channels, scales in pairs)
 
 
-def test_the_file_holds_little_but_the_weights():
+def test_the_file_is_at_most_8_kb_larger_than_its_weights():
     overhead = int8_model().ByteSize() - cost_of(int8_model()).params
 
     assert overhead < 8_000
 
 
-def test_the_file_keeps_what_the_fp32_file_says_of_itself():
+def test_the_int8_file_keeps_the_metadata_of_the_fp32_file():
     metadata = read_metadata(int8_model())
 
     assert json.loads(metadata.pop("quantize")) == PARAMS["quantize"]

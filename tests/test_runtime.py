@@ -120,7 +120,7 @@ def test_an_operator_that_a_runtime_does_not_know_is_refused_in_one_line(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_refusal_names_the_engine_and_the_way_out(tmp_path):
+def test_a_refusal_names_the_engine_and_the_remedy(tmp_path):
     path = tmp_path / "text.onnx"
     path.write_text("not a model")
 
@@ -128,7 +128,7 @@ def test_a_refusal_names_the_engine_and_the_way_out(tmp_path):
         OpenCVSession(path, engine="new", threads=1)
 
 
-def test_opencv_logs_again_after_a_load(models):
+def test_opencvs_log_level_is_restored_after_a_load(models):
     level = cv2.utils.logging.getLogLevel()
 
     OpenCVSession(models[0], engine="new", threads=1)

@@ -1,4 +1,4 @@
-"""Several seeds: what may be asked for, their spread, a paired difference with its interval."""
+"""Several seeds: the lists that params may hold, their spread, a paired difference."""
 
 from dataclasses import dataclass
 

@@ -93,7 +93,7 @@ def test_with_one_round_a_block_the_interval_over_blocks_is_scipys_for_their_med
     assert (low, high) == pytest.approx(tuple(expected), rel=0.005)
 
 
-def test_what_differs_from_load_to_load_is_part_of_the_interval_over_blocks():
+def test_differences_between_loads_are_part_of_the_interval_over_blocks():
     """More rounds of one load do not see it."""
     rng = np.random.default_rng(0)
     placement = np.exp(rng.normal(scale=0.05, size=(2, 12, 1)))  # of 12 loads of each

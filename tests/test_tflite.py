@@ -73,7 +73,7 @@ def test_fp32_is_the_same_function(tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
-def test_input_and_output_are_int8_of_one_image_and_the_file_says_what_they_are(tmp_path):
+def test_input_and_output_are_int8_of_one_image_and_described_in_the_metadata(tmp_path):
     path = tmp_path / "int8.tflite"
     path.write_bytes(int8_tflite())
     model = load_tflite(path)
@@ -104,12 +104,12 @@ def test_every_buffer_is_aligned_for_microcontrollers():
     assert {start % ALIGNMENT for start in starts} == {0}
 
 
-def test_what_was_read_is_written_back_byte_for_byte(tmp_path):
+def test_a_file_that_is_read_and_written_again_has_the_same_bytes(tmp_path):
     (tmp_path / "int8.tflite").write_bytes(int8_tflite())
     assert packed(load_tflite(tmp_path / "int8.tflite")) == int8_tflite()
 
 
-def test_main_writes_the_file_and_how_far_both_kinds_of_kernels_agree(
+def test_main_writes_the_file_and_the_agreement_of_both_kinds_of_kernels(
     arguments, monkeypatch, capsys
 ):
     call(tflite, monkeypatch, **arguments)
@@ -178,7 +178,7 @@ def write_graph(path: Path, *nodes: onnx.NodeProto) -> Path:
         ),
     ],
 )
-def test_what_cannot_be_converted_is_named_with_its_file(tmp_path, nodes, said):
+def test_an_operator_that_cannot_be_converted_is_named_with_its_file(tmp_path, nodes, said):
     path = write_graph(tmp_path / "odd.onnx", *nodes)
     with pytest.raises(InputError, match=rf"odd\.onnx: {said}"):
         read_chain(path)

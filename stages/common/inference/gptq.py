@@ -1,13 +1,13 @@
-"""Rounding a convolution's weights to integers so that what the layer puts out changes least.
+"""GPTQ: round a convolution's weights to integers so that its outputs change least.
 
-Rounding each weight to the nearest integer is not that: where inputs move together, errors of
-their weights add up. The first layer here is the extreme of it. Its filters whiten: those for the
-directions in which neighbouring pixels hardly differ have large weights that cancel out, so that
-the rounding errors are as large as what the filter is to see.
+Rounding each weight to the nearest integer does not do that: where inputs are correlated, the
+errors of their weights add up. The whitening layer is an extreme case. Its filters for directions
+in which neighbouring pixels hardly differ have large weights that cancel out, so that the rounding
+errors are as large as the filter's output.
 
 GPTQ (Frantar et al., "GPTQ: accurate post-training quantization for generative pre-trained
-transformers", ICLR 2023, section 3) rounds one weight after another, and lets those still to be
-rounded make up for the error. The mean of the remaining error goes into the bias (Nagel et al.,
+transformers", ICLR 2023, section 3) rounds one weight after another and corrects the error in those
+that are not rounded yet. The mean of the remaining error goes into the bias (Nagel et al.,
 "Data-free quantization through weight equalization and bias correction", ICCV 2019).
 """
 
@@ -18,7 +18,7 @@ DAMPING = 1e-6  # of the mean variance; keeps the covariance of inputs that repe
 
 
 def patches_of(pixels: np.ndarray, kernel: tuple[int, int]) -> np.ndarray:
-    """(N, C, H, W) -> (positions, C * kH * kW) float64: what an unpadded convolution multiplies."""
+    """(N, C, H, W) -> (positions, C * kH * kW) float64: the inputs of an unpadded convolution."""
     windows = sliding_window_view(pixels, kernel, axis=(2, 3))  # (N, C, H', W', kH, kW)
     return windows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, pixels.shape[1] * np.prod(kernel)) * 1.0
 
@@ -26,10 +26,10 @@ def patches_of(pixels: np.ndarray, kernel: tuple[int, int]) -> np.ndarray:
 def round_filters(
     filters: np.ndarray, bias: np.ndarray, patches: np.ndarray, levels: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Filters (O, C, kH, kW) and bias (O,) float32, rounded; ``patches`` as ``patches_of`` gives.
+    """Rounded filters (O, C, kH, kW) and corrected bias (O,), float32; ``patches``: ``patches_of``.
 
-    Each filter's weights are multiples of its largest magnitude / ``levels``, and that largest
-    weight stays: a quantizer with one symmetric scale a filter finds these integers again.
+    Each filter's weights become multiples of its largest magnitude / ``levels``, and that largest
+    weight stays: a quantizer with one symmetric scale a filter finds the same integers.
     """
     covariance = np.cov(patches, rowvar=False)
     covariance += DAMPING * covariance.diagonal().mean() * np.eye(len(covariance))

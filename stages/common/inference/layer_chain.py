@@ -1,8 +1,7 @@
 """A network as a chain of layers, read from an ONNX file of this pipeline, FP32 or INT8 (QDQ).
 
-In a QDQ graph every operator stands between DequantizeLinear and QuantizeLinear; here the three
-are one layer with integer weights and the quantization of what it puts out, as in formats that
-hold integers only.
+In a QDQ graph every operator stands between DequantizeLinear and QuantizeLinear. Here the three
+are one layer with integer weights and the quantization of its output, as in integer-only formats.
 """
 
 from dataclasses import dataclass, replace
@@ -38,7 +37,7 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Layer:
-    """One operator, with the shape (C, H, W) and the quantization of what it puts out.
+    """One operator, with the shape (C, H, W) and the quantization of its output.
 
     ``kind``: "conv" (weight (O, I, kH, kW)), "linear" (weight (O, I)) or "max_pool" (no weight).
     Weights are float32, or int8 with ``weight_quantization`` by output channel; biases are float32,
@@ -90,7 +89,7 @@ def quantization_between(low: float, high: float) -> Quantization:
 
 
 def operators_in_order(model: ModelProto, path: str | Path) -> list[NodeProto]:
-    """From the input to the output, each operator the only reader of the one before it."""
+    """The operators from input to output; each must be the only reader of the one before it."""
     graph, found = model.graph, []
     name = graph.input[0].name
     while name != graph.output[0].name:
@@ -152,7 +151,7 @@ class ChainReader:
         return bool(self.layers) and self.layers[-1].weight is not None
 
     def _quantize(self, node: NodeProto) -> None:
-        """The first one gives a layer its output's quantization; any more must be the same."""
+        """The first one sets the quantization of a layer's output; any others must equal it."""
         found = self._activation_quantization(node)
         if self.quantization is not None:
             self._require(self.quantization == found, node, "it must keep scale and zero point")
@@ -236,11 +235,11 @@ class ChainReader:
         self._require(right, node, "its bias must be int32 with scale input scale * weight scale")
         return bias
 
-    def _require(self, holds: bool, node: NodeProto, what: str) -> None:
+    def _require(self, holds: bool, node: NodeProto, rule: str) -> None:
         if not holds:
             raise InputError(
                 f"{self.path}: {node.op_type} (it makes '{node.output[0]}') cannot be converted: "
-                f"{what}; change the network in stages/export.py"
+                f"{rule}; change the network in stages/export.py"
             )
 
 

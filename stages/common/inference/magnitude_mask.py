@@ -1,12 +1,12 @@
-"""Which weights go when only so many are to be left: the smallest of all layers together."""
+"""Unstructured pruning by magnitude: the smallest weights of all layers together are removed."""
 
 import numpy as np
 
 
 def smallest(magnitudes: list[np.ndarray], surplus: int) -> list[np.ndarray]:
-    """Where the ``surplus`` smallest weights that are not 0 are, and every 0: bool, shaped alike.
+    """Masks of the ``surplus`` smallest non-zero weights and of every 0: bool, of the same shapes.
 
-    Equals go in the order in which they stand.
+    Ties are broken by position.
     """
     size = np.concatenate([each.ravel() for each in magnitudes])
     zeros = int(np.count_nonzero(size == 0))

@@ -1,8 +1,8 @@
-"""A model file as a graph: what it costs on paper, and how to read it and strip it.
+"""ONNX files as graphs: reading them, stripping them, and counting parameters, MACs and memory.
 
 FP32 or INT8. An INT8 file holds INT8 operators (QLinearConv), or (QDQ) every operator stands
-between a DequantizeLinear and a QuantizeLinear; a runtime fuses those three into one INT8
-operator, and the costs here are those of the fused operators.
+between a DequantizeLinear and a QuantizeLinear. A runtime fuses those three into one INT8
+operator, and the counts here are those of the fused operators.
 """
 
 import math
@@ -33,7 +33,7 @@ IN_PLACE = ("Relu", "QuantizeLinear", "DequantizeLinear", "Flatten", "Reshape", 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one image costs on paper.
+    """Counts for one image; nothing is measured.
 
     ``params``: weights and biases of convolutions and linear layers; scales and zero points are
     none. ``nonzero_params``: the same less the weights that are exactly 0 (quantized: that equal
@@ -41,8 +41,8 @@ class Cost:
 
     ``peak_activation_bytes``: the largest sum, over the operators, of the activations that are
     alive while it runs: its input, its output, and what a later operator still reads. ReLU is
-    fused into the operator before it; an element takes 4 bytes, quantized 1. It is what a runtime
-    without scratch buffers needs besides the weights, and no measurement.
+    fused into the operator before it; an element takes 4 bytes, quantized 1. A runtime without
+    scratch buffers needs that much besides the weights.
     """
 
     params: int
@@ -198,7 +198,7 @@ def activation_buffers(graph: GraphProto) -> dict[str, str]:
 
 
 def buffer_bytes(graph: GraphProto, buffers: dict[str, str]) -> dict[str, int]:
-    """What each buffer takes; one that is quantized at some point is held quantized."""
+    """Bytes of each buffer; one that is quantized at some point is held quantized."""
     sizes: dict[str, int] = {}
     for value in activations(graph):
         if value.name in buffers:
@@ -210,12 +210,12 @@ def buffer_bytes(graph: GraphProto, buffers: dict[str, str]) -> dict[str, int]:
 
 
 def read_metadata(model: ModelProto) -> dict[str, str]:
-    """What the file says of itself: class names, input description, provenance (each JSON)."""
+    """The file's metadata: class names, input description, provenance (each JSON)."""
     return {entry.key: entry.value for entry in model.metadata_props}
 
 
 def strip(model: ModelProto) -> None:
-    """Remove, in place, what no runtime reads: source lines, paths, inferred shapes, comments.
+    """Remove source lines, paths, inferred shapes and comments, in place: no runtime reads them.
 
     The model's own metadata stays, so that equal weights give equal bytes on every machine.
     """

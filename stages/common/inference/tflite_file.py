@@ -16,7 +16,7 @@ ALIGNMENT = 16  # bytes; the schema's force_align of a buffer, which microcontro
 
 
 class AlignedBuffer(schema.BufferT):
-    """A buffer whose data start at a multiple of ``ALIGNMENT``: the generated code forgets it."""
+    """A buffer whose data start at a multiple of ``ALIGNMENT``; the generated code's do not."""
 
     def __init__(self, data: bytes = b""):
         super().__init__()
@@ -52,7 +52,7 @@ def load_tflite(path: str | Path) -> schema.ModelT:
 
 
 def weight_tensors(model: schema.ModelT) -> list[schema.TensorT]:
-    """The filters and matrices of all operators that have one, in their order."""
+    """The filters and matrices of all operators that have one, in the operators' order."""
     subgraph = model.subgraphs[0]
     return [subgraph.tensors[node.inputs[1]] for node in subgraph.operators if len(node.inputs) > 1]
 

@@ -40,7 +40,7 @@ def tflite_bytes(chain: Chain) -> bytes:
 
 
 class ModelWriter:
-    """Collects the tables that a TFLite model is made of."""
+    """Builds the tables of a TFLite model."""
 
     def __init__(self, chain: Chain):
         self._chain = chain
@@ -165,7 +165,7 @@ def options_of(layer: Layer) -> tuple[int, object]:
 
 
 def described(chain: Chain) -> dict:
-    """What the ONNX file says of itself, with the input as it is here."""
+    """The ONNX file's metadata, with this file's input layout and type."""
     content = {key: json.loads(value) for key, value in chain.metadata.items()}
     if "input" in content:
         content["input"] |= {"layout": "NHWC"}

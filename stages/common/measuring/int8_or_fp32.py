@@ -1,4 +1,4 @@
-"""Which precision is the faster one, FP32 or INT8, from what was timed side by side.
+"""Whether FP32 or INT8 is faster, from latencies that were timed side by side.
 
 INT8 is not faster by itself: it depends on the runtime, the processor and the model.
 """
@@ -10,13 +10,13 @@ NO_DIFFERENCE = "no detectable difference"
 
 
 def fp32_name(name: str, names: list[str]) -> str | None:
-    """The variant that an INT8 one was made of, if it is among the names."""
+    """The FP32 variant that an INT8 one was made from, if it is among the names."""
     fp32 = name.removesuffix(INT8_SUFFIX)
     return fp32 if fp32 != name and fp32 in names else None
 
 
 def faster_precision(low: float, high: float) -> str:
-    """From the 95 % interval of INT8's time over FP32's."""
+    """The faster one, from the 95 % interval of INT8's time over FP32's."""
     if low <= 1 <= high:
         return NO_DIFFERENCE
     return "INT8" if high < 1 else "FP32"
@@ -35,7 +35,7 @@ def pairs(latencies: dict[str, dict[str, dict]]) -> dict[str, str]:
 def recommendation(
     latencies: dict[str, dict[str, dict]], accuracies: dict[str, float], runtimes: dict[str, str]
 ) -> str:
-    """A Markdown list: for each runtime (key: title) what to use for each network, and why.
+    """A Markdown list: for each runtime (key: title) the precision to use for each network.
 
     ``accuracies`` in percent by variant. Empty when no INT8 variant was timed beside its FP32 one.
     """

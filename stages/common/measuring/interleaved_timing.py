@@ -1,4 +1,4 @@
-"""Calls timed in interleaved rounds, and whether the machine is quiet enough for it."""
+"""Calls timed in interleaved rounds, and warnings when the machine is too busy for that."""
 
 import gc
 import os
@@ -13,7 +13,7 @@ from stages.common.measuring.machine import allowed_cores, available_cores, cpu_
 
 
 def measurement_orders(contestants: int, rounds: int, seed: int) -> np.ndarray:
-    """(rounds, contestants): every row holds all contestants in an order drawn for that round."""
+    """(rounds, contestants): in every row all contestants, in a random order."""
     in_turn = np.tile(np.arange(contestants), (rounds, 1))
     return np.random.default_rng(seed).permuted(in_turn, axis=1)
 
@@ -61,7 +61,7 @@ def require_cores(threads: int, key: str) -> None:
 
 
 def load_average() -> float | None:
-    """Processes that wanted a core in the last minute; None where the system does not say."""
+    """Mean number of runnable processes in the last minute; None where the system has none."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 

@@ -1,4 +1,4 @@
-"""The machine's own matrix product: what a core can do at most, beside what a network reaches."""
+"""A float32 matrix product on this machine, to compare a network's speed with."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ PRODUCT_SIZE = 512
 
 
 def matrix_product(threads: int) -> Callable[[], object]:
-    """A call that runs one float32 matrix product: a yardstick for what a core can do.
+    """A call that runs one float32 matrix product.
 
     ONNX Runtime runs it, because it keeps to ``threads``; one factor is constant, like weights.
     """
