@@ -51,7 +51,7 @@ def teach(networks: list[Network], params: TeachParams, context: RunContext) -> 
     facts = {"data": data, "recipe": dataclasses.asdict(recipe), "seed": params.seed}
     keys = [work_key(network, context.device, **facts) for network in networks]
     for network in networks:
-        network.to(context.device, memory_format=torch.channels_last).eval()
+        network.to(context.device).to(memory_format=torch.channels_last).eval()
     logits = []
     with tqdm(total=params.views * len(networks), unit="view", desc="teach") as bar:
         for number in range(params.epochs, params.epochs + params.views):

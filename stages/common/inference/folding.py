@@ -23,8 +23,8 @@ def folded(model: Network) -> nn.Sequential:
     layers["whitening"] = folded_whitening(model)
     layers["whitening_relu"] = nn.ReLU()
     size = IMAGE_SHAPE[1] - model.whitening.kernel_size[0] + 1
-    for number, block in enumerate(model.blocks, start=1):
-        for index, (layer, norm) in enumerate(zip(block.convolutions, block.norms, strict=True)):
+    for number, block in enumerate(model.layers(), start=1):
+        for index, (layer, norm) in enumerate(block):
             name = f"block{number}_conv{index + 1}"
             layers[name] = folded_convolution(layer, norm)
             layers[f"{name}_relu"] = nn.ReLU()

@@ -10,6 +10,7 @@ import math
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,9 @@ class Network(nn.Module):
     each the output channels of its convolutions. It rebuilds the network, pruned or not.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: dict):
         super().__init__()
         self.config = config
@@ -39,7 +43,7 @@ class Network(nn.Module):
         # No padding: a constant can then be folded into this layer without an error at the border.
         self.whitening = nn.Conv2d(3, WHITENING_WIDTH, WHITENING_SIZE, bias=True)
         self.whitening.weight.requires_grad_(False)
-        nn.init.zeros_(self.whitening.bias)
+        nn.init.zeros_(self.whitening_bias)
         self.blocks = nn.ModuleList()
         channels = WHITENING_WIDTH
         for widths in config["widths"]:
@@ -47,6 +51,15 @@ class Network(nn.Module):
             channels = widths[-1]
         self.head = nn.Linear(channels, config["classes"], bias=False)
         nn.init.normal_(self.head.weight, std=1 / channels)
+
+    @property
+    def whitening_bias(self) -> Tensor:
+        assert self.whitening.bias is not None
+        return self.whitening.bias
+
+    def layers(self) -> list[list[tuple[nn.Conv2d, "BatchNorm"]]]:
+        """The 3x3 convolutions, each with its BatchNorm, block by block."""
+        return [block.layers() for block in self.blocks if isinstance(block, Block)]
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = torch.relu(self.whitening((pixels - self.mean) / self.std))  # (N, 24, 31, 31)
@@ -70,14 +83,17 @@ class Block(nn.Module):
             channels = width
 
     def forward(self, x: Tensor) -> Tensor:
-        for index, (convolution, norm) in enumerate(
-            zip(self.convolutions, self.norms, strict=True)
-        ):
+        for index, (convolution, norm) in enumerate(self.layers()):
             x = convolution(x)
             if index == 0:
                 x = torch.max_pool2d(x, 2)
             x = torch.relu(norm(x))
         return x
+
+    def layers(self) -> list[tuple[nn.Conv2d, "BatchNorm"]]:
+        """Every convolution and the BatchNorm behind it."""
+        pairs = list(zip(self.convolutions, self.norms, strict=True))
+        return cast(list[tuple[nn.Conv2d, BatchNorm]], pairs)
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -94,7 +110,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 def widths_of(model: Network) -> list[list[int]]:
     """The output channels of every convolution, block by block, as the layers have them now."""
-    return [[layer.out_channels for layer in block.convolutions] for block in model.blocks]
+    return [[convolution.out_channels for convolution, _ in block] for block in model.layers()]
 
 
 def rebuild(model: Network) -> Network:

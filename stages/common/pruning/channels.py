@@ -89,7 +89,7 @@ def without_channels(model: Network, scores: list[torch.Tensor], widths: list[in
 
 def convolutions(model: Network) -> list[nn.Conv2d]:
     """The 3x3 convolutions in order; the whitening layer and the classes stay whole."""
-    return [layer for block in model.blocks for layer in block.convolutions]
+    return [convolution for block in model.layers() for convolution, _ in block]
 
 
 def dependency_graph(model: Network) -> torch_pruning.DependencyGraph:

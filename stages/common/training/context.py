@@ -1,5 +1,6 @@
 """The run context that all training of one program shares, with its device and precision."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +30,10 @@ class RunContext:
 def pick_device(name: str) -> torch.device:
     """'auto' is CUDA, then MPS, then CPU; raises ``InputError`` for one that is not there."""
     torch.backends.cudnn.deterministic = True  # the same seed, the same bits
-    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    available: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+    }
     if name == "auto":
         return torch.device(next((key for key, there in available.items() if there()), "cpu"))
     if name in available and not available[name]():

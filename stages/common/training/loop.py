@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -47,7 +47,7 @@ def make_optimizers(
     sgd_groups = [
         {"params": params, "weight_decay": recipe.weight_decay / rate, "multiple": rate}
         for params, rate in (
-            ([model.whitening.bias, *biases], recipe.bias_rate),
+            ([model.whitening_bias, *biases], recipe.bias_rate),
             ([model.head.weight], recipe.head_rate),
         )
     ]
@@ -60,8 +60,8 @@ def make_optimizers(
 # ----------------------------------------------------------------------------------------- loop
 
 
-def ignore(history: list[dict]) -> None:
-    """For a training whose curve nobody watches."""
+def ignore(rows: list) -> None:
+    """The default of callbacks that are given the rows of a curve."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def fit(
     """
     keep_freed_memory()
     key = fit_key(model, objective, schedule, seed, context)
-    model.to(context.device, memory_format=torch.channels_last)
+    model.to(context.device).to(memory_format=torch.channels_last)
     optimizers = make_optimizers(model, context.recipe, context.precision)
     progress = context.store.load(key, model, optimizers)
     done = len(progress.history)
@@ -105,7 +105,7 @@ def fit(
         bar.update(done * len(epochs))
         for epoch in range(done, schedule.epochs):
             bar.set_description(f"{monitor.title} {epoch + 1}/{schedule.epochs}")
-            model.whitening.bias.requires_grad_(epoch < schedule.whitening_bias_epochs)
+            model.whitening_bias.requires_grad_(epoch < schedule.whitening_bias_epochs)
             progress.times.matmul_gflops.append(matmul_gflops(context.device))
             row = train_epoch(trainer, epochs, epoch, schedule, progress, bar)
             started = time.perf_counter()
@@ -168,7 +168,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Network,
         optimizers: list[torch.optim.Optimizer],
         loss: Loss,
         precision: torch.dtype,
@@ -221,7 +221,7 @@ def train_epoch(
     started = time.perf_counter()
     pixels, labels, targets, order = epochs.load(epoch)
     batches = order.split(schedule.batch_size)
-    learns = trainer.model.whitening.bias.requires_grad
+    learns = trainer.model.whitening_bias.requires_grad
     counter = None if learns in trainer.step_flops else FlopCounterMode(display=False)
     total = 0.0
     for index, batch in enumerate(batches):

@@ -20,7 +20,7 @@ class Muon(torch.optim.Optimizer):
         self.precision = precision
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]  # a closure is never given
         for group in self.param_groups:
             for weight in group["params"]:
                 state = self.state[weight]

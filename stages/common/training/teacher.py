@@ -71,7 +71,7 @@ class TeacherOutputs:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the logits, hexadecimal."""
-        return hashlib.sha256(np.ascontiguousarray(self.logits)).hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(self.logits).data).hexdigest()
 
     def epoch_data(self, augmenter: Augmenter, epoch: int, seed: int) -> EpochData:
         """The next of the views, in every other pass over them their mirror images."""
