@@ -1,6 +1,6 @@
-"""stages.hardware.accelerator: the integers are ONNX Runtime's, and the Verilog's are the integers.
+"""stages.hardware.accelerator: integer logits agree with ONNX Runtime, and the Verilog equals them.
 
-What generates or simulates Verilog is skipped where NNgen or Verilator is missing.
+Tests that generate or simulate Verilog are skipped where NNgen or Verilator is missing.
 """
 
 import importlib.util
@@ -126,7 +126,7 @@ def value(each: IntegerLayer, x: list, row: int, column: int, channel: int) -> i
     return rounded if each.final else min(max(rounded, 0), 255)
 
 
-def test_the_integers_are_those_of_a_computation_one_by_one():
+def test_integer_logits_equal_a_computation_product_by_product():
     found = integer_logits(NETWORK, PIXELS)
     for image, logits in zip(PIXELS, found, strict=True):
         assert logits.tolist() == slow_logits(NETWORK, image)
@@ -153,14 +153,14 @@ def test_sums_beyond_float32_are_exact(monkeypatch):
     np.testing.assert_array_equal(convolved(x, wide), rescaled(sums[..., None] + wide.bias, wide))
 
 
-def test_factors_are_within_half_a_unit_of_the_real_ones():
+def test_integer_factors_are_within_half_a_unit_of_the_real_factors():
     real = np.array([0.0031, 0.0007, 0.00005])
     multiplier, shift = factors(real)
     assert 2**14 <= multiplier.max() < 2**15
     np.testing.assert_allclose(multiplier / 2.0**shift, real, atol=0.5 / 2**shift)
 
 
-def test_predictions_are_those_of_onnx_runtime(tmp_path):
+def test_predictions_agree_with_onnx_runtime(tmp_path):
     path = write_models(tmp_path)[1]
     images = make_images(200, seed=7)
     expected = predict(OnnxRuntimeSession(path, threads=1), images, 50)
@@ -169,7 +169,7 @@ def test_predictions_are_those_of_onnx_runtime(tmp_path):
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.999
 
 
-def test_other_activations_than_uint8_from_0_are_refused(tmp_path):
+def test_activations_other_than_uint8_with_zero_point_0_are_refused(tmp_path):
     chain = read_chain(write_models(tmp_path)[1])
     shifted = replace(chain.input, zero_point=np.array([0]))
     with pytest.raises(InputError, match=r"not uint8 with zero point 0.*activation_type"):
@@ -185,7 +185,7 @@ def test_a_pool_whose_windows_overlap_is_refused():
         refusing._max_pool(None, overlapping)
 
 
-def test_zeros_take_the_smallest_weights_and_nothing_else(tmp_path):
+def test_zeros_replace_only_the_smallest_weights(tmp_path):
     chain = read_chain(write_models(tmp_path)[1])
     thin = with_zeros(chain, percent=80)
 
@@ -205,7 +205,7 @@ def test_zeros_take_the_smallest_weights_and_nothing_else(tmp_path):
         assert new.multiplier is old.multiplier
 
 
-def test_what_the_bench_prints_is_read_and_a_cut_off_simulation_is_refused():
+def test_bench_output_is_parsed_and_an_unfinished_simulation_is_refused():
     said = "cycles    120\nbeats_read 10\nbeats_written 3\nlogit    -5\nlogit  7\n- $finish\n"
     found = run_of(said, SMALL)
     assert (found.cycles, found.read_bytes, found.written_bytes) == (120, 80, 24)
@@ -214,7 +214,7 @@ def test_what_the_bench_prints_is_read_and_a_cut_off_simulation_is_refused():
         run_of("", SMALL)
 
 
-def test_hardware_is_counted_in_the_verilog():
+def test_multipliers_and_ram_are_counted_in_the_verilog():
     multiplier = (
         "module {}_core_{}\n(\n  input CLK,\n  input update,\n  input [{}-1:0] a,\n"
         "  input [{}-1:0] b,\n  output [16-1:0] c\n);\nendmodule\n"
@@ -313,13 +313,13 @@ def test_main_writes_cycles_and_accuracy_and_the_table_shows_them(
     assert macs.endswith("| 0.25 |")
 
 
-def test_nothing_is_reported_of_hardware_that_computes_wrong(tmp_path, data_directory, monkeypatch):
+def test_an_accelerator_with_wrong_logits_writes_no_metrics(tmp_path, data_directory, monkeypatch):
     with pytest.raises(AssertionError, match="the accelerator's logits are"):
         run_main(tmp_path, data_directory, PerfectSimulator(wrong=1), monkeypatch)
     assert not (tmp_path / "accelerator").exists()
 
 
-def test_a_table_without_its_figures_is_one_clear_error(tmp_path, monkeypatch):
+def test_a_missing_json_is_one_clear_error(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"base\.json is missing; run 'make hardware'"):
         call(accelerator_table, monkeypatch, metrics=tmp_path, table=tmp_path / "table.md")
 
@@ -331,7 +331,7 @@ def simulator(tmp_path_factory) -> Simulator:
 
 
 @needs_tools
-def test_the_verilog_gives_the_integers_in_cycles_that_depend_on_nothing(simulator):
+def test_the_verilog_gives_the_integer_logits_in_a_fixed_number_of_cycles(simulator):
     assert "module accelerator\n" in simulator.verilog
     runs = [accelerator.checked_run(simulator, NETWORK, pixels) for pixels in PIXELS]
     thin = [
@@ -348,7 +348,7 @@ def test_the_verilog_gives_the_integers_in_cycles_that_depend_on_nothing(simulat
 
 
 @needs_tools
-def test_one_wrong_weight_is_noticed(simulator, monkeypatch):
+def test_one_wrong_weight_is_detected(simulator, monkeypatch):
     last = NETWORK.layers[-1]
     weight = last.weight.copy()
     weight[0, 0, 0, 0] ^= 64

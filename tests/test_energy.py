@@ -112,7 +112,7 @@ def int8_model() -> onnx.ModelProto:
     return model_of(nodes, constants)
 
 
-def test_fp32_counts_are_those_computed_by_hand():
+def test_fp32_counts_equal_those_computed_by_hand():
     conv, pool, linear = work_of(fp32_model()).operators
     assert work_of(fp32_model()).image_bytes == 4 * 2 * 4 * 4
     assert conv == Operator(
@@ -133,7 +133,7 @@ def test_fp32_counts_are_those_computed_by_hand():
     assert (linear.read_bytes, linear.written_bytes) == (3 * 4, 5 * 4)
 
 
-def test_int8_does_the_same_work_on_bytes_but_the_logits_are_float32():
+def test_int8_has_the_operations_of_fp32_on_a_quarter_of_the_bytes_but_float32_logits():
     fp32, int8 = work_of(fp32_model()), work_of(int8_model())
     assert int8.image_bytes == 2 * 4 * 4
     assert [operator.precision for operator in int8.operators] == ["int8"] * 3
@@ -170,7 +170,7 @@ def work(precision: str = "int8") -> Work:
     return Work(image_bytes=500_000, operators=(operator,))
 
 
-def test_energies_of_int8_are_those_computed_by_hand():
+def test_int8_energies_equal_those_computed_by_hand():
     found = estimates(work(), PARAMS)
     dense, skipping = found["dense"], found["zero_skipping"]
     assert dense["arithmetic_uj"] == 3.0 + 0.05  # 1e6 x (2 + 1) pJ, 1e5 x 0.5 pJ
@@ -193,7 +193,7 @@ def test_energies_of_int8_are_those_computed_by_hand():
     assert skipping["resident"]["weights_uj_low"] == skipping["resident"]["weights_uj_high"]
 
 
-def test_fp32_pays_for_its_operations_and_for_four_times_the_weights():
+def test_fp32_energies_use_fp32_operations_and_four_bytes_a_weight():
     dense = estimates(work("fp32"), PARAMS)["dense"]
     assert dense["arithmetic_uj"] == 40.0 + 1.0
     assert dense["streamed"]["weight_dram_bytes"] == 4 * 40_960
@@ -207,7 +207,7 @@ def test_zeros_change_nothing_in_a_dense_engine():
     assert thin["packed_weight_bytes"] < whole["packed_weight_bytes"]
 
 
-def test_as_many_weights_are_left_as_asked_and_they_are_those_that_the_npu_stage_leaves(tmp_path):
+def test_thinning_leaves_the_asked_number_of_weights_the_same_as_in_tflite(tmp_path):
     model = int8_model()
     assert nonzero_weights(model) == 53 + 11
     thin = thinned(model, 31)
@@ -223,7 +223,7 @@ def test_as_many_weights_are_left_as_asked_and_they_are_those_that_the_npu_stage
     np.testing.assert_array_equal(left.transpose(0, 2, 3, 1), int8_values(tflite, filters))
 
 
-def test_the_committed_energies_are_those_of_the_source():
+def test_params_hold_the_published_energies():
     params = parse_section(EnergyParams, read_params(ROOT / "params.yaml"), "energy", "params.yaml")
     assert (params.int8_add_pj, params.int8_multiply_pj, params.int32_add_pj) == (0.03, 0.2, 0.1)
     assert (params.fp32_add_pj, params.fp32_multiply_pj) == (0.9, 3.7)
@@ -232,7 +232,7 @@ def test_the_committed_energies_are_those_of_the_source():
 
 
 @pytest.mark.parametrize("value", [[2600, 1300], [1300], [-1, 2], ["1", 2], 1300, [1, True]])
-def test_a_range_that_is_none_is_refused(value):
+def test_an_invalid_range_of_dram_energies_is_refused(value):
     section = dataclasses.asdict(PARAMS) | {"dram_pj": value}
     with pytest.raises(InputError, match="energy.dram_pj .* allowed: two numbers"):
         parse_section(EnergyParams, {"energy": section}, "energy", "params.yaml")

@@ -1,6 +1,6 @@
-"""stages.hardware.hls: fixed point is exact, and hls4ml's C++ gives it bit by bit.
+"""stages.hardware.hls: exact fixed point, which hls4ml's C++ must equal bit for bit.
 
-What runs hls4ml is skipped where it, QONNX or g++ is missing.
+Tests that run hls4ml are skipped where it, QONNX or g++ is missing.
 """
 
 import importlib.util
@@ -110,14 +110,14 @@ def small_fixed(width: int = 6):
         (FixedPoint(4, 6, signed=False), 10.0, 3),  # steps of 4
     ],
 )
-def test_rounding_is_that_of_ap_rnd_and_ap_sat(form, value, integer):
+def test_rounding_follows_ap_rnd_and_ap_sat(form, value, integer):
     assert form.of(torch.tensor([value])).tolist() == [integer]
     assert form.reals(torch.tensor([value])).tolist() == [integer * 2.0**-form.fraction]
 
 
 @pytest.mark.parametrize("largest", [0.0078, 0.49, 0.5, 0.96, 1.0, 3.99, 4.0, 100.0])
 @pytest.mark.parametrize("signed", [True, False])
-def test_a_format_holds_the_largest_value_and_a_finer_one_does_not(largest, signed):
+def test_the_format_is_the_finest_that_holds_the_largest_value(largest, signed):
     form = holding(largest, 6, signed)
     finer = replace(form, integer=form.integer - 1)
     step = 2.0**-form.fraction
@@ -126,14 +126,14 @@ def test_a_format_holds_the_largest_value_and_a_finer_one_does_not(largest, sign
     assert float(finer.reals(values)) < largest - step / 4
 
 
-def test_one_outlier_is_cut_where_all_others_get_finer_for_it():
+def test_an_outlier_is_saturated_when_all_other_values_round_finer():
     values = torch.cat([torch.linspace(0, 1, 100_000), torch.tensor([1.5])])
     assert nearest_format(values, 8, signed=False).integer == 0
     assert nearest_format(torch.tensor([0.0, 1.5]), 8, signed=False).integer == 1
     assert holding(1.5, 8, signed=False).integer == 1
 
 
-def test_many_bits_are_the_real_network_and_few_are_not(tmp_path):
+def test_logits_approach_those_of_fp32_with_more_bits(tmp_path):
     fp32, _ = write_models(tmp_path)
     chain = read_chain(fp32)
     activations = real_activations(chain, IMAGES.pixels)
@@ -147,7 +147,7 @@ def test_many_bits_are_the_real_network_and_few_are_not(tmp_path):
     assert errors[0] > 4 * errors[1] > 16 * errors[2]
 
 
-def test_logits_are_the_integer_sums_and_batches_change_nothing():
+def test_logits_equal_numpy_integer_sums_for_any_batch_size():
     """The same in numpy's integers, from the formats and the rounded weights alone."""
     chain = small_fixed()
     first, _, second, _, last = chain.layers
@@ -179,7 +179,7 @@ def rounded(fixed, sums: np.ndarray, fraction: int) -> np.ndarray:
     return np.minimum(values, fixed.output.highest)
 
 
-def test_weights_and_biases_are_what_their_formats_hold():
+def test_weights_and_biases_are_exact_in_their_formats():
     for fixed in small_fixed().layers:
         for values, form in ((fixed.layer.weight, fixed.weight), (fixed.layer.bias, fixed.bias)):
             if form is not None:
@@ -192,7 +192,7 @@ def test_weights_and_biases_are_what_their_formats_hold():
     ]
 
 
-def test_the_bound_of_the_sums_holds_and_is_reached():
+def test_the_bound_of_a_sum_is_tight():
     fixed = small_fixed().layers[0]
     step = 2.0**-fixed.weight.fraction
     weight, bias = (
@@ -202,7 +202,7 @@ def test_the_bound_of_the_sums_holds_and_is_reached():
     assert largest_sum(fixed, 255, fixed.weight.fraction) == expected < 2**53
 
 
-def test_costs_are_those_of_a_layer_counted_by_hand():
+def test_costs_equal_those_counted_by_hand():
     matrix = Matrix(inputs=36, outputs=6, weight_bits=6, positions=36, reads=64)
     assert allowed_reuse_factors(matrix) == [1, 2, 3, 4, 6, 9, 12, 18, 36, 72, 108, 216]
     assert allowed_reuse_factor(matrix, 5) == 4  # as near as 6
@@ -224,7 +224,7 @@ def test_costs_are_those_of_a_layer_counted_by_hand():
 
 @needs_hls4ml
 @pytest.mark.parametrize(("inputs", "outputs"), [(12, 24), (36, 6), (54, 20), (7, 5)])
-def test_reuse_factors_are_those_that_hls4ml_allows(inputs, outputs):
+def test_allowed_reuse_factors_equal_those_of_hls4ml(inputs, outputs):
     from hls4ml.backends import get_backend
 
     backend = get_backend("Vitis")
@@ -236,7 +236,7 @@ def test_reuse_factors_are_those_that_hls4ml_allows(inputs, outputs):
         assert allowed_reuse_factor(matrix, wanted) == nearest
 
 
-def test_every_value_of_the_project_has_a_type_and_sums_are_full():
+def test_every_value_of_the_project_has_a_type_and_sums_are_not_rounded():
     layers = settings_of(small_fixed(), 3)["LayerName"]
     assert layers["global_in"]["Precision"] == {"result": "ap_ufixed<8,8>"}
     assert {"Conv_0", "Relu_1", "MaxPool_1", "Flatten_0", "MatMul_0"} < set(layers)
@@ -248,7 +248,7 @@ def test_every_value_of_the_project_has_a_type_and_sums_are_full():
 
 
 @needs_hls4ml
-def test_the_cpp_gives_the_same_logits_and_its_project_is_complete(tmp_path):
+def test_the_cpp_gives_our_logits_bit_for_bit_and_its_project_is_complete(tmp_path):
     chain = small_fixed()
     folder = tmp_path / "project"
     bench = IMAGES[:2]
@@ -278,7 +278,7 @@ def test_equal_networks_give_equal_projects(tmp_path, monkeypatch):
     assert len(written[0]) > 50
 
 
-def test_a_cpp_that_computes_something_else_is_noticed(tmp_path, monkeypatch):
+def test_cpp_with_one_wrong_logit_is_rejected(tmp_path, monkeypatch):
     chain = small_fixed()
     wrong = chain.logits(IMAGES.pixels, 20)
     wrong[3, 4] += 2.0**-10
@@ -310,7 +310,7 @@ def test_missing_tools_are_one_clear_error(monkeypatch):
         refuse_without_tools()
 
 
-def test_a_network_that_is_not_made_into_cpp_is_named():
+def test_an_unsupported_linear_layer_is_named():
     chain = small_fixed()
     last = chain.layers[-1]
     biased = replace(last, layer=replace(last.layer, bias=np.zeros(10, np.float32)))

@@ -1,6 +1,6 @@
-"""mac_area: the reference is numpy's arithmetic, and the Verilog gives what it gives.
+"""stages.hardware.mac_area: the reference equals numpy, and the Verilog equals the reference.
 
-What simulates or synthesizes is skipped where iverilog, pyosys or the liberty file is missing.
+Tests that simulate or synthesize are skipped where iverilog, pyosys or the liberty file is missing.
 """
 
 import importlib.util
@@ -68,7 +68,7 @@ def rng() -> np.random.Generator:
 
 
 @pytest.mark.parametrize("name", ["int4", "int8", "int16"])
-def test_integer_sums_are_numpys_and_the_corners_are_among_them(name, rng):
+def test_integer_sums_equal_numpy_and_include_the_corner_values(name, rng):
     form = FORMATS[name]
     stimulus = int_stimulus(form.width, 300, rng)
     low, high = -(2 ** (form.width - 1)), 2 ** (form.width - 1) - 1
@@ -84,7 +84,7 @@ def test_integer_sums_are_numpys_and_the_corners_are_among_them(name, rng):
     np.testing.assert_array_equal(sums, expected)
 
 
-def test_fp32_sums_are_numpys_wherever_nothing_is_subnormal(rng):
+def test_fp32_sums_equal_numpy_except_for_subnormals(rng):
     stimulus = fp32_stimulus(500, rng)
     sums = values(fp32_sums(stimulus))
     a, b = values(stimulus[:, 1]), values(stimulus[:, 2])
@@ -120,20 +120,20 @@ def test_fp32_sums_are_numpys_wherever_nothing_is_subnormal(rng):
         ([(3.0, 1.0), (-3.0, 1.0)], 0x00000000),
     ],
 )
-def test_fp32_special_cases_are_those_that_the_verilog_promises(operands, pattern):
+def test_fp32_special_cases_follow_the_comment_in_the_verilog(operands, pattern):
     assert hex(fp32_sums(steps(*operands))[-1]) == hex(pattern)
 
 
 @needs_iverilog
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_verilog_gives_the_reference_bit_by_bit(name, rng):
+def test_the_verilog_equals_the_reference_bit_for_bit(name, rng):
     found = check(RTL, FORMATS[name], count=200, rng=rng)
     assert found.mismatches == 0
     assert found.steps > 250
 
 
 @needs_iverilog
-def test_a_multiplier_that_is_wrong_is_noticed(tmp_path, rng):
+def test_a_wrong_multiplier_is_detected(tmp_path, rng):
     for file in RTL.iterdir():
         (tmp_path / file.name).write_text(file.read_text())
     source = (RTL / "mac_fp32.v").read_text()
@@ -151,7 +151,7 @@ def test_a_sum_that_was_never_cleared_is_undefined():
 
 
 @needs_synthesis
-def test_synthesis_counts_the_sums_flip_flops_and_uses_dsps_only_where_it_may():
+def test_synthesis_counts_flip_flops_and_uses_dsps_only_if_allowed():
     form = FORMATS["int8"]
     cells = standard_cells(RTL, form, LIBERTY)
     assert cells["flip_flops"] == 32
@@ -215,7 +215,7 @@ def test_main_writes_the_same_keys_for_every_format(tmp_path, monkeypatch):
     assert "before place and route" in table
 
 
-def test_nothing_is_measured_that_computes_wrong(tmp_path, monkeypatch):
+def test_a_format_with_wrong_sums_writes_no_metrics(tmp_path, monkeypatch):
     monkeypatch.setattr(mac_area, "refuse_without_tools", lambda liberty: None)
     monkeypatch.setattr(mac_area, "check", lambda *_: Check(steps=9, mismatches=1))
     with pytest.raises(AssertionError, match="1 of 9 sums are wrong"):
