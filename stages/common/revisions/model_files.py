@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from dvc.exceptions import DvcException, NotDvcRepoError
 from dvc.repo import Repo
 from dvc.scm import resolve_rev
 from dvc_data.hashfile.hash_info import HashInfo
+from ruamel.yaml import YAML, YAMLError
 
 from stages.common.core.cli import InputError
 from stages.common.core.files import digest, replacing
@@ -89,12 +89,12 @@ def resolve(repository: Repo, name: str) -> str:
 
 def read_yaml(repository: Repo, commit: str | None, name: str, label: str) -> dict:
     try:
-        content = yaml.safe_load(read_bytes(repository, commit, name))
+        content = YAML(typ="safe").load(read_bytes(repository, commit, name))
     except FileNotFoundError:
         raise InputError(
             f"{label} has no {name}; compare a revision in which the pipeline has run"
         ) from None
-    except yaml.YAMLError as error:
+    except YAMLError as error:
         raise InputError(
             f"{name} of {label} is not valid YAML: {' '.join(str(error).split())}"
         ) from None
