@@ -141,7 +141,7 @@ def check_counts(params: dict[str, Any], path: str | Path) -> None:
 
 
 def accepted() -> dict:
-    """What every key may be, in words."""
+    """The allowed values of every key, in words."""
     return {
         section: {field.name: field.metadata["rule"].allowed for field in dataclasses.fields(cls)}
         for section, cls in SECTIONS.items()

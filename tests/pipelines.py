@@ -99,7 +99,7 @@ class Repository:
         return json.loads((self.path / name).read_text())
 
     def clone(self, path: Path) -> "Repository":
-        """What another person gets: what is committed, and an empty DVC cache."""
+        """A clone as another person gets it: the committed files, and an empty DVC cache."""
         person = ["--config", "user.name=Test", "--config", "user.email=test@example.com"]
         self.run("git", "clone", "--quiet", *person, ".", str(path))
         return Repository(path)

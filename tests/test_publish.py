@@ -1,4 +1,4 @@
-"""What is put into the remote that travels with the repository, in a repository of three files."""
+"""Publishing models into the remote that is part of the repository, in one of three files."""
 
 import shutil
 from pathlib import Path

@@ -85,7 +85,9 @@ def run_experiment(arguments: list[str], log_path: Path) -> None:
         for line in progress(process.stdout, stages, log):
             print(line, flush=True)
     if process.returncode:
-        raise InputError(f"the run has failed (see above); all that it said is in {log_path}")
+        raise InputError(
+            f"the run has failed (see above); all that it said is in {log_path.resolve()}"
+        )
 
 
 def closing_screen(page: str, folder: str) -> str:
