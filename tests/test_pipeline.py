@@ -134,7 +134,7 @@ def test_pruning_to_milliseconds_needs_a_profile_and_nothing_else_does(repositor
     repository.run("git", "checkout", "--quiet", "params.yaml")
     profile.write_text(json.dumps(smooth_profile(TINY["train"]["widths"])))
     assert stages_run(repository.dvc("repro")) == {"latency_profile"}
-    ran = stages_run(repository.dvc("exp", "run", *by_time))
+    ran = stages_run(repository.dvc("exp", "run", *by_time, "export@pruned"))
     assert {"latency_profile", "prune", "export@pruned"} <= ran
     assert not ran & {"train", "teach", "export@base"}
     report = repository.json("metrics/prune.json")
@@ -143,7 +143,8 @@ def test_pruning_to_milliseconds_needs_a_profile_and_nothing_else_does(repositor
 
 
 def test_zeros_in_place_save_neither_bytes_nor_multiplications(repository):
-    repository.dvc("exp", "run", "-S", "prune.method=unstructured", "-S", "prune.amount=0.8")
+    zeros = ["-S", "prune.method=unstructured", "-S", "prune.amount=0.8"]
+    repository.dvc("exp", "run", *zeros, "evaluate@pruned")
     base, pruned = (repository.json(f"metrics/evaluate/{name}.json") for name in ("base", "pruned"))
     assert pruned["size_bytes"] == pytest.approx(base["size_bytes"], rel=0.01)
     assert pruned["macs"] == base["macs"]
