@@ -25,7 +25,7 @@ from stages.common.data.sources import DIGESTS, SOURCES, describe, fetch
 
 @dataclass(frozen=True)
 class PrepareParams:
-    """Where to look for CIFAR-10, in this order; an empty ``local_path`` skips 'local'."""
+    """The sources of CIFAR-10, in the order of trying; an empty ``local_path`` skips 'local'."""
 
     sources: list[str] = list_of(*SOURCES)
     local_path: str = text()

@@ -1,4 +1,4 @@
-"""Two revisions compared: what changed is found, what did not is left alone."""
+"""Comparing revisions finds real changes and no others."""
 
 import json
 import sys
@@ -80,7 +80,7 @@ def test_a_change_of_20_percent_is_found_on_a_busy_machine(median, expected):
     assert sum(change.ratio_low <= median / 4 <= change.ratio_high for change in changes) >= 16
 
 
-def test_a_change_below_the_noise_is_none_however_sure():
+def test_a_certain_change_below_the_noise_counts_as_none():
     base = np.random.default_rng(0).normal(4, 0.001, size=(12, 25))
     change = judge_latency(base, 1.008 * base, params(latency_noise=0.01))
     assert (change.outcome, change.ratio_low > 1) == (NO_CHANGE, True)
@@ -166,7 +166,7 @@ def test_a_loss_in_one_class_is_worse_and_names_only_that_class():
     assert judge_accuracy(head, base, labels).outcome == "better"
 
 
-def test_classes_that_moved_are_told_even_where_the_whole_did_not():
+def test_classes_that_moved_are_named_even_where_the_overall_accuracy_did_not():
     labels = np.arange(10_000) % 10
     index = np.arange(10_000)
     cats, dogs = (labels == CLASSES.index(name) for name in ("cat", "dog"))
@@ -179,7 +179,7 @@ def test_classes_that_moved_are_told_even_where_the_whole_did_not():
     assert "pruned's accuracy moved in cat +5.00, dog -5.00" in sentence([compared], [])
 
 
-def test_errors_on_other_images_but_as_many_are_no_change():
+def test_as_many_errors_on_other_images_are_no_change():
     labels = np.arange(10_000) % 10
     index = np.arange(10_000)
     base = predictions_with(labels, wrong=index < 500)
@@ -190,7 +190,7 @@ def test_errors_on_other_images_but_as_many_are_no_change():
     assert change.change == -0.1
 
 
-def test_wrong_in_two_ways_is_no_disagreement():
+def test_two_different_wrong_answers_are_no_change():
     labels = np.zeros(100, int)
     change = judge_accuracy(np.ones(100, int), np.full(100, 2), labels)
     assert (change.outcome, change.p_value, change.change) == (NO_CHANGE, 1, 0)
@@ -230,7 +230,7 @@ def test_a_tolerance_is_exceeded_only_when_the_whole_interval_is_beyond_it(chang
         assert sentence([comparison()], found) == f"Tolerance exceeded: {found[0]}."
 
 
-def test_what_is_not_detectable_exceeds_nothing():
+def test_an_undetectable_change_exceeds_no_tolerance():
     unsure = comparison(latency=(NO_CHANGE, 1.2, 1.1, 1.3), accuracy=(NO_CHANGE, -1, -2, 0.1))
     strict = params(max_latency_ratio=1, max_accuracy_drop=0, max_bytes_ratio=1)
     assert exceeded(unsure, strict) == []

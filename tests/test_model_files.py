@@ -96,7 +96,7 @@ def test_a_file_is_pulled_from_the_remote_when_the_cache_lacks_it(root, tmp_path
     assert get(root, None) == b"second"
 
 
-def test_a_file_that_left_the_travelling_remote_is_taken_from_the_revision_that_carried_it(root):
+def test_a_file_that_left_the_committed_remote_is_read_from_the_revision_that_had_it(root):
     push(root)
     git(root, "add", "--force", ".dvc/remote")
     git(root, "commit", "--quiet", "--message", "published")
@@ -109,7 +109,7 @@ def test_a_file_that_left_the_travelling_remote_is_taken_from_the_revision_that_
         get(root, "v1")
 
 
-def test_a_file_that_is_nowhere_is_named_with_what_to_do_and_nothing_is_left(root):
+def test_a_file_that_cannot_be_found_is_named_with_the_remedy_and_leaves_nothing(root):
     drop_cache(root)
     with pytest.raises(
         InputError, match=r"models/model\.onnx of v1 .* 'git checkout v1' and 'dvc pull --allow"

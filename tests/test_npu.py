@@ -1,4 +1,4 @@
-"""stages.npu: estimates that are Vela's own, and zeros where they are said to be."""
+"""stages.npu: Vela's estimates arrive unchanged, and sparse models have the zeros asked for."""
 
 import csv
 import dataclasses
@@ -51,7 +51,7 @@ def estimate_of_bytes(content: bytes, folder: Path) -> Estimate:
     return estimate(folder / "model.tflite", TARGET)
 
 
-def test_as_many_weights_are_left_as_asked_and_they_are_the_largest_of_the_3x3_filters(model_file):
+def test_the_largest_weights_of_the_3x3_filters_are_kept_as_many_as_asked(model_file):
     model = load_tflite(model_file)
     nonzero = nonzero_weights(model) // 4
     thin = thinned(model, nonzero)
@@ -131,7 +131,7 @@ def test_a_network_that_vela_cannot_compile_is_named(tmp_path):
         (128, False),
     ],
 )
-def test_targets_are_velas_own_and_their_memories_those_of_the_family(text, allowed):
+def test_a_target_needs_velas_names_and_memories_of_its_family(text, allowed):
     assert is_target(text) == allowed
 
 

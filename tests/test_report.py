@@ -1,4 +1,4 @@
-"""What a pull request is told, in a repository whose one stage writes results in no time."""
+"""The report of a pull request, on a repository whose one stage takes no time."""
 
 import json
 import sys
@@ -67,7 +67,7 @@ def original(tmp_path_factory) -> Repository:
 
 @pytest.fixture
 def clone(original, tmp_path, monkeypatch) -> Repository:
-    """What CI gets: both branches, no model, no DVC cache; `more` is checked out."""
+    """A clone as CI has it: both branches, no model, no DVC cache; `more` is checked out."""
     clone = original.clone(tmp_path / "clone")
     clone.run("git", "checkout", "--quiet", "more")
     monkeypatch.chdir(clone.path)
@@ -99,7 +99,7 @@ def test_milliseconds_of_two_runs_are_never_compared(clone, monkeypatch):
     assert "metrics changed (dvc metrics diff)" in text
 
 
-def test_what_the_base_got_since_is_not_said_to_be_the_branchs(clone, monkeypatch):
+def test_changes_of_the_base_since_the_branch_left_it_are_left_out(clone, monkeypatch):
     assert "later" not in reported(monkeypatch, "main", "more")
 
 
@@ -119,7 +119,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("committed", [False, True])
-def test_results_that_do_not_follow_fail_with_what_to_do(
+def test_a_lock_that_is_not_up_to_date_fails_and_names_the_commands(
     clone, monkeypatch, capsys, name, committed
 ):
     content = (clone.path / name).read_text()
@@ -151,7 +151,7 @@ stages:
 """
 
 
-def test_a_pipeline_that_runs_on_request_fails_no_report_but_is_not_passed_over(clone, monkeypatch):
+def test_a_stale_optional_pipeline_is_reported_but_does_not_fail(clone, monkeypatch):
     """Before it ran there is nothing to say; afterwards its results may be another state's."""
     (clone.path / "asked").mkdir()
     (clone.path / "asked" / "dvc.yaml").write_text(ON_REQUEST)
@@ -216,7 +216,7 @@ def test_a_branch_that_only_the_origin_has_is_named(clone, monkeypatch):
         reported(monkeypatch, "main")
 
 
-def test_what_cannot_be_read_is_named(clone, monkeypatch):
+def test_unknown_revisions_and_damaged_summaries_are_named(clone, monkeypatch):
     with pytest.raises(InputError, match="'nowhere' is no commit of this repository"):
         reported(monkeypatch, "nowhere")
     clone.run("git", "checkout", "--quiet", "--orphan", "unrelated")

@@ -54,7 +54,7 @@ def results(repository: Repo) -> dict[str, int]:
 
 
 def object_path(remote: Path, md5: str) -> Path:
-    """Where a DVC remote keeps a file."""
+    """The path of a file in a DVC remote."""
     return remote / "files" / "md5" / md5[:2] / md5[2:]
 
 

@@ -82,7 +82,7 @@ def results(experiment: Experiment) -> list[Row]:
 
 
 def conditions(experiments: list[Experiment], params: dict) -> str:
-    """What holds for all points: the machine, the fine-tuning, the number of runs."""
+    """The conditions of all points: the machine, the fine-tuning, the number of runs."""
     blocks = json.loads(
         command("git", "show", f"{revision(experiments[0].name)}:metrics/benchmark.json")
     )

@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Change:
-    """What a row of the table changes in the committed loop."""
+    """The change that a row of the table makes in the committed loop."""
 
     name: str
     batch_size: int

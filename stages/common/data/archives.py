@@ -12,7 +12,7 @@ from typing import IO
 
 from stages.common.core.cli import InputError
 
-DAMAGED = (  # what reading a cut or damaged archive raises; RuntimeError: a zip with a password
+DAMAGED = (  # raised for a cut or damaged archive; RuntimeError for a zip with a password
     tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error,
     lzma.LZMAError, NotImplementedError, RuntimeError,
 )  # fmt: skip

@@ -31,7 +31,7 @@ def pack(package: str, size_bytes: int, into: Path, timeout_s: int) -> Path:
 
 
 def downloads(npm: str, folder: Path) -> Path:
-    """Where npm keeps what has not arrived whole."""
+    """The folder in which npm keeps unfinished downloads."""
     command = [npm, "config", "get", "cache"]
     asked = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     return Path(asked.stdout.strip()) / "_cacache" / "tmp"

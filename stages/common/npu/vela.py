@@ -1,4 +1,4 @@
-"""Arm's compiler for Ethos-U NPUs, Vela, and what it estimates of a compiled network.
+"""Arm's compiler for Ethos-U NPUs, Vela, and its estimates for a compiled network.
 
 Nothing here is measured: Vela counts cycles with its own model of the NPU and of the memories that
 its ``Arm/vela.ini`` describes. Arm asks to run the compiled network on a model of the hardware
@@ -90,14 +90,14 @@ def target_list() -> Any:
 
 @dataclass(frozen=True)
 class NPUParams:
-    """What is compiled for: accelerator, system configuration and memory mode, by Vela's names."""
+    """The targets: accelerator, system configuration and memory mode, by Vela's names."""
 
     targets: list[str] = target_list()
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What Vela says of one inference (batch 1) on the NPU.
+    """Vela's figures for one inference (batch 1) on the NPU.
 
     ``total_cycles``: with waiting for memory; ``npu_cycles``: the arithmetic alone; the others:
     what the traffic with that memory takes. They overlap in part; ``limited_by`` is the largest.
@@ -118,7 +118,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Where a network's operators run; ``costs`` is None where none runs on the NPU."""
+    """How many operators the NPU takes, and their costs; None where it takes none."""
 
     operators: int
     npu_operators: int

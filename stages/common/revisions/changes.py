@@ -1,4 +1,4 @@
-"""What counts as a change between two revisions of a model, and when it is too much of one.
+"""Changes between two revisions of a model: when one is detectable, and when it is too large.
 
 Latency: `faster` or `slower` when the whole 95 % interval of the ratio lies beyond
 ``compare_revisions.latency_noise`` and, over the blocks, Wilcoxon's exact test gives at most
@@ -40,7 +40,7 @@ MIN_BLOCKS = 8  # 2 / 2**8 < LATENCY_ALPHA: with fewer, nothing could ever be de
 
 @dataclass(frozen=True)
 class CompareRevisionsParams:
-    """How two revisions are compared, and what HEAD may lose."""
+    """The measurement of two revisions, and the tolerances of HEAD."""
 
     threads: int = whole(at_least=1)
     blocks: int = whole(at_least=MIN_BLOCKS)
@@ -86,7 +86,7 @@ class AccuracyChange:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a file costs on paper."""
+    """The size and the multiply-accumulates of a file."""
 
     size_bytes: int
     macs: int
@@ -181,7 +181,7 @@ def judge_accuracy(base: np.ndarray, head: np.ndarray, labels: np.ndarray) -> Ac
 
 
 def discordant(base: np.ndarray, head: np.ndarray, labels: np.ndarray) -> tuple[int, int]:
-    """How many images only BASE got right, and only HEAD."""
+    """The number of images that only BASE got right, and that only HEAD did."""
     base_right, head_right = base == labels, head == labels
     return int((base_right & ~head_right).sum()), int((head_right & ~base_right).sum())
 

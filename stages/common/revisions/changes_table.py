@@ -17,7 +17,7 @@ HEADS = ["variant", *RUNTIMES.values(), "accuracy", "bytes", "MACs"]
 
 
 def sentence(comparisons: list[Comparison], violations: list[str]) -> str:
-    """Which tolerances are exceeded; if none is, what changed within them."""
+    """The tolerances that are exceeded; if none is, the changes within them."""
     if violations:
         return f"Tolerance exceeded: {'; '.join(violations)}."
     phrases = [phrase for comparison in comparisons for phrase in changes(comparison)]
@@ -25,7 +25,7 @@ def sentence(comparisons: list[Comparison], violations: list[str]) -> str:
 
 
 def changes(comparison: Comparison) -> list[str]:
-    """What is detectably different, in words."""
+    """The detectable differences, in words."""
     name = comparison.variant
     phrases = [
         f"{name} is {change.outcome} in {RUNTIMES[runtime]}"

@@ -119,8 +119,9 @@ def stale_stages(root: Path, revision: Revision) -> Stale:
 
 
 def _changed_stages(root: Path) -> Stale:
-    """What `dvc repro --dry --allow-missing` decides by; DVC 3.67 itself stops at the first changed
-    stage whose data is missing.
+    """The stages that `dvc repro --dry --allow-missing` would run.
+
+    DVC 3.67 itself stops at the first changed stage whose data is missing.
     """
     try:
         with Repo(str(root)) as repository, repository.lock:

@@ -25,7 +25,7 @@ VARIANTS = "variants"  # the var of dvc.yaml that names them
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What dvc.lock says of one variant's ONNX file."""
+    """One variant's ONNX file in dvc.lock."""
 
     path: str
     md5: str

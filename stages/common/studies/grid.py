@@ -33,7 +33,7 @@ def grid() -> Any:
 
 @dataclass(frozen=True)
 class StudiesParams:
-    """What each study combines; see ``stages.tools.study``."""
+    """The values that each study combines; see ``stages.tools.study``."""
 
     sweep: dict = grid()
     seeds: dict = grid()

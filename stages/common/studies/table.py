@@ -1,4 +1,4 @@
-"""A study's table: one row an experiment, what the seeds say together, the command of every row."""
+"""A study's table: one row an experiment, the spread over seeds, the command of every row."""
 
 import shlex
 import statistics
@@ -84,7 +84,7 @@ def group_in_words(name: str, rows: list[Row], timed: bool) -> str:
 
 
 def difference(first: tuple[str, list[Row]], second: tuple[str, list[Row]]) -> str:
-    """How much better the second is, with one seed's run of one beside the same seed's other."""
+    """The gain of the second group over the first, paired by seed."""
     gain = paired_difference(accuracies_of(second[1]), accuracies_of(first[1]))
     unsure = ": the seeds alone could explain it" if gain["low"] <= 0 <= gain["high"] else ""
     return (
