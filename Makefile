@@ -81,7 +81,7 @@ test-fast: install
 	$(PYTEST) -m "not slow"
 
 # What tests look for besides Python packages, by Debian's names.
-TOOLS = iverilog verilator make g++ qflow-tech-osu018 chromium
+TOOLS = iverilog verilator make g++ qflow-tech-osu018 chromium jq unzip
 test-all: install
 	python -m pip install --quiet --disable-pip-version-check -r requirements-hardware.txt
 	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
