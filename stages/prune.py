@@ -2,17 +2,17 @@
 
 Reads   the base checkpoint, the teacher's outputs on the training images, the training images
         (validation images included, never the test ones), the latency model of the device
-Writes  a checkpoint of the pruned network, the fine-tuning curve as CSV (one row an epoch: epoch,
-        step, loss, learning_rate, validation_accuracy in percent), a JSON of what was removed
+Writes  a checkpoint of the pruned network, the fine-tuning curve as CSV, after every epoch (one
+        row an epoch: epoch, step, loss, learning_rate, validation_accuracy in percent), a JSON of
+        the sizes and accuracies before and after
 Params  data.*, recipe.*, prune.*
 Raises  InputError for wrong params, a missing base, an amount or a budget that cannot be
         reached
 
 'structured' removes whole channels, so that the network is smaller in bytes and milliseconds;
 'unstructured' writes zeros in place, the classic baseline: every file and every dense runtime
-carries them along. With prune.mixup_share the base teaches first, on mixtures of two images
-(``common/pruning/mixup_teacher.py``). A killed run goes on from its last whole epoch, kept in the
-folder --resume.
+carries them along. With prune.mixup_share the base teaches first, on mixtures of two images. A
+killed run goes on from its last whole epoch, kept in the folder --resume.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import torch
 
 from stages.common.core.cli import run
 from stages.common.core.files import write_csv, write_json
-from stages.common.core.params import load_params, with_stored_names
+from stages.common.core.params import load_params
 from stages.common.data.cifar10 import DataParams, load_training_images
 from stages.common.network.network import (
     Network,
@@ -31,11 +31,11 @@ from stages.common.network.network import (
     size_of,
     widths_of,
 )
-from stages.common.pruning.fine_tuning import prune_and_fine_tune
+from stages.common.pruning.cut import share_removed
+from stages.common.pruning.fine_tuning import prune_in_steps
 from stages.common.pruning.latency_model import LatencyModel, load_latency_model
 from stages.common.pruning.mixup_teacher import teaching_flops
-from stages.common.pruning.params import PruneParams
-from stages.common.pruning.pruning import share_removed
+from stages.common.pruning.params import PruneParams, refuse_contradictions
 from stages.common.training.checkpoints import EpochStore
 from stages.common.training.context import RunContext, pick_device
 from stages.common.training.loop import evaluate
@@ -48,7 +48,7 @@ CURVE_COLUMNS = ["epoch", "step", "loss", "learning_rate", "validation_accuracy"
 def curve(histories: list[list[dict]]) -> list[dict]:
     """One row for each epoch of fine-tuning, numbered through, with its pruning step.
 
-    ``histories`` has the rows of one step after another.
+    ``histories``: the rows of each step's fine-tuning.
     """
     rows = [{"step": step, **row} for step, history in enumerate(histories, 1) for row in history]
     return [{**row, "epoch": epoch} for epoch, row in enumerate(rows, 1)]
@@ -58,21 +58,20 @@ def summary(
     base: Network,
     pruned: Network,
     params: PruneParams,
-    accuracies: dict,
-    latency: LatencyModel | None = None,
+    accuracies: dict[str, float],
+    latency: LatencyModel | None,
 ) -> dict:
-    """What metrics/prune.json holds: sizes before and after, the amount asked for and reached."""
-    before, after = size_of(base), size_of(pruned)
+    """Sizes before and after, the amount asked for and reached, accuracies in percent."""
     metrics = {
         "method": params.method,
         "target": params.target,
         "amount_asked": None if params.budget_ms or params.widths else params.amount,
         "amount_reached": round(amount_reached(base, pruned, params, latency), 4),
-        "before": {**dataclasses.asdict(before), "widths": in_words(widths_of(base))},
-        "after": {**dataclasses.asdict(after), "widths": in_words(widths_of(pruned))},
+        "before": size_and_widths(base),
+        "after": size_and_widths(pruned),
         "validation_accuracy": accuracies,
     }
-    if params.needs_latency():
+    if latency is not None:
         metrics["predicted_latency_ms"] = predicted_latency(base, pruned, latency)
     return metrics
 
@@ -81,9 +80,16 @@ def amount_reached(
     base: Network, pruned: Network, params: PruneParams, latency: LatencyModel | None
 ) -> float:
     """The share of the target (MACs, params or predicted milliseconds) that is gone."""
-    if params.target == "latency":
+    if latency is not None and params.target == "latency":
         return 1 - latency.predict(widths_of(pruned)) / latency.predict(widths_of(base))
-    return share_removed(size_of(base), size_of(pruned), params)
+    zeros = params.method == "unstructured"
+    return share_removed(size_of(base), size_of(pruned), params.target, zeros)
+
+
+def size_and_widths(network: Network) -> dict:
+    """The widths as text, '64 64 / 256 256', which `dvc metrics diff` can show."""
+    widths = " / ".join(" ".join(map(str, block)) for block in widths_of(network))
+    return {**dataclasses.asdict(size_of(network)), "widths": widths}
 
 
 def predicted_latency(base: Network, pruned: Network, latency: LatencyModel) -> dict:
@@ -95,64 +101,43 @@ def predicted_latency(base: Network, pruned: Network, latency: LatencyModel) -> 
     }
 
 
-def asked(params: PruneParams) -> str:
-    if params.widths:
-        return "prune.widths"
-    return f"{params.budget_ms:g} ms" if params.budget_ms else f"{params.amount:g}"
-
-
-def provenance_of(params: PruneParams) -> dict:
-    """The params as the checkpoint states them; without those of mixup where there is none."""
-    values = dataclasses.asdict(params)
-    if not params.mixup_share:
-        values = {key: value for key, value in values.items() if "mixup" not in key}
-    return with_stored_names("prune", values)
-
-
-def in_words(widths: list[list[int]]) -> str:
-    """[[64, 64], [256, 256]] -> '64 64 / 256 256', which `dvc metrics diff` can show."""
-    return " / ".join(" ".join(str(width) for width in block) for block in widths)
-
-
 def main() -> None:
     args = parse_args()
     params = load_params(PruneParams, args.params, section="prune")
+    refuse_contradictions(params)
     recipe = load_params(RecipeParams, args.params, section="recipe")
     data = load_params(DataParams, args.params, section="data")
     images, validation = load_training_images(args.data, data)
     base = load_checkpoint(args.base)
     teacher = load_teacher(args.teacher, recipe.translate, recipe.cutout, images.digest())
-    latency = load_latency_model(args.latency)
-    context = RunContext(
-        images, validation, recipe, pick_device(params.device), EpochStore(args.resume)
-    )
+    latency = load_latency_model(args.latency) if params.needs_latency() else None
+    store = EpochStore(args.resume)
+    context = RunContext(images, validation, recipe, pick_device(params.device), store)
 
     def write_curve(histories: list[list[dict]]) -> None:
         write_csv(args.curve, curve(histories), header=CURVE_COLUMNS)
 
-    pruned, stages, raw_accuracy = prune_and_fine_tune(
-        base.model, teacher, params, context, latency, write_curve
-    )
+    pruned = prune_in_steps(base.model, teacher, params, context, latency, write_curve)
     cpu = torch.device("cpu")
     accuracies = {
         "base": evaluate(base.model, validation, cpu),
-        "before_fine_tuning": raw_accuracy[-1],
-        "fine_tuned": evaluate(pruned, validation, cpu),
+        "before_fine_tuning": pruned.accuracy_before_fine_tuning,
+        "fine_tuned": evaluate(pruned.network, validation, cpu),
     }
-    metrics = summary(base.model, pruned, params, accuracies, latency)
-    metrics["fine_tuning_flops"] = sum(stage.flops for stage in stages)
+    metrics = summary(base.model, pruned.network, params, accuracies, latency)
+    metrics["fine_tuning_flops"] = sum(progress.flops for progress in pruned.fine_tuning)
     if params.mixup_share:
         metrics["teaching_flops"] = teaching_flops(
-            base.model, images, params.mixup_views, params.most_mixed_epochs()
+            base.model, images, params.mixup_views, params.most_mixup_epochs()
         )
-    provenance = {**base.provenance, "prune": provenance_of(params)}
-    save_checkpoint(args.pruned, pruned, provenance)
-    write_curve([stage.history for stage in stages])
+    provenance = {**base.provenance, "prune": params.provenance()}
+    save_checkpoint(args.pruned, pruned.network, provenance)
+    write_curve([progress.history for progress in pruned.fine_tuning])
     write_json(args.metrics, metrics)
-    context.store.clear()
+    store.clear()
     print(
         f"{args.pruned}: {metrics['amount_reached']:.3f} of {params.target} removed "
-        f"({asked(params)} asked), widths {metrics['after']['widths']}; validation "
+        f"({params.asked()} asked), widths {metrics['after']['widths']}; validation "
         f"{accuracies['base']:.2f} % -> {accuracies['fine_tuned']:.2f} %"
     )
 

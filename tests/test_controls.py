@@ -13,21 +13,23 @@ from stages.common.data.cifar10 import TRAIN_FILES, DataParams, Images, load_tra
 from stages.common.measuring.seeds import paired_difference
 from stages.common.network.network import Network, save_checkpoint, size_of, widths_of
 from stages.common.network.whitening import build_network
-from stages.common.pruning.channels import convolutions
-from stages.common.pruning.pruning import remove_channels, unmask
+from stages.common.pruning.cut import make_permanent
+from stages.common.pruning.fine_tuning import cut_of
+from stages.common.pruning.groups import convolutions
 from stages.common.training import loop as training
 from stages.common.training.checkpoints import model_digest
+from stages.common.training.losses import distillation_objective
 from stages.common.training.params import Schedule
 from stages.common.training.teacher import TeacherOutputs, save_teacher
 from stages.controls import train as controls
-from stages.controls.arms import flat_widths, require_smaller, start
+from stages.controls.arms import require_smaller, start
 from stages.controls.params import ControlsParams
 from stages.controls.table import markdown, sentence
-from stages.controls.train import Arm, Given, affordable_epochs, summary, train_all
+from stages.controls.train import Arm, Setup, affordable_epochs, summary, train_all
 from stages.teach import teach
 from tests.conftest import make_images
 from tests.networks import PROVENANCE, RECIPE, TEACH, call, run_context, write_params
-from tests.test_prune import PARAMS as PRUNE
+from tests.test_plan import PARAMS as PRUNE
 
 WIDTHS = [[16, 16], [32, 32]]
 CONTROLS = ControlsParams(
@@ -59,7 +61,7 @@ def base(images) -> Network:
 
 @pytest.fixture(scope="module")
 def pruned(base, images) -> Network:
-    return remove_channels(copy.deepcopy(base), size_of(base), PRUNE.amount, images, PRUNE)
+    return cut_of(base, dataclasses.replace(PRUNE, steps=1), images)(copy.deepcopy(base), 1)
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +71,13 @@ def teacher(base, images, tmp_path_factory) -> TeacherOutputs:
 
 
 @pytest.fixture(scope="module")
-def given(base, pruned, teacher, images, tmp_path_factory) -> Given:
+def setup(base, pruned, teacher, images, tmp_path_factory) -> Setup:
     folder = tmp_path_factory.mktemp("resume")
     context = run_context(images, folder, validation=make_images(50, seed=9))
-    return Given(base, pruned, teacher, PRUNE, context)
+    objective = distillation_objective(
+        teacher, PRUNE.distillation, PRUNE.temperature, RECIPE.label_smoothing
+    )
+    return Setup(base, pruned, PRUNE, objective, context)
 
 
 # --------------------------------------------------------------------------------------- starts
@@ -109,7 +114,7 @@ def test_zeros_take_the_share_that_pruning_took_and_keep_the_shape(
     """Where milliseconds are the target, which zeros do not save, the share is one of MACs."""
     params = dataclasses.replace(PRUNE, target=target)
     model = start("zeros", 5, base, pruned, images, params)
-    unmask(model)
+    make_permanent(model)
     after, wanted = size_of(model), size_of(pruned)
     assert widths_of(model) == WIDTHS
     assert getattr(after, f"nonzero_{counted}") == pytest.approx(getattr(wanted, counted), rel=0.01)
@@ -140,13 +145,13 @@ def test_a_pruned_network_that_is_not_smaller_is_refused(base, widths, said):
 
 
 @pytest.fixture(scope="module")
-def arms(given) -> dict[str, Arm]:
-    return train_all(given, CONTROLS, base_flops=10**9)
+def arms(setup) -> dict[str, Arm]:
+    return train_all(setup, CONTROLS, base_flops=10**9)
 
 
-def test_every_arm_is_trained_with_every_seed_and_its_true_size_is_reported(arms, given):
+def test_every_arm_is_trained_with_every_seed_and_its_true_size_is_reported(arms, setup):
     assert list(arms) == ["pruned", "scratch", "random_channels", "zeros"]
-    small, whole = size_of(given.pruned), size_of(given.base)
+    small, whole = size_of(setup.pruned), size_of(setup.base)
     for name, arm in arms.items():
         assert list(arm.accuracies) == [3, 4]
         assert arm.size.macs == (whole if name == "zeros" else small).macs
@@ -166,22 +171,22 @@ def test_only_scratch_differs_in_its_schedule_and_that_is_stated(arms):
     assert {block["epochs"] for block in report["arms"].values()} == {2}
 
 
-def test_what_was_finished_before_a_kill_is_not_trained_again(arms, given, monkeypatch):
+def test_what_was_finished_before_a_kill_is_not_trained_again(arms, setup, monkeypatch):
     def refuse(*_):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(training, "train_epoch", refuse)
-    again = train_all(given, CONTROLS, base_flops=10**9)
+    again = train_all(setup, CONTROLS, base_flops=10**9)
     assert again == arms
     more = dataclasses.replace(CONTROLS, seeds=[3, 5])
     with pytest.raises(AssertionError, match="trained again"):
-        train_all(given, more, base_flops=10**9)
+        train_all(setup, more, base_flops=10**9)
 
 
-def test_scratch_b_costs_what_base_and_fine_tuning_cost(arms, given):
+def test_scratch_b_costs_what_base_and_fine_tuning_cost(arms, setup):
     budget = 3 * arms["pruned"].flops
     params = dataclasses.replace(CONTROLS, scratch_b=True)
-    longer = train_all(given, params, budget - arms["pruned"].flops)
+    longer = train_all(setup, params, budget - arms["pruned"].flops)
     assert list(longer) == ["pruned", "scratch", "scratch_b", "random_channels", "zeros"]
     assert longer["scratch_b"].schedule.epochs == 6
     assert longer["scratch_b"].flops == pytest.approx(budget, rel=0.1)
@@ -294,7 +299,3 @@ def test_a_missing_or_damaged_cost_of_the_base_says_what_to_run(arguments, monke
     with pytest.raises(InputError, match=r"train\.json .*run 'dvc repro train'"):
         call(controls, monkeypatch, **arguments)
     assert not arguments["metrics"].exists()
-
-
-def test_widths_are_read_block_by_block():
-    assert flat_widths(Network({"widths": [[8, 4], [16]], "classes": 10})) == [8, 4, 16]

@@ -96,7 +96,8 @@ def test_pruning_gets_no_latency_where_it_asks_for_none(tmp_path, monkeypatch):
     """And the same bytes whatever the profile holds, so that a new one prunes nothing anew."""
     hand_over(tmp_path, monkeypatch, "macs", 0)
     without = (tmp_path / "model.json").read_bytes()
-    assert load_latency_model(tmp_path / "model.json") is None
+    with pytest.raises(InputError, match="holds no latencies; run 'dvc repro latency_profile'"):
+        load_latency_model(tmp_path / "model.json")
     (tmp_path / "p.json").write_text(json.dumps(profile(SHAPE)))
     hand_over(tmp_path, monkeypatch, "params", 0)
     assert (tmp_path / "model.json").read_bytes() == without

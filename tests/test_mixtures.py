@@ -1,4 +1,4 @@
-"""Mixtures of two images, and the unpruned network that says what it makes of them."""
+"""Mixtures of two images, and the unpruned network as teacher on them."""
 
 import dataclasses
 import json
@@ -13,8 +13,8 @@ from stages.common.data.cifar10 import DataParams, Images, load_training_images
 from stages.common.network.network import Network, load_checkpoint, save_checkpoint, size_of
 from stages.common.network.whitening import build_network
 from stages.common.pruning import mixup_teacher
-from stages.common.pruning.fine_tuning import prune_and_fine_tune
-from stages.common.pruning.mixup_teacher import Mixtures, MixturesFirst, mixtures_of
+from stages.common.pruning.fine_tuning import prune_in_steps
+from stages.common.pruning.mixup_teacher import MixupFirst, MixupTeacher
 from stages.common.training.augmentation import Augmenter
 from stages.common.training.checkpoints import model_digest
 from stages.common.training.loop import Epochs
@@ -22,7 +22,7 @@ from stages.common.training.teacher import TeacherOutputs, mirrored_logits, save
 from tests.conftest import make_images
 from tests.networks import PARAMS as ALL_PARAMS
 from tests.networks import PROVENANCE, RECIPE, call, run_context, write_params
-from tests.test_prune import PARAMS
+from tests.test_plan import PARAMS
 
 MEANS, SQUARES = (0, 1, 4, 5), (2, 3, 6, 7)  # numbers of mixtures
 VIEWS = 3
@@ -39,14 +39,15 @@ def base(images) -> Network:
 
 
 @pytest.fixture
-def teacher(base, images, tmp_path) -> MixturesFirst:
+def teacher(base, images, tmp_path) -> MixupFirst:
     """Of mixtures for two passes over them, then of plain views."""
-    mixtures = asked(base, images, tmp_path / "resume")
-    return MixturesFirst(mixtures, 2 * VIEWS, plain_teacher(base, images))
+    mixup = mixup_of(base, images, tmp_path / "resume")
+    return MixupFirst(mixup, 2 * VIEWS, plain_teacher(base, images))
 
 
-def asked(base: Network, images: Images, path: Path) -> Mixtures:
-    return mixtures_of(base, run_context(images, path), seed=0, views=VIEWS, batch_size=50)
+def mixup_of(base: Network, images: Images, path: Path) -> MixupTeacher:
+    context = run_context(images, path)
+    return mixup_teacher.mixup_teacher(base, context, seed=0, views=VIEWS, batch_size=50)
 
 
 def plain_teacher(base: Network, images: Images) -> TeacherOutputs:
@@ -155,7 +156,7 @@ def test_after_the_mixtures_come_plain_views_as_without_them(images, teacher, tm
             assert torch.equal(one, other)
 
 
-def test_the_base_is_asked_once_for_each_mixture_after_a_kill_too(
+def test_the_outputs_on_a_mixture_are_computed_once_after_a_kill_too(
     base, images, teacher, tmp_path, monkeypatch
 ):
     calls = []
@@ -168,19 +169,21 @@ def test_the_base_is_asked_once_for_each_mixture_after_a_kill_too(
     epochs = Epochs(run_context(images, tmp_path), seed=0, teacher=teacher)
     before = [epochs.load(epoch)[2] for epoch in range(VIEWS + 1)]
     assert len(calls) == VIEWS
-    resumed = dataclasses.replace(teacher, mixtures=asked(base, images, tmp_path / "resume"))
+    resumed = dataclasses.replace(teacher, mixup=mixup_of(base, images, tmp_path / "resume"))
     epochs = Epochs(run_context(images, tmp_path), seed=0, teacher=resumed)
     assert torch.equal(epochs.load(1)[2], before[1])
     assert len(calls) == VIEWS
-    resumed.mixtures.store.clear()  # of what the first run made and this one has not read, too
+    resumed.mixup.store.clear()  # of what the first run made and this one has not read, too
     assert not list((tmp_path / "resume").iterdir())
 
 
-def test_another_base_is_asked_itself(base, images, tmp_path):
+def test_another_base_has_its_own_outputs(base, images, tmp_path):
     other = build_network([[16, 16], [32, 32]], images, seed=2).eval()
     augmenter = Augmenter(torch.from_numpy(images.pixels), RECIPE.translate, 0, seed=0)
-    one, another = (asked(each, images, tmp_path / "resume") for each in (base, other))
-    assert not np.array_equal(*(each.epoch_data(augmenter, 0).logits for each in (one, another)))
+    one, another = (mixup_of(each, images, tmp_path / "resume") for each in (base, other))
+    assert not np.array_equal(
+        *(each.epoch_data(augmenter, 0, seed=0).logits for each in (one, another))
+    )
 
 
 # -------------------------------------------------------------------------------------- the stage
@@ -191,30 +194,30 @@ def test_another_base_is_asked_itself(base, images, tmp_path):
     [(0.9, 120, 108), (0.9, 4, 3), (0.9, 1, 0), (0.29, 100, 29), (0.0, 5, 0), (1.0, 1, 1)],
 )
 def test_a_short_fine_tuning_ends_on_plain_views_as_well(share, epochs, expected):
-    assert dataclasses.replace(PARAMS, mixup_share=share).mixed_epochs(epochs) == expected
+    assert dataclasses.replace(PARAMS, mixup_share=share).mixup_epochs(epochs) == expected
 
 
 @pytest.mark.parametrize(
     ("steps", "epochs", "between", "expected"),
     [(1, 20, 0, 2), (1, 9, 20, 0), (2, 10, 20, 2), (2, 20, 10, 2), (2, 9, 9, 0)],
 )
-def test_the_base_is_asked_for_the_step_that_has_most_epochs_on_mixtures(
+def test_outputs_are_needed_for_the_step_that_has_most_epochs_on_mixtures(
     steps, epochs, between, expected
 ):
     params = dataclasses.replace(PARAMS, mixup_share=0.1, steps=steps, epochs=epochs)
-    assert dataclasses.replace(params, epochs_between=between).most_mixed_epochs() == expected
+    assert dataclasses.replace(params, epochs_between=between).most_mixup_epochs() == expected
 
 
-def test_a_pruned_network_learns_from_its_base_as_long_as_images_are_mixed(base, images, tmp_path):
+def test_the_base_is_the_teacher_as_long_as_images_are_mixed(base, images, tmp_path):
     params = dataclasses.replace(PARAMS, steps=1, epochs=2)
     other = build_network([[16, 16], [32, 32]], images, seed=2).eval()
     teachers = plain_teacher(base, images), plain_teacher(other, images)
 
     def trained(share: float) -> list[str]:
-        """By one and by the other wider network."""
+        """With one and with the other wider network as teacher of plain views."""
         chosen = dataclasses.replace(params, mixup_share=share)
         return [
-            model_digest(prune_and_fine_tune(base, each, chosen, run_context(images, tmp_path))[0])
+            model_digest(prune_in_steps(base, each, chosen, run_context(images, tmp_path)).network)
             for each in teachers
         ]
 
@@ -224,10 +227,10 @@ def test_a_pruned_network_learns_from_its_base_as_long_as_images_are_mixed(base,
 
 
 @pytest.mark.parametrize(
-    ("share", "views", "asked_for"), [(1.0, 2, 2), (0.5, 9, 3), (0.1, 9, 0), (0.0, 9, 0)]
+    ("share", "views", "computed"), [(1.0, 2, 2), (0.5, 9, 3), (0.1, 9, 0), (0.0, 9, 0)]
 )
-def test_the_stage_counts_what_the_base_was_asked(
-    base, data_directory, tmp_path, monkeypatch, share, views, asked_for
+def test_the_stage_counts_the_outputs_that_the_base_computed(
+    base, data_directory, tmp_path, monkeypatch, share, views, computed
 ):
     params = dataclasses.replace(PARAMS, steps=1, mixup_share=share, mixup_views=views, epochs=6)
     write_params(
@@ -253,7 +256,7 @@ def test_the_stage_counts_what_the_base_was_asked(
         metrics=tmp_path / "prune.json",
     )
     metrics = json.loads((tmp_path / "prune.json").read_text())
-    flops = asked_for * len(images) * 2 * 2 * size_of(base).macs
+    flops = computed * len(images) * 2 * 2 * size_of(base).macs
     assert metrics.get("teaching_flops", 0) == flops
     provenance = load_checkpoint(tmp_path / "pruned.pt").provenance["prune"]
     assert ("mixed_views" in provenance) == (share > 0)  # the name that checkpoints keep

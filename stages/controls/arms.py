@@ -1,22 +1,23 @@
 """The networks with which a pruned one is compared, before their training.
 
 After Liu et al., "Rethinking the value of network pruning", ICLR 2019: what pruning brings shows
-only beside a network of the same shape that inherits nothing.
+only beside a network of the same shape that inherits nothing. Each of them is an arm of the
+comparison.
 """
 
 import copy
-import dataclasses
 
 import torch
 
 from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import Images
 from stages.common.network.network import Network, size_of, widths_of
-from stages.common.pruning.channels import channel_scores, without_channels
-from stages.common.pruning.params import PruneParams
-from stages.common.pruning.pruning import TAYLOR_IMAGES, mask_weights, share_removed
+from stages.common.pruning.cut import hold_at_zero, keep_channels, share_removed
+from stages.common.pruning.importance import scored_groups
+from stages.common.pruning.params import PruneParams, flat, no_wider
+from stages.common.pruning.plan import KeepWidths, make_plan
 
-# In the order of tables and pictures; the first is what the others are controls for.
+# The arms, in the order of tables and pictures; the others are controls for the first.
 PRUNED, SCRATCH, SCRATCH_B, RANDOM, ZEROS = (
     "pruned", "scratch", "scratch_b", "random_channels", "zeros",
 )  # fmt: skip
@@ -24,29 +25,26 @@ PRUNED, SCRATCH, SCRATCH_B, RANDOM, ZEROS = (
 
 def require_smaller(base: Network, pruned: Network) -> None:
     """Raise ``InputError`` unless ``pruned`` is the base without some channels."""
-    pairs = list(zip(flat_widths(base), flat_widths(pruned), strict=False))
-    same_layers = [len(block) for block in widths_of(base)] == [
-        len(block) for block in widths_of(pruned)
-    ]
-    if not same_layers or any(after > before for before, after in pairs):
+    before, after = widths_of(base), widths_of(pruned)
+    if before == after:
         raise InputError(
-            f"the pruned network's widths {widths_of(pruned)} are not the base's "
-            f"{widths_of(base)} or fewer; run 'dvc repro prune'"
+            f"the pruned network has all the channels of the base ({before}), so there is nothing "
+            "to control; set prune.method to structured and prune.amount above 0, then run 'dvc "
+            "repro prune'"
         )
-    if all(after == before for before, after in pairs):
+    if not no_wider(after, before):
         raise InputError(
-            f"the pruned network has all the channels of the base ({widths_of(base)}), so there is "
-            "nothing to control; set prune.method to structured and prune.amount above 0, then "
-            "run 'dvc repro prune'"
+            f"the pruned network's widths {after} are not the base's {before} or fewer; run 'dvc "
+            "repro prune'"
         )
 
 
 def start(
     arm: str, seed: int, base: Network, pruned: Network, images: Images, params: PruneParams
 ) -> Network:
-    """What an arm begins with, on the CPU; ``base`` and ``pruned`` stay as they are.
+    """The network that an arm trains, on the CPU; ``base`` and ``pruned`` stay as they are.
 
-    Of ``pruned`` only the shape counts. 'zeros' comes masked: call ``unmask`` after training.
+    Of ``pruned`` only the shape is used. 'zeros' is masked: call ``make_permanent`` after training.
     """
     if arm == PRUNED:
         return inheriting(base, pruned, images, params.importance, params.seed)
@@ -62,15 +60,16 @@ def inheriting(
     base: Network, pruned: Network, images: Images, importance: str, seed: int
 ) -> Network:
     """The base without its least important channels, in the pruned network's shape."""
-    scores = channel_scores(base, images[:TAYLOR_IMAGES], importance, seed)
-    return without_channels(base, scores, flat_widths(pruned))
+    groups = scored_groups(base, images, importance, seed)
+    plan = make_plan(groups, KeepWidths(flat(widths_of(pruned))), round_to=1)
+    return keep_channels(base, groups, plan)
 
 
 def new_network(base: Network, pruned: Network, seed: int) -> Network:
-    """The pruned network's shape as training begins with it.
+    """A new network in the pruned one's shape.
 
-    The whitening filters are the base's: training computes them from the images and never
-    changes them, so nothing that was learnt comes along.
+    The whitening filters are the base's: they are computed from the images and never trained, so
+    that nothing learnt is inherited.
     """
     torch.manual_seed(seed)
     network = Network(pruned.config)
@@ -81,14 +80,9 @@ def new_network(base: Network, pruned: Network, seed: int) -> Network:
 def with_zeros(base: Network, pruned: Network, params: PruneParams) -> Network:
     """The base, held at 0 in as large a share of ``prune.target`` as the pruned one lacks."""
     before = size_of(base)
-    # Zeros can make up for what is counted in weights only; MACs stand for any other target.
-    target = params.target if hasattr(before, params.target) else "macs"
-    structured = dataclasses.replace(params, target=target, method="structured")
-    share = share_removed(before, size_of(pruned), structured)
+    # Zeros can make up only for what is counted in weights; MACs stand for any other target.
+    target = params.target if params.target in ("macs", "params") else "macs"
+    share = share_removed(before, size_of(pruned), target, zeros=False)
     model = copy.deepcopy(base)
-    mask_weights(model, before, share, dataclasses.replace(structured, method="unstructured"))
+    hold_at_zero(model, share, before, target, params.allocation)
     return model
-
-
-def flat_widths(model: Network) -> list[int]:
-    return [width for block in widths_of(model) for width in block]

@@ -35,15 +35,15 @@ from stages.common.core.params import load_params
 from stages.common.data.cifar10 import DataParams, load_training_images
 from stages.common.measuring.seeds import paired_difference, spread
 from stages.common.network.network import Network, Size, load_checkpoint, size_of
-from stages.common.pruning.fine_tuning import objective
+from stages.common.pruning.cut import make_permanent
 from stages.common.pruning.params import PruneParams
-from stages.common.pruning.pruning import unmask
 from stages.common.reporting.style import save_png
 from stages.common.training.checkpoints import EpochStore
 from stages.common.training.context import RunContext, pick_device
 from stages.common.training.loop import Monitor, fit
+from stages.common.training.losses import Objective, distillation_objective
 from stages.common.training.params import RecipeParams, Schedule
-from stages.common.training.teacher import Teacher, load_teacher
+from stages.common.training.teacher import load_teacher
 from stages.controls.arms import (
     PRUNED,
     RANDOM,
@@ -59,66 +59,66 @@ from stages.controls.table import conditions, markdown, sentence
 
 
 @dataclass(frozen=True)
-class Given:
-    """What is the same for all arms."""
+class Setup:
+    """The same for all arms."""
 
     base: Network
     pruned: Network
-    teacher: Teacher
     prune: PruneParams
+    objective: Objective
     context: RunContext
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What came of one arm: percent right by seed, FLOPs of one seed's training, its size."""
+    """The results of one arm."""
 
-    accuracies: dict[int, float]
+    accuracies: dict[int, float]  # percent of the validation images, by seed
     schedule: Schedule
-    flops: int
+    flops: int  # of the training with one seed
     size: Size  # with the last seed's zeros
 
 
 # ----------------------------------------------------------------------------------- training
 
 
-def train_all(given: Given, params: ControlsParams, base_flops: int) -> dict[str, Arm]:
+def train_all(setup: Setup, params: ControlsParams, base_flops: int) -> dict[str, Arm]:
     """Every arm, in the order of the table."""
     inherited = Schedule(
         epochs=params.epochs,
-        batch_size=given.prune.batch_size,
+        batch_size=setup.prune.batch_size,
         learning_rate=params.learning_rate,
-        warmup=given.prune.warmup,
+        warmup=setup.prune.warmup,
     )
     scratch = dataclasses.replace(
         inherited,
         learning_rate=params.scratch_learning_rate,
         whitening_bias_epochs=params.scratch_whitening_bias_epochs,
     )
-    arms = {PRUNED: train_arm(PRUNED, inherited, given, params.seeds)}
-    arms[SCRATCH] = train_arm(SCRATCH, scratch, given, params.seeds)
+    arms = {PRUNED: train_arm(PRUNED, inherited, setup, params.seeds)}
+    arms[SCRATCH] = train_arm(SCRATCH, scratch, setup, params.seeds)
     if params.scratch_b:
         longer = dataclasses.replace(scratch, epochs=affordable_epochs(base_flops, arms[PRUNED]))
-        arms[SCRATCH_B] = train_arm(SCRATCH_B, longer, given, params.seeds)
+        arms[SCRATCH_B] = train_arm(SCRATCH_B, longer, setup, params.seeds)
     for name in (RANDOM, ZEROS):
-        arms[name] = train_arm(name, inherited, given, params.seeds)
+        arms[name] = train_arm(name, inherited, setup, params.seeds)
     return arms
 
 
-def train_arm(name: str, schedule: Schedule, given: Given, seeds: list[int]) -> Arm:
+def train_arm(name: str, schedule: Schedule, setup: Setup, seeds: list[int]) -> Arm:
     accuracies = {}
     for seed in seeds:
-        model = start(name, seed, given.base, given.pruned, given.context.images, given.prune)
+        model = start(name, seed, setup.base, setup.pruned, setup.context.images, setup.prune)
         progress = fit(
             model,
-            objective(given.teacher, given.prune, given.context),
+            setup.objective,
             schedule,
             seed,
-            given.context,
+            setup.context,
             Monitor(f"{name}, seed {seed}, epoch"),
         )
         if name == ZEROS:
-            unmask(model)
+            make_permanent(model)
         accuracies[seed] = progress.history[-1]["validation_accuracy"]
     return Arm(accuracies, schedule, progress.flops, size_of(model.cpu()))
 
@@ -134,7 +134,7 @@ def affordable_epochs(base_flops: int, pruned: Arm) -> int:
 def summary(
     arms: dict[str, Arm], base_flops: int, prune: PruneParams, validation_images: int
 ) -> dict:
-    """What metrics/controls.json holds; accuracies in percent, differences in points."""
+    """The results as in metrics/controls.json; accuracies in percent, differences in points."""
     leads = {
         f"{PRUNED}_minus_{name}": paired_difference(
             list(arms[PRUNED].accuracies.values()), list(arm.accuracies.values())
@@ -169,7 +169,7 @@ def block(arm: Arm) -> dict:
 
 
 def base_training_flops(path: Path) -> int:
-    """What the base's training cost, from the JSON that train writes."""
+    """The operations that training the base took, from the JSON that train writes."""
     try:
         flops = json.loads(path.read_text())["training_flops"]
     except FileNotFoundError:
@@ -181,7 +181,7 @@ def base_training_flops(path: Path) -> int:
     return int(flops)
 
 
-def load_given(args: argparse.Namespace) -> Given:
+def load_setup(args: argparse.Namespace) -> Setup:
     recipe = load_params(RecipeParams, args.params, section="recipe")
     prune = load_params(PruneParams, args.params, section="prune")
     data = load_params(DataParams, args.params, section="data")
@@ -191,21 +191,24 @@ def load_given(args: argparse.Namespace) -> Given:
     teacher = load_teacher(args.teacher, recipe.translate, recipe.cutout, images.digest())
     device, store = pick_device(prune.device), EpochStore(args.resume)
     context = RunContext(images, validation, recipe, device, store)
-    return Given(base, pruned, teacher, prune, context)
+    objective = distillation_objective(
+        teacher, prune.distillation, prune.temperature, recipe.label_smoothing
+    )
+    return Setup(base, pruned, prune, objective, context)
 
 
 def main() -> None:
     args = parse_args()
     params = load_params(ControlsParams, args.params, section="controls")
     base_flops = base_training_flops(args.base_metrics)
-    given = load_given(args)
-    arms = train_all(given, params, base_flops)
-    metrics = summary(arms, base_flops, given.prune, len(given.context.validation))
+    setup = load_setup(args)
+    arms = train_all(setup, params, base_flops)
+    metrics = summary(arms, base_flops, setup.prune, len(setup.context.validation))
     accuracies = {name: list(arm.accuracies.values()) for name, arm in arms.items()}
     save_png(args.picture, controls_chart(accuracies, note=conditions(metrics)))
     write_text(args.table, markdown(metrics))
     write_json(args.metrics, metrics)
-    given.context.store.clear()
+    setup.context.store.clear()
     print(sentence(metrics))
 
 

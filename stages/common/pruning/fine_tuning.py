@@ -1,101 +1,124 @@
-"""Fine-tuning of what pruning has left, in as many steps as it was removed in."""
+"""Pruning in steps: importance -> plan -> cut -> fine-tune, and again."""
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
-from stages.common.network.network import Network, size_of
+from stages.common.data.cifar10 import Images
+from stages.common.network.network import Network, size_of, widths_of
+from stages.common.pruning.cut import hold_at_zero, keep_channels, make_permanent
+from stages.common.pruning.groups import latency_cost, size_cost
+from stages.common.pruning.importance import scored_groups
 from stages.common.pruning.latency_model import LatencyModel
-from stages.common.pruning.mixup_teacher import MixturesFirst, mixtures_of
-from stages.common.pruning.params import PruneParams, refuse_contradictions
-from stages.common.pruning.pruning import (
-    budget_at,
-    keep_widths,
-    mask_weights,
-    remove_channels,
-    remove_milliseconds,
-    unmask,
-)
+from stages.common.pruning.mixup_teacher import MixupFirst, mixup_teacher
+from stages.common.pruning.params import PruneParams
+from stages.common.pruning.plan import goals_of, in_words, make_plan
 from stages.common.training.checkpoints import Progress
 from stages.common.training.context import RunContext
 from stages.common.training.loop import Monitor, evaluate, fit, ignore
-from stages.common.training.losses import Objective, distillation_objective
+from stages.common.training.losses import distillation_objective
 from stages.common.training.params import Schedule
 from stages.common.training.teacher import Teacher
 
-
-def objective(teacher: Teacher, params: PruneParams, context: RunContext) -> Objective:
-    """The labels and the teacher's outputs."""
-    return distillation_objective(
-        teacher, params.distillation, params.temperature, context.recipe.label_smoothing
-    )
+Cut = Callable[[Network, int], Network]  # the network and the number of the step, from 1
 
 
-def prune_and_fine_tune(
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned network, on the CPU, and how it came about."""
+
+    network: Network
+    fine_tuning: list[Progress]  # one a step
+    accuracy_before_fine_tuning: float  # percent of the validation images, after the last cut
+
+
+def prune_in_steps(
     base: Network,
     teacher: Teacher,
     params: PruneParams,
     context: RunContext,
     latency: LatencyModel | None = None,
     on_epoch: Callable[[list[list[dict]]], None] = ignore,
-) -> tuple[Network, list[Progress], list[float]]:
-    """Remove in equal steps, fine-tuning after each; the base teaches first, where params say so.
+) -> Pruned:
+    """Cut a copy of the base in equal steps, fine-tuning after each.
 
-    Returns the network, the progress of each step's fine-tuning, and the validation accuracy in
-    percent after each removal, before its fine-tuning. ``on_epoch`` is called after every epoch
-    with the rows of all steps so far, one list a step.
+    ``latency`` is given where the params ask for milliseconds. After every epoch ``on_epoch`` is
+    called with the rows of the curve, one list a step.
     """
-    refuse_contradictions(params)
-    device, images = context.device, context.images
-    before = size_of(base)
-    if params.most_mixed_epochs():
-        mixtures = mixtures_of(
-            base,
-            context,
-            seed=teacher.seed,
-            views=params.mixup_views,
-            batch_size=params.batch_size,
-        )
-    model = copy.deepcopy(base)
-    stages: list[Progress] = []
-    raw_accuracy: list[float] = []
+    cut = cut_of(base, params, context.images, latency)
+    teacher_of = teachers_of(base, teacher, params, context)
+    model, accuracy = copy.deepcopy(base), 0.0
+    fine_tuning: list[Progress] = []
 
-    def step_epoch(history: list[dict]) -> None:
-        on_epoch([*(stage.history for stage in stages), history])
+    def after_epoch(history: list[dict]) -> None:
+        on_epoch([*(progress.history for progress in fine_tuning), history])
 
     for step in range(1, params.steps + 1):
-        amount = params.amount * step / params.steps
-        budget_ms = budget_at(step, base, params, latency)
-        if params.widths:
-            model = keep_widths(model.cpu(), base, step, images, params)
-        elif budget_ms is not None:
-            model = remove_milliseconds(model.cpu(), budget_ms, images, params, latency)
-        elif params.method == "structured":
-            model = remove_channels(model.cpu(), before, amount, images, params)
-        else:
-            model = model.to("cpu", memory_format=torch.contiguous_format)
-            mask_weights(model, before, amount, params)
-        raw_accuracy.append(evaluate(model.to(device), context.validation, device))
-        epochs = params.epochs if step == params.steps else params.epochs_between
-        mixed = params.mixed_epochs(epochs)
-        schedule = Schedule(
-            epochs=epochs,
-            batch_size=params.batch_size,
-            learning_rate=params.learning_rate,
-            warmup=params.warmup,
+        model = cut(model, step)
+        accuracy = evaluate(model.to(context.device), context.validation, context.device)
+        schedule = schedule_of(step, params)
+        objective = distillation_objective(
+            teacher_of(schedule.epochs),
+            params.distillation,
+            params.temperature,
+            context.recipe.label_smoothing,
         )
-        step_teacher = MixturesFirst(mixtures, mixed, teacher) if mixed else teacher
-        stages.append(
-            fit(
-                model,
-                objective(step_teacher, params, context),
-                schedule,
-                params.seed + step,
-                context,
-                Monitor(f"prune step {step}/{params.steps}, epoch", step_epoch),
-            )
-        )
+        monitor = Monitor(f"prune step {step}/{params.steps}, epoch", after_epoch)
+        fine_tuning.append(fit(model, objective, schedule, params.seed + step, context, monitor))
         if params.method == "unstructured":
-            unmask(model)
-    return model.cpu(), stages, raw_accuracy
+            make_permanent(model)
+    return Pruned(model.cpu(), fine_tuning, accuracy)
+
+
+def cut_of(
+    base: Network, params: PruneParams, images: Images, latency: LatencyModel | None = None
+) -> Cut:
+    """The way in which a step removes its part."""
+    if params.method == "unstructured":
+        before = size_of(base)
+
+        def write_zeros(model: Network, step: int) -> Network:
+            model = model.to("cpu", memory_format=torch.contiguous_format)
+            share = params.amount * step / params.steps
+            hold_at_zero(model, share, before, params.target, params.allocation)
+            return model
+
+        return write_zeros
+
+    cost = size_cost(base, params.target) if latency is None else latency_cost(base, latency)
+    goals = goals_of(params, widths_of(base), cost, latency)
+
+    def remove_channels(model: Network, step: int) -> Network:
+        model = model.cpu()
+        groups = scored_groups(model, images, params.importance, params.seed)
+        plan = make_plan(groups, goals[step - 1], params.round_to)
+        print(f"plan of step {step}/{params.steps}: {in_words(plan, groups)}")
+        return keep_channels(model, groups, plan)
+
+    return remove_channels
+
+
+def schedule_of(step: int, params: PruneParams) -> Schedule:
+    return Schedule(
+        epochs=params.epochs if step == params.steps else params.epochs_between,
+        batch_size=params.batch_size,
+        learning_rate=params.learning_rate,
+        warmup=params.warmup,
+    )
+
+
+def teachers_of(
+    base: Network, plain: Teacher, params: PruneParams, context: RunContext
+) -> Callable[[int], Teacher]:
+    """The teacher of a fine-tuning with so many epochs: on mixtures first, where params say so."""
+    if not params.most_mixup_epochs():
+        return lambda _: plain
+    mixup = mixup_teacher(base, context, plain.seed, params.mixup_views, params.batch_size)
+
+    def teacher(epochs: int) -> Teacher:
+        mixup_epochs = params.mixup_epochs(epochs)
+        return MixupFirst(mixup, mixup_epochs, plain) if mixup_epochs else plain
+
+    return teacher

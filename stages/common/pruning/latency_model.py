@@ -84,6 +84,14 @@ class LatencyModel:
                 "them so in train.widths and prune.round_to"
             )
 
+    def require_multiple(self, round_to: int) -> None:
+        """Raise ``InputError`` for a rounding that leads to widths which were not measured."""
+        if round_to % self.step:
+            raise InputError(
+                f"prune.round_to is {round_to}; {self.path} knows widths that are multiples of "
+                f"{self.step}: choose such a multiple"
+            )
+
 
 def chain_latency(cost: ChainCost, positions: np.ndarray) -> float:
     """Milliseconds for one position a layer, the last layer's (the classes) left out."""
@@ -117,10 +125,10 @@ def read_profile(path: str | Path) -> dict:
     return {key: content[key] for key in FITTED_PARTS}
 
 
-def load_latency_model(path: str | Path) -> LatencyModel | None:
-    """What the stage 'device' left for pruning: None where pruning needs no latency.
+def load_latency_model(path: str | Path) -> LatencyModel:
+    """The latency model that the stage latency_profile has written, or that of a whole profile.
 
-    A whole profile is taken as well. Raises ``InputError`` for a missing or damaged file.
+    Raises ``InputError`` for a missing or damaged file, and for one without latencies.
     """
     try:
         content = json.loads(Path(path).read_text())
@@ -129,7 +137,7 @@ def load_latency_model(path: str | Path) -> LatencyModel | None:
     except ValueError as error:
         raise InputError(f"{path} is no JSON ({error}); run 'dvc repro'") from None
     if isinstance(content, dict) and content.get("used") is False:
-        return None
+        raise InputError(f"{path} holds no latencies; run 'dvc repro latency_profile'")
     return model_from(content, path)
 
 

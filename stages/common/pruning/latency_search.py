@@ -1,4 +1,4 @@
-"""Widths within a latency: what to keep of each layer so that most of the importance stays.
+"""Widths within a latency: how many channels each layer keeps so that most importance stays.
 
 A network is a chain: the milliseconds of a layer depend on its own width and on the one before.
 The choice is a knapsack over that chain (HALP, Shen et al. 2022, with measured tables as in
@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stages.common.core.cli import InputError
 from stages.common.pruning.latency_model import ChainCost, LatencyModel, chain_latency
 
 LABELS = 2000  # partial choices kept for a width; see best_choice
 TIE = 1e-9  # of all importance, a channel: of two equally important choices the wider is better
+TINY = 1e-12  # a share of importance that is as good as none: its logarithm must be finite
 ROUNDING = 1e-9  # of a budget: the order in which milliseconds are added must not matter
 
 
@@ -36,6 +38,38 @@ class Labels:
     ms: np.ndarray
     gain: np.ndarray
     path: np.ndarray
+
+
+def most_important_widths(
+    importance: list[np.ndarray], budget_ms: float, round_to: int, latency: LatencyModel
+) -> list[int]:
+    """The widths within the budget that keep most importance, each layer its best channels.
+
+    ``importance``: one array (channels,) a layer. Maximized is the product of the shares that the
+    layers keep of their own importance: layers follow one another, so that none can make up for
+    what another has lost. (A sum would starve the early layers, whose channels cost most.)
+
+    Raises ``InputError`` when no widths are within the budget.
+    """
+    widths = [allowed_widths(len(each), round_to) for each in importance]
+    choices = Choices(widths=widths, gains=log_shares(importance, widths))
+    best = best_widths(latency, choices, budget_ms)
+    if best is None:
+        raise InputError(
+            f"prune.budget_ms or prune.amount asks for {budget_ms:.4f} ms; with prune.round_to "
+            f"{round_to} the least that can be reached on {latency.device} is "
+            f"{shortest_ms(latency, choices):.4f} ms"
+        )
+    return best
+
+
+def log_shares(importance: list[np.ndarray], widths: list[list[int]]) -> list[np.ndarray]:
+    """The logarithm of the share of its importance that a layer keeps with each of its widths."""
+    kept = [np.cumsum(np.sort(each.astype(np.float64))[::-1]) for each in importance]
+    return [
+        np.log(np.maximum(sums[[width - 1 for width in each]] / max(sums[-1], TINY), TINY))
+        for sums, each in zip(kept, widths, strict=True)
+    ]
 
 
 def allowed_widths(width: int, round_to: int) -> list[int]:

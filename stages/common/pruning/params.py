@@ -1,10 +1,11 @@
 """The params section 'prune', and which of its values contradict each other."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 from stages.common.core.cli import InputError
-from stages.common.core.params import channel_widths, number, one_of, whole
+from stages.common.core.params import channel_widths, number, one_of, whole, with_stored_names
 
 
 @dataclass(frozen=True)
@@ -36,17 +37,30 @@ class PruneParams:
     def needs_latency(self) -> bool:
         return self.target == "latency" or self.budget_ms > 0
 
-    def mixed_epochs(self, epochs: int) -> int:
+    def asked(self) -> str:
+        """How much is to be removed, for the printed line."""
+        if self.widths:
+            return "prune.widths"
+        return f"{self.budget_ms:g} ms" if self.budget_ms else f"{self.amount:g}"
+
+    def provenance(self) -> dict:
+        """The params as a checkpoint states them; those of mixup only where it is used."""
+        values = dataclasses.asdict(self)
+        if not self.mixup_share:
+            values = {key: value for key, value in values.items() if "mixup" not in key}
+        return with_stored_names("prune", values)
+
+    def mixup_epochs(self, epochs: int) -> int:
         """How many of so many epochs are on mixtures: the first ones, rounded down.
 
-        So that a short fine-tuning ends on plain views as well, and one epoch is all plain.
+        A short fine-tuning thus ends on plain views as well, and a single epoch is plain.
         """
         return math.floor(round(self.mixup_share * epochs, 6))  # 0.29 * 100 is 28.999...
 
-    def most_mixed_epochs(self) -> int:
-        """Of the step that has most of them."""
+    def most_mixup_epochs(self) -> int:
+        """The epochs on mixtures of the step that has most of them."""
         between = self.epochs_between if self.steps > 1 else 0
-        return self.mixed_epochs(max(self.epochs, between))
+        return self.mixup_epochs(max(self.epochs, between))
 
 
 def refuse_contradictions(params: PruneParams) -> None:
@@ -79,9 +93,7 @@ def refuse_other_shapes(params: PruneParams, base: list[list[int]]) -> None:
 
 def require_narrower(widths: list[list[int]], base: list[list[int]]) -> None:
     """Raise ``InputError`` unless every layer of the base has as many channels as are to stay."""
-    if not same_layers(widths, base) or any(
-        kept > whole for kept, whole in zip(flat(widths), flat(base), strict=True)
-    ):
+    if not no_wider(widths, base):
         raise InputError(
             f"prune.widths is {widths}, the base has {base}; expected as many blocks and "
             "convolutions, and none of them wider"
@@ -101,6 +113,13 @@ def require_proportions(proportions: list[list[int]], base: list[list[int]]) -> 
 def same_layers(widths: list[list[int]], others: list[list[int]]) -> bool:
     """As many blocks, and in each as many convolutions."""
     return [len(block) for block in widths] == [len(block) for block in others]
+
+
+def no_wider(widths: list[list[int]], base: list[list[int]]) -> bool:
+    """The same layers, and none with more channels."""
+    return same_layers(widths, base) and all(
+        kept <= whole for kept, whole in zip(flat(widths), flat(base), strict=True)
+    )
 
 
 def flat(blocks: list[list[int]]) -> list[int]:

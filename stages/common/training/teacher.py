@@ -75,9 +75,15 @@ class TeacherOutputs:
 
     def epoch_data(self, augmenter: Augmenter, epoch: int, seed: int) -> EpochData:
         """The next of the views, in every other pass over them their mirror images."""
-        passes, number = divmod(seed + epoch, self.views)
+        number, mirrored = turn_of(seed + epoch, self.views)
         pixels = augmenter.view(self.first_view + number)
-        return EpochData(pixels.flip(-1) if passes % 2 else pixels, self.logits[number])
+        return EpochData(pixels.flip(-1) if mirrored else pixels, self.logits[number])
+
+
+def turn_of(epoch: int, views: int) -> tuple[int, bool]:
+    """The view whose turn it is, and whether it is mirrored, as in every other pass over them."""
+    passes, number = divmod(epoch, views)
+    return number, passes % 2 == 1
 
 
 def save_teacher(path: str | Path, teacher: TeacherOutputs) -> None:
