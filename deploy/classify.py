@@ -49,6 +49,7 @@ ENGINES = ("new", "classic")  # of OpenCV DNN
 ENGINE_CALLS = 5  # with which engine="auto" times each engine, after one to warm up
 ONNX_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 16: 2}  # by data_type
 UNDERSTOOD = {"layout": "NCHW", "channels": "RGB", "type": "float32", "range": [0, 255]}
+WEIGHTS_DIMENSIONS = {"Conv": (4, 1), "Gemm": (2, 1)}  # of weights and bias
 MOST_BYTES = 2**31 - 1  # of a model (a limit of protobuf's) or an image
 MOST_PIXELS = 4096  # a side of the network's input
 MOST_CAMERAS = 100  # from there on OpenCV takes the number for one of a driver
@@ -192,15 +193,23 @@ def read_metadata(path: str | Path) -> tuple[dict[str, str], list[int]]:
 def check_graph(graph: bytes) -> None:
     """Raise ``ValueError`` or ``LookupError`` for damage with which OpenCV ends the process.
 
-    Texts that are not UTF-8, constants with more or fewer numbers than their shape says, and inputs
-    that nothing returns. The fields have the numbers of onnx.proto.
+    Texts that are not UTF-8, constants with more or fewer numbers than their shape says, inputs
+    that nothing returns, weights and biases of other dimensions than the operator's. The fields
+    have the numbers of onnx.proto.
     """
     nodes, constants, inputs = (nested(graph, field) for field in (1, 5, 11))
-    for tensor in constants:
-        check_tensor(tensor)
-    taken, returned, *_ = (texts(nodes, field) for field in (1, 2, 3, 4, 7))
-    if not {"", *returned, *texts(constants, 8), *texts(inputs, 1)}.issuperset(taken):
-        raise ValueError("a node takes what nothing returns")
+    dimensions = dict(zip(texts(constants, 8), map(dimensions_of, constants), strict=True))
+    known = {"", *dimensions, *texts(inputs, 1), *texts(nodes, 2)}
+    texts(nodes, 3)
+    for node in nodes:
+        taken, returned, [operator] = (texts([node], field) for field in (1, 2, 4))
+        expected = WEIGHTS_DIMENSIONS.get(operator, ())
+        if not known.issuperset(taken) or len(taken) < 1 + len(expected[:1]):
+            raise ValueError(f"an input of {operator} is missing")
+        if any(dimensions.get(name, n) != n for name, n in zip(taken[1:], expected, strict=False)):
+            raise ValueError(f"weights of {operator} have other dimensions")
+        if operator == "DequantizeLinear" and taken[0] in dimensions:
+            dimensions |= dict.fromkeys(returned, dimensions[taken[0]])
 
 
 def nested(message: bytes, *path: int) -> list[bytes]:
@@ -220,12 +229,12 @@ def texts(messages: list[bytes], number: int) -> list[str]:
     return [content.decode() for message in messages for content in nested(message, number)]
 
 
-def check_tensor(tensor: bytes) -> None:
-    """Raise ``ValueError`` or ``LookupError`` when its numbers are not as many as it says."""
-    size, found, bytes_each = 1, 0.0, 1
+def dimensions_of(tensor: bytes) -> int:
+    """How many a constant has. Raises as ``check_graph`` when its numbers do not fill them."""
+    dimensions, size, found, bytes_each = 0, 1, 0.0, 1
     for field, number, content in protobuf_fields(tensor):
         if field == 1:
-            size *= number  # of one dimension
+            dimensions, size = dimensions + 1, size * number
         elif field == 2:
             bytes_each = ONNX_BYTES[number]
         elif field in (4, 9):  # float32, or any numbers as in memory
@@ -234,6 +243,7 @@ def check_tensor(tensor: bytes) -> None:
             found += sum(byte < 0x80 for byte in content)
     if found != size:
         raise ValueError(f"a constant has {found} numbers, not {size}")
+    return dimensions
 
 
 def read_bytes(path: str | Path) -> bytes:

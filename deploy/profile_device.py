@@ -9,7 +9,7 @@ Reads   nothing: the networks have random weights, because latency depends on sh
 Writes  a JSON with the device, its processor, the threads, the version of OpenCV and the date; what
         was measured (milliseconds: median, 5th and 95th percentile); and what was fitted to it
 Exits   with 2 and one line when no engine runs our networks or the file cannot be written, before
-        anything is measured
+        anything is measured; an engine that this OpenCV does not have is left out
 
 1. Every kind of layer is timed alone, over a grid of its channels in and out, FP32 and INT8, in
    every engine of OpenCV. Between the points of the grid lines are drawn, apart for odd and even
@@ -29,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from pathlib import Path
@@ -44,7 +44,15 @@ STEM_WIDTH, STEM_KERNEL = 24, 2  # the whitening layer, which pruning leaves as 
 WIDEST = [[64, 64], [256, 256], [256, 256]]
 STEP = 8  # all widths are multiples of this
 PRECISIONS = ("fp32", "int8")
+ENGINES = ("new", "classic")  # of OpenCV DNN
 FOLDS = 8  # of the networks, in cross-validation
+MOST_THREADS = 1024  # OpenCV starts them all at once
+MOST_SECONDS = 7 * 24 * 3600
+MOST_NETWORKS = 10_000
+MOST_CHANNELS = 4096
+MOST_BLOCKS = 4  # each halves the 31 pixels behind the stem
+CGROUP_OF_PROCESS = Path("/proc/self/cgroup")
+CGROUPS = Path("/sys/fs/cgroup")
 
 # ------------------------------------------------------------------------- ONNX files, by hand
 #
@@ -181,7 +189,9 @@ class Graph:
     def __init__(self, shape: tuple[int, ...], is_int8: bool):
         self.is_int8 = is_int8
         self.shape_in = shape
-        self.nodes, self.tensors, self.last = [], [], "pixels"
+        self.nodes: list[bytes] = []
+        self.tensors: list[bytes] = []
+        self.last = "pixels"
         if is_int8:
             self.quantize(scale=1.0)
 
@@ -197,7 +207,10 @@ class Graph:
 
     def quantize(self, scale: float) -> None:
         """A pair around every tensor of activations: uint8, one scale."""
-        self.scale = self.constant(np.float32(scale)), self.constant(np.uint8(0))
+        self.scale = (
+            self.constant(np.array(scale, np.float32)),
+            self.constant(np.array(0, np.uint8)),
+        )
         self.requantize()
 
     def requantize(self) -> None:
@@ -287,11 +300,11 @@ def random_widths(rng: np.random.Generator, widest: list[list[int]]) -> list[lis
 
 @dataclass(frozen=True)
 class Case:
-    """Something to time: one layer of the grid (its number), or a network (its widths)."""
+    """Something to time: a layer of the grid (number, channels in, out), or a network (widths)."""
 
     layers: list[Layer]
     is_int8: bool
-    what: object
+    what: list
 
 
 @dataclass(frozen=True)
@@ -308,10 +321,16 @@ class Timing:
 
 
 def known_engines() -> dict[str, int | None]:
-    """OpenCV 5 has two engines of its own, OpenCV 4 has one and no word for it."""
-    if not hasattr(cv2.dnn, "ENGINE_NEW"):
-        return {"classic": None}
-    return {"new": cv2.dnn.ENGINE_NEW, "classic": cv2.dnn.ENGINE_CLASSIC}
+    """The engines of this OpenCV by the number that chooses one, None where there is but one.
+
+    OpenCV 5.0 has two; older ones know no other than the classic one, newer ones the new one.
+    """
+    numbers = {name: getattr(cv2.dnn, f"ENGINE_{name.upper()}", None) for name in ENGINES}
+    found: dict[str, int | None] = {
+        name: each for name, each in numbers.items() if each is not None
+    }
+    is_old = int(cv2.__version__.split(".")[0]) < 5
+    return found or {"classic" if is_old else "new": None}
 
 
 def load(content: bytes, engine: str) -> cv2.dnn.Net:
@@ -326,6 +345,8 @@ def load(content: bytes, engine: str) -> cv2.dnn.Net:
 def working_engines(widest: list[list[int]]) -> dict[str, list[str]]:
     """The engines that run our networks, for each precision."""
     found: dict[str, list[str]] = {precision: [] for precision in PRECISIONS}
+    for engine in set(ENGINES) - known_engines().keys():
+        print(f"engine left out: OpenCV {cv2.__version__} has no '{engine}'", file=sys.stderr)
     for precision, engine in product(PRECISIONS, known_engines()):
         try:
             net = load(onnx_of(layers_of(widest), precision == "int8"), engine)
@@ -424,7 +445,7 @@ def layer_cases(widest: list[list[int]]) -> list[Case]:
     for number, (kind, (inputs, outputs)) in enumerate(zip(kinds, grids_of(widest), strict=True)):
         for channels, width, is_int8 in product(inputs, outputs, (False, True)):
             layer = replace(kind, channels_in=channels, channels_out=width)
-            cases.append(Case([layer], is_int8, (number, channels, width)))
+            cases.append(Case([layer], is_int8, [number, channels, width]))
     return cases
 
 
@@ -564,7 +585,7 @@ def environment(threads: int) -> dict:
 
 def cpu_name() -> str:
     """From Linux (x86, then Arm boards), from macOS, or the architecture."""
-    names = {}
+    names: dict[str, str] = {}
     if Path("/proc/cpuinfo").exists():
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             key, _, value = line.partition(":")
@@ -573,6 +594,74 @@ def cpu_name() -> str:
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return names.get("model name") or names.get("Model") or platform.machine()
+
+
+def allowed_cores() -> int:
+    """Cores that this process may run on; containers are often given fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_quota() -> float | None:
+    """Cores' worth of time that Linux's control groups allow (``docker run --cpus=1.5``: 1.5).
+
+    The least of this process's group and of all groups around it; None without a limit. When it is
+    used up, the kernel pauses the process until the next period, usually 0.1 s long.
+    """
+    quotas = [quota for folder in cpu_groups() if (quota := quota_of(folder)) is not None]
+    return min(quotas, default=None)
+
+
+def cpu_groups() -> Iterator[Path]:
+    """Folders that may limit the CPU: this process's group and those around it, version 1 and 2."""
+    try:
+        lines = CGROUP_OF_PROCESS.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, group = line.split(":", maxsplit=2)
+        if controllers == "":  # version 2, alone or beside version 1
+            roots = [CGROUPS, CGROUPS / "unified"]
+        elif "cpu" in controllers.split(","):
+            roots = [CGROUPS / controllers, CGROUPS / "cpu"]
+        else:
+            continue
+        # In a container the path may be one of the host: then only the root is there.
+        parts = Path(group).relative_to("/").parts
+        for root in roots:
+            yield from (root.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1))
+
+
+def quota_of(folder: Path) -> float | None:
+    """The group's own limit in cores; None where it has none, or where there is no such group."""
+    try:
+        if (folder / "cpu.max").is_file():
+            limit, period = (folder / "cpu.max").read_text().split()
+        else:
+            limit = (folder / "cpu.cfs_quota_us").read_text()
+            period = (folder / "cpu.cfs_period_us").read_text()
+        return int(limit) / int(period) if int(limit) > 0 else None
+    except (OSError, ValueError):  # no file, or "max"
+        return None
+
+
+def warn_if_disturbed() -> None:
+    """Print a line for each: other processes, and a CPU quota that pauses this one."""
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5:
+        print(
+            f"warning: load average {os.getloadavg()[0]:.2f}: something else is running or ran in "
+            "the last minute; a profile is only as good as the device is quiet",
+            file=sys.stderr,
+        )
+    cores, quota = allowed_cores(), cpu_quota()
+    if quota is not None and quota < cores:
+        print(
+            f"warning: a CPU quota of {quota:g} on {cores} cores (of this container or control "
+            "group): the kernel pauses this process whenever its share is used up, and latencies "
+            "may be too long",
+            file=sys.stderr,
+        )
 
 
 def profile(device: str, widest: list[list[int]], threads: int, seconds: float, count: int) -> dict:
@@ -636,8 +725,8 @@ def fitted_part(widest: list[list[int]], layers: list[Timing], networks: list[Ti
 def row_of(timing: Timing) -> list:
     """A layer is [its number after the stem, channels in, channels out], a network its widths."""
     precision = PRECISIONS[timing.case.is_int8]
-    what = list(timing.case.what)
-    return [precision, timing.engine, what, *timing.summary(), len(timing.samples_ms)]
+    row = [precision, timing.engine, timing.case.what, *timing.summary()]
+    return [*row, len(timing.samples_ms)]
 
 
 def to_json(value: object, depth: int = 0) -> str:
@@ -671,42 +760,46 @@ def require_writable(path: Path) -> None:
         pass
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """An argument that is a whole number of at least ``least``."""
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """An argument that is a whole number in these bounds."""
 
-    def whole(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number >= {least}")
+    def number(text: str) -> int:
+        if not (text.isdecimal() and least <= int(text[:20]) <= most):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} to {most}")
         return int(text)
 
-    return whole
+    return number
 
 
 def family(text: str) -> list[list[int]]:
     """'[[64, 64], [256, 256]]' -> the lists, if all widths are multiples of STEP."""
-    wrong = argparse.ArgumentTypeError(
-        f"{text!r}; expected blocks of widths that are multiples of {STEP}, such as {WIDEST}"
-    )
     try:
         widths = json.loads(text)
-        sound = all(width > 0 and width % STEP == 0 for block in widths for width in block)
-    except (ValueError, TypeError):
-        raise wrong from None
-    if not sound or not widths or not all(widths):
-        raise wrong
+        sound = all(
+            type(width) is int and width in range(STEP, MOST_CHANNELS + 1, STEP)
+            for block in widths
+            for width in block
+        )
+    except (ValueError, TypeError, RecursionError):
+        sound = False
+    if not sound or not widths or not all(widths) or len(widths) > MOST_BLOCKS:
+        raise argparse.ArgumentTypeError(
+            f"{text[:200]!r}; expected 1 to {MOST_BLOCKS} blocks of widths that are multiples of "
+            f"{STEP} up to {MOST_CHANNELS}, such as {WIDEST}"
+        )
     return widths
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("profile", type=Path, help="JSON to write")
     parser.add_argument("--device", default="", help="the device's name; its processor's if none")
-    parser.add_argument("--threads", type=at_least(1), default=1)
+    parser.add_argument("--threads", type=whole(1, MOST_THREADS), default=1)
     parser.add_argument(
-        "--seconds", type=at_least(1), default=120, help="about how long to measure"
+        "--seconds", type=whole(1, MOST_SECONDS), default=120, help="about how long to measure"
     )
     parser.add_argument(
-        "--networks", type=at_least(FOLDS), default=48, help="whole networks to fit to"
+        "--networks", type=whole(FOLDS, MOST_NETWORKS), default=48, help="whole networks to fit to"
     )
     parser.add_argument("--widths", type=family, default=WIDEST, help="of the widest network")
     return parser.parse_args()
@@ -716,12 +809,7 @@ def main() -> None:
     args = parse_args()
     require_writable(args.profile)
     cv2.setNumThreads(args.threads)
-    if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5:
-        print(
-            f"warning: load average {os.getloadavg()[0]:.2f}: something else is running or ran in "
-            "the last minute; a profile is only as good as the device is quiet",
-            file=sys.stderr,
-        )
+    warn_if_disturbed()
     content = profile(args.device, args.widths, args.threads, args.seconds, args.networks)
     save(args.profile, content)
     for precision, engines in content["fitted"].items():

@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -346,8 +345,8 @@ def stop_while_drawing(model: Path, folder: Path, number: int, status: int) -> N
         stderr=subprocess.PIPE,
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # ignored in background
     ) as process:
-        process.stdout.readline()
-        time.sleep(0.1)
+        for _ in range(2):  # when the second answer is there, the first frame has been drawn
+            process.stdout.readline()
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == status
@@ -598,6 +597,7 @@ def damaged_model(change: Callable[[onnx.ModelProto], object]) -> bytes:
         lambda: damaged_model(lambda model: model.graph.initializer[0].dims.append(2)),
         lambda: damaged_model(lambda model: setattr(model.graph.initializer[0], "name", "other")),
         lambda: damaged_model(lambda model: model.graph.node[0].input.__setitem__(1, "nothing")),
+        lambda: damaged_model(lambda model: model.graph.node[0].input.pop(1)),
     ],
 )
 def test_a_model_that_would_end_the_process_in_opencv_is_refused_before(tmp_path, content):

@@ -1,11 +1,13 @@
 """The profiler: its files are what export and quantize write, its fit finds what is there."""
 
 import ast
+import inspect
 import json
 import subprocess
 import sys
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -15,6 +17,7 @@ from deploy import profile_device
 from deploy.profile_device import STEP, Layer, layers_of, onnx_of
 from stages.common.core.cli import InputError
 from stages.common.inference.onnx_graph import cost_of, shape_of
+from stages.common.measuring import machine
 from stages.common.pruning.latency_model import model_from, read_profile
 from stages.tools import validate_profile
 from tests.networks import CONFIG, fp32_model, int8_model
@@ -268,14 +271,69 @@ def test_the_errors_of_the_table_are_those_of_the_rows():
     assert "D, C, 1 thread, OpenCV 5, profile of 2026-01-01; 1 networks" in table
 
 
-@pytest.mark.parametrize("text", ["7", "-1", "1.5", "x", ""])
-def test_a_number_that_is_too_small_or_none_is_refused(text):
-    assert profile_device.at_least(8)("8") == 8
-    with pytest.raises(profile_device.argparse.ArgumentTypeError, match="whole number >= 8"):
-        profile_device.at_least(8)(text)
+@pytest.mark.parametrize("text", ["7", "101", "99999999999", "9" * 5000, "-1", "1.5", "x", ""])
+def test_a_number_out_of_bounds_or_none_is_refused(text):
+    assert profile_device.whole(8, 100)("8") == 8
+    with pytest.raises(profile_device.argparse.ArgumentTypeError, match="whole number of 8 to 100"):
+        profile_device.whole(8, 100)(text)
 
 
-@pytest.mark.parametrize("text", ["[[64, 60]]", "[]", "[[]]", "64", "[[0]]", "x", "[[[8]]]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[64, 60]]", "[]", "[[]]", "64", "[[0]]", "x", "[[[8]]]", "[[8.0]]", "[[true]]", '"ab"',
+        '{"a": [8]}', "[[1000000]]", "[[8], [8], [8], [8], [8]]", "[" * 100_000,
+    ],
+)  # fmt: skip
 def test_a_family_that_is_none_is_refused(text):
     with pytest.raises(profile_device.argparse.ArgumentTypeError, match="multiples of 8"):
         profile_device.family(text)
+
+
+def test_a_family_of_as_many_blocks_as_the_image_can_be_halved_is_measured():
+    family = profile_device.family("[[8], [8], [8], [8]]")
+    assert layers_of(family)[-2].shape_out == (8, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("version", "numbers", "engines"),
+    [
+        ("4.12.0", {}, {"classic": None}),
+        ("5.0.0", {"ENGINE_NEW": 2, "ENGINE_CLASSIC": 1}, {"new": 2, "classic": 1}),
+        ("5.1.0", {"ENGINE_NEW": 2}, {"new": 2}),
+        ("5.1.0", {}, {"new": None}),
+    ],
+)
+def test_the_engines_are_those_that_this_opencv_has(monkeypatch, version, numbers, engines):
+    monkeypatch.setattr(profile_device.cv2, "__version__", version)
+    monkeypatch.setattr(profile_device.cv2, "dnn", SimpleNamespace(**numbers))
+    assert profile_device.known_engines() == engines
+
+
+def test_without_opencvs_classic_engine_the_new_one_is_profiled(monkeypatch, capsys):
+    monkeypatch.delattr(profile_device.cv2.dnn, "ENGINE_CLASSIC")
+    assert profile_device.working_engines(WIDEST) == {"fp32": ["new"], "int8": ["new"]}
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("engine left out: OpenCV ")
+    assert line.endswith(" has no 'classic'")
+
+
+@pytest.mark.parametrize("name", ["allowed_cores", "cpu_quota", "cpu_groups", "quota_of"])
+def test_the_cpu_quota_is_read_as_the_benchmark_reads_it(name):
+    """A copy, because this file goes to devices alone; test_machine.py tests it."""
+    ours, theirs = (getattr(module, name) for module in (profile_device, machine))
+    assert inspect.getsource(ours) == inspect.getsource(theirs)
+
+
+def test_a_cpu_quota_below_the_cores_is_a_warning(monkeypatch, tmp_path, capsys):
+    (tmp_path / "of_process").write_text("0::/docker\n")
+    (tmp_path / "docker").mkdir()
+    (tmp_path / "docker" / "cpu.max").write_text("150000 100000\n")
+    monkeypatch.setattr(profile_device, "CGROUP_OF_PROCESS", tmp_path / "of_process")
+    monkeypatch.setattr(profile_device, "CGROUPS", tmp_path)
+    monkeypatch.setattr(profile_device, "allowed_cores", lambda: 4)
+    profile_device.warn_if_disturbed()
+    assert "warning: a CPU quota of 1.5 on 4 cores" in capsys.readouterr().err
+    monkeypatch.setattr(profile_device, "allowed_cores", lambda: 1)
+    profile_device.warn_if_disturbed()
+    assert "quota" not in capsys.readouterr().err

@@ -193,8 +193,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("profile", "csv", "table", "picture"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--networks", type=profile_device.at_least(1), default=30)
-    parser.add_argument("--rounds", type=profile_device.at_least(1), default=60)
+    parser.add_argument("--networks", type=profile_device.whole(1, 10_000), default=30)
+    parser.add_argument("--rounds", type=profile_device.whole(1, 10_000), default=60)
     return parser.parse_args()
 
 
