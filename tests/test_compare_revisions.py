@@ -43,7 +43,7 @@ PARAMS = {
     "max_latency_ratio": 1.5,
     "max_bytes_ratio": 1000,
 }
-EVALUATE = {"engine": "classic", "batch_size": 100}
+EVALUATE = {"engine": "new", "batch_size": 100}
 
 
 def params(**changes) -> CompareRevisionsParams:

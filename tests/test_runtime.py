@@ -1,19 +1,24 @@
 """Sessions: every runtime makes the same predictions, and refuses in one line."""
 
+from dataclasses import fields
+
 import cv2
 import numpy as np
 import pytest
 
 from stages.common.core.cli import InputError
+from stages.common.inference.params import EvaluateParams
 from stages.common.inference.runtimes import onnx_files
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.runtimes.opencv import (
     ENGINES,
+    NAMED_ENGINES,
     OpenCVSession,
     engine_code,
     installed_engines,
 )
 from stages.common.inference.sessions import predict, to_blob
+from stages.common.measuring.params import BenchmarkParams
 from tests.conftest import make_images
 from tests.networks import fp32_model, write_models
 
@@ -175,3 +180,12 @@ def test_a_new_runtime_is_compared_like_the_others(models, monkeypatch):
     logits = onnx_files.logits_by_runtime(models[0], make_images(5), ["new"])
     assert list(logits) == ["onnxruntime", "opencv_new", "zeros"]
     assert not logits["zeros"].any()
+
+
+def test_params_allow_exactly_the_engines_that_sessions_know():
+    allowed = {field.name: field.metadata["rule"].allowed for field in fields(EvaluateParams)}
+    assert allowed["engine"] == " or ".join(ENGINES)
+    timed = {field.name: field.metadata["rule"].accepts for field in fields(BenchmarkParams)}
+    for key in ("engines_fp32", "engines_int8"):
+        assert timed[key](list(NAMED_ENGINES))
+        assert not timed[key](["auto"])

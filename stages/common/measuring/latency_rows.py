@@ -44,16 +44,8 @@ def latency_rows(
         name, runtime = contestant.variant.name, contestant.runtime
         values = latency_summary(samples_ms[:, index])
         for key, other in (("ratio_to_base", base), (RATIO_TO_FP32, fp32[name])):
-            if other is None:
-                values |= {key: None, f"{key}_low": None, f"{key}_high": None}
-            else:
-                values |= ratio_of_medians(
-                    samples_ms[:, index],
-                    base=samples_ms[:, fastest[other, runtime]],
-                    bootstrap_samples=bootstrap_samples,
-                    seed=seed,
-                    name=key,
-                )
+            reference = None if other is None else samples_ms[:, fastest[other, runtime]]
+            values |= ratio(samples_ms[:, index], reference, key, bootstrap_samples, seed)
         rows.append(
             {
                 "name": f"{name} | {runtime} {contestant.engine}",
@@ -65,6 +57,19 @@ def latency_rows(
             }
         )
     return rows
+
+
+def ratio(
+    samples_ms: np.ndarray,
+    reference_ms: np.ndarray | None,
+    key: str,
+    bootstrap_samples: int,
+    seed: int,
+) -> dict:
+    """The ratio to a reference with its interval; the same keys with None without a reference."""
+    if reference_ms is None:
+        return {key: None, f"{key}_low": None, f"{key}_high": None}
+    return ratio_of_medians(samples_ms, reference_ms, bootstrap_samples, seed, name=key)
 
 
 def fp32_variants(variants: list[Variant]) -> dict[str, str | None]:
