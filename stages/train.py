@@ -44,7 +44,7 @@ def objective(teacher: Teacher, params: TrainParams, recipe: RecipeParams) -> Ob
 
 
 def speed_summary(progress: Progress, device: torch.device, precision: torch.dtype) -> dict:
-    """What metrics/train_speed.json holds: how fast, and on what."""
+    """The content of metrics/train_speed.json: the speed of training, and the machine."""
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
     return {
         "device": device.type,

@@ -24,7 +24,7 @@ def write_half(path) -> None:
         raise RuntimeError("killed")
 
 
-def test_a_full_disk_is_told_with_the_files_name_and_what_to_do(tmp_path, capsys):
+def test_a_full_disk_is_reported_with_the_files_name_and_the_remedy(tmp_path, capsys):
     def main() -> None:
         with replacing(tmp_path / "model.pt"):
             raise OSError(28, "No space left on device")  # as write(2) fails: without a name
@@ -44,7 +44,7 @@ def test_a_csv_has_its_header_even_without_rows(tmp_path):
     assert (tmp_path / "curve.csv").read_text() == "epoch,loss\n1,0.5\n"
 
 
-def test_digest_is_that_of_the_bytes(tmp_path):
+def test_the_digest_is_that_of_the_files_bytes(tmp_path):
     (tmp_path / "file").write_bytes(b"content")
     assert digest(tmp_path / "file") == hashlib.md5(b"content").hexdigest()
 
@@ -64,7 +64,7 @@ def raising(error: BaseException):
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
-def test_what_a_user_can_mend_is_one_line_and_no_traceback(capsys, error, code, said):
+def test_an_input_error_is_one_line_without_traceback(capsys, error, code, said):
     with pytest.raises(SystemExit) as exit_:
         run(raising(error))
     assert exit_.value.code == code
@@ -73,6 +73,6 @@ def test_what_a_user_can_mend_is_one_line_and_no_traceback(capsys, error, code, 
     assert printed.count("\n") == 1
 
 
-def test_our_own_mistakes_keep_their_traceback():
+def test_a_bug_keeps_its_traceback():
     with pytest.raises(AssertionError):
         run(raising(AssertionError("a bug")))

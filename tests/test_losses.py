@@ -1,4 +1,4 @@
-"""The losses: distillation is nothing between equals, and cross-entropy without a teacher."""
+"""Distillation is zero for equal outputs, and plain cross-entropy at weight 0."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def logits_of_two() -> torch.Tensor:
     return torch.randn(2, 20, 10) * 5
 
 
-def test_distillation_is_nothing_where_student_and_teacher_agree():
+def test_distillation_is_zero_where_student_and_teacher_agree():
     loss = distillation(weight=1.0, temperature=4.0, label_smoothing=0.0)
     logits, others = logits_of_two()
     assert loss(logits, LABELS, logits).item() == pytest.approx(0, abs=1e-5)

@@ -1,4 +1,4 @@
-"""params.yaml: what is accepted, and what each refusal says."""
+"""params.yaml: accepted values, and the message of each refusal."""
 
 import copy
 import re
@@ -62,7 +62,7 @@ def test_a_wrong_value_is_refused_naming_key_value_and_what_is_allowed(content, 
     assert "\n" not in str(refusal.value)
 
 
-def test_zeros_in_place_that_are_to_save_time_are_refused_before_any_work(content):
+def test_unstructured_pruning_for_latency_is_refused_before_any_work(content):
     content["prune"].update(method="unstructured", target="latency")
     with pytest.raises(InputError, match="zeros in place save no time"):
         check(content, path="params.yaml")
@@ -85,7 +85,7 @@ def test_shapes_that_the_base_cannot_take_are_refused_before_it_is_trained(conte
 @pytest.mark.parametrize(
     "changes", [{"allocation": "uniform"}, {"target": "latency"}, {"method": "unstructured"}]
 )
-def test_proportions_that_do_not_count_may_be_of_another_shape(content, changes):
+def test_unused_proportions_may_be_of_another_shape(content, changes):
     content["prune"].update({"proportions": [[1, 2], [3, 4]], **changes})
     check(content, path="params.yaml")
 
@@ -116,7 +116,7 @@ def test_a_file_that_is_not_sections_is_refused(tmp_path, text):
         read_params(path)
 
 
-def test_what_check_writes_does_not_depend_on_the_values():
+def test_the_accepted_values_on_disk_do_not_depend_on_the_params():
     """Otherwise every changed value would start the whole pipeline again."""
     assert set(accepted()) == set(SECTIONS)
     assert accepted()["prune"]["amount"] == "a number in [0, 1)"

@@ -105,9 +105,7 @@ def test_the_curve_is_the_mean_of_the_networks_that_have_reached_an_epoch(
     assert losses == [first[:1], first, [mean[0], first[1]], mean]
 
 
-def test_what_the_networks_said_before_a_kill_is_not_asked_again(
-    data_directory, tmp_path, monkeypatch
-):
+def test_outputs_stored_before_a_kill_are_not_computed_again(data_directory, tmp_path, monkeypatch):
     images, _ = load_training_images(data_directory, DataParams(**PARAMS["data"]))
     networks = [build_network(TEACH.widths, images, seed=seed) for seed in (0, 1)]
     whole = teach.teach(networks, TEACH, run_context(images, tmp_path / "whole"))
@@ -129,7 +127,7 @@ def test_what_the_networks_said_before_a_kill_is_not_asked_again(
     assert np.array_equal(resumed.logits, whole.logits)
 
 
-def test_the_teacher_says_the_mean_of_what_its_networks_say(data_directory, tmp_path):
+def test_the_teachers_output_is_the_mean_of_its_networks(data_directory, tmp_path):
     images, _ = load_training_images(data_directory, DataParams(**PARAMS["data"]))
     networks = [build_network(TEACH.widths, images, seed=seed) for seed in (0, 1)]
     context = run_context(images, tmp_path)

@@ -1,4 +1,4 @@
-"""The training loop: what it learns, how it augments, and how it goes on after a kill."""
+"""The training loop: learning, augmentation, and resuming after a kill."""
 
 import dataclasses
 import os
@@ -61,7 +61,7 @@ def run_fit(
 
 
 @pytest.mark.parametrize("shape", [(16, 64), (64, 16)])
-def test_orthogonalize_keeps_the_directions_and_evens_out_the_singular_values(shape):
+def test_orthogonalize_keeps_singular_vectors_and_evens_out_singular_values(shape):
     torch.manual_seed(0)
     left, _, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     matrix = left @ torch.diag(torch.linspace(0.2, 1, 16)) @ right
@@ -71,7 +71,7 @@ def test_orthogonalize_keeps_the_directions_and_evens_out_the_singular_values(sh
     assert result.diagonal().max() < 1.3
 
 
-def test_the_rate_rises_for_the_warmup_then_falls_to_nothing():
+def test_the_learning_rate_rises_in_the_warmup_then_decays_to_zero():
     schedule = Schedule(epochs=1, batch_size=1, learning_rate=1.0, warmup=0.2)
     rates = [schedule.rate(step, 100) for step in range(100)]
     assert np.argmax(rates) == 20
@@ -152,7 +152,7 @@ def test_cutout_blanks_one_square_of_every_image_and_leaves_the_rest():
     assert len({bytes(square.numpy().tobytes()) for square in changed}) > 50
 
 
-def test_an_epoch_takes_every_image_once_in_an_order_of_its_own():
+def test_an_epoch_takes_every_image_once_in_its_own_order():
     orders = [shuffled(30, seed, epoch).tolist() for seed, epoch in ((0, 0), (0, 1), (1, 0))]
     assert all(sorted(order) == list(range(30)) for order in orders)
     assert len({tuple(order) for order in orders}) == 3
@@ -177,7 +177,7 @@ def test_every_image_is_flipped_in_exactly_one_of_two_views():
 # ------------------------------------------------------------------------------------------ fit
 
 
-def test_training_learns_what_the_images_show(tmp_path):
+def test_training_learns_classes_that_differ_in_colour(tmp_path):
     schedule = dataclasses.replace(SCHEDULE, epochs=4, batch_size=20, learning_rate=0.2)
     widths = ((16, 16), (32, 32), (32, 32))
     _, progress = run_fit(tmp_path, make_images(400), schedule, widths=widths)
@@ -186,7 +186,7 @@ def test_training_learns_what_the_images_show(tmp_path):
     assert [row["epoch"] for row in progress.history] == [1, 2, 3, 4]
 
 
-def test_products_in_bfloat16_change_the_bits_and_not_what_is_learned(tmp_path):
+def test_products_in_bfloat16_change_the_bits_and_still_learn(tmp_path):
     images = make_images(400)
     schedule = dataclasses.replace(SCHEDULE, epochs=4, batch_size=20, learning_rate=0.2)
     widths = ((16, 16), (32, 32), (32, 32))
@@ -205,7 +205,7 @@ def labels_by(loss: Loss) -> Objective:
     return dataclasses.replace(label_objective(RECIPE.label_smoothing), loss=loss)
 
 
-def test_flops_are_three_forward_passes_less_what_needs_no_gradient(tmp_path):
+def test_flops_are_three_forward_passes_minus_gradients_that_are_not_needed(tmp_path):
     images = make_images(100)
     schedule = dataclasses.replace(SCHEDULE, epochs=1, whitening_bias_epochs=0)
     network, progress = run_fit(tmp_path, images, schedule)
@@ -234,7 +234,7 @@ def test_interrupted_training_ends_in_the_same_bits(tmp_path):
     assert progress.flops == uninterrupted.flops
 
 
-def test_the_curve_is_handed_on_after_every_epoch_and_when_training_resumes(tmp_path):
+def test_the_monitor_gets_the_curve_after_every_epoch_and_when_training_resumes(tmp_path):
     images, seen = make_images(100), []
 
     def stopping_in_the_second_epoch(history: list[dict]) -> None:

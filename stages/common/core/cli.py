@@ -1,4 +1,4 @@
-"""How a stage meets its user: errors in one line, Ctrl-C without a traceback."""
+"""Running a program's ``main``: errors in one line, Ctrl-C without a traceback."""
 
 import errno
 import sys
@@ -8,7 +8,7 @@ INTERRUPTED = "interrupted: run the same command again to go on"
 
 
 class InputError(ValueError):
-    """Something the user can mend; its text names what is wrong, what was expected, what to do."""
+    """An error that the user can mend; its text says what is wrong, expected and to be done."""
 
 
 def run(main: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and figures read out of those that other stages wrote."""
+"""Files written whole or not at all, and numbers read from the metrics of other stages."""
 
 import csv
 import hashlib

@@ -1,4 +1,4 @@
-"""params.yaml as frozen dataclasses that fail on the first value that is not allowed.
+"""params.yaml as frozen dataclasses, which refuse the first value that is not allowed.
 
 A stage declares its section as a dataclass whose fields carry a rule:
 
@@ -38,7 +38,7 @@ RENAMED = {
 
 @dataclass(frozen=True)
 class Rule:
-    """What a params value may be: a test, and the same in words for the error message."""
+    """A test of a params value, and the allowed values in words for the error message."""
 
     accepts: Callable[[Any], bool]
     allowed: str

@@ -122,7 +122,7 @@ def rebuild(model: Network) -> Network:
 
 @dataclass(frozen=True)
 class Size:
-    """What a network costs on paper; ``macs`` are multiply-accumulates for one image."""
+    """Counts of weights and operations; ``macs`` are the multiply-accumulates of one image."""
 
     params: int
     nonzero_params: int
@@ -151,7 +151,7 @@ def size_of(model: Network) -> Size:
 
 
 def output_positions(model: Network) -> dict[nn.Module, int]:
-    """How many output positions (height x width) each layer computes: MACs per weight."""
+    """The output positions (height x width) of each layer, which are its MACs per weight."""
     positions = {}
 
     def record(layer: nn.Module, _: tuple, output: Tensor) -> None:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from stages.common.network.network import PIXEL_MEAN
 
-FIRST_MIXED_VIEW = 200  # views are mixed from this number on: no teacher is trained on so many
-AT_ONCE = 5000  # images that are mixed in float32
+FIRST_MIXED_VIEW = 200  # mixtures take the views from this number on: no teacher is trained on them
+MIXING_BATCH = 5000  # images in float32 at a time
 
 
 class Augmenter:
@@ -58,11 +58,12 @@ class Augmenter:
             pixels[:, channel].masked_fill_(square, round(mean))
 
     def mixture(self, number: int) -> "Mixture":
-        """A view into each of whose images another one is mixed.
+        """A view with another image mixed into each of its images.
 
-        By turns two mixtures are weighted means (mixup, arXiv:1710.09412), and two have a square
-        of the other image (CutMix, arXiv:1905.04899); two, since every other view is mirrored.
-        The share of the first image is uniform in [0, 1], but that the border may cut a square.
+        Two mixtures are weighted means (mixup, arXiv:1710.09412), the next two have a square of
+        the other image (CutMix, arXiv:1905.04899), and so on; two, since every other view is
+        mirrored. The share of the first image is uniform in [0, 1], except where the border cuts
+        a square.
         """
         pixels = self.view(FIRST_MIXED_VIEW + number)
         random = generator("mix", self.seed, number)
@@ -81,8 +82,8 @@ class Augmenter:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Images of two each: pixels (N, 3, 32, 32) uint8, the index of the other image (N,) int64,
-    and the share (N,) float32 of the first.
+    """Mixtures of two images each: pixels (N, 3, 32, 32) uint8, the index of the second image
+    (N,) int64, and the share (N,) float32 of the first.
     """
 
     pixels: Tensor
@@ -100,7 +101,7 @@ def weighted_means(pixels: Tensor, others: Tensor, shares: Tensor) -> Tensor:
     """shares (N, 1, 1, 1) float32 of ``pixels``, the rest of ``others``: both, and the result,
     (N, 3, H, W) uint8.
     """
-    parts = zip(*(part.split(AT_ONCE) for part in (pixels, others, shares)), strict=True)
+    parts = zip(*(part.split(MIXING_BATCH) for part in (pixels, others, shares)), strict=True)
     return torch.cat(
         [(one * share + other * (1 - share)).round().to(torch.uint8) for one, other, share in parts]
     )
@@ -115,11 +116,11 @@ def squares(centres: Tensor, side: Tensor | int, size: int) -> Tensor:
 
 
 def shuffled(count: int, seed: int, epoch: int) -> Tensor:
-    """The order (count,) int64 in which one epoch takes the images."""
+    """The order of the images in one epoch: (count,) int64."""
     return torch.randperm(count, generator=generator("order", seed, epoch))
 
 
 def generator(*key: object) -> torch.Generator:
-    """Random numbers that follow from the key alone, and differ from those of any other key."""
+    """A generator seeded by the key alone: equal keys give equal numbers, others do not."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))

@@ -1,4 +1,4 @@
-"""Work that was killed goes on from its last whole epoch, and ends in the same bits."""
+"""Checkpoints of unfinished work, which resumes after its last whole epoch with the same bits."""
 
 import dataclasses
 import hashlib
@@ -18,7 +18,7 @@ from stages.common.training.throughput import Stopwatch
 
 @dataclass
 class Progress:
-    """What a fit has reached: the rows of its curve, what its products cost, and its times."""
+    """The state of a training: rows of its curve, floating-point operations and times."""
 
     history: list[dict] = dataclasses.field(default_factory=list)
     flops: int = 0
@@ -27,8 +27,8 @@ class Progress:
 
 
 class EpochStore:
-    """Epoch checkpoints of unfinished work, and arrays that it has made: one file a piece of work,
-    outside DVC's outputs.
+    """Epoch checkpoints and computed arrays of unfinished work, a file for each key, outside DVC's
+    outputs.
     """
 
     def __init__(self, directory: str | Path):
@@ -36,7 +36,7 @@ class EpochStore:
         self.used: set[Path] = set()
 
     def load(self, key: str, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Progress:
-        """Restore model and optimizers in place; empty progress when nothing is stored."""
+        """Restore model and optimizers in place; returns empty progress where nothing is stored."""
         path = self.path(key)
         if not path.exists():
             return Progress()
@@ -64,7 +64,7 @@ class EpochStore:
         write_bytes(self.path(key), buffer.getvalue())
 
     def array(self, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """What ``make`` returned for this key before the kill, or returns now."""
+        """The array stored under this key, else the one that ``make`` returns, which is stored."""
         path = self.path(key, ".npy")
         if not path.exists():
             buffer = io.BytesIO()
@@ -78,14 +78,14 @@ class EpochStore:
             path.unlink(missing_ok=True)
 
     def path(self, key: str, ending: str = ".pt") -> Path:
-        """Where this piece of work is kept, which ``clear`` then removes."""
+        """The file of this key, which ``clear`` then removes."""
         path = self.directory / f"{key}{ending}"
         self.used.add(path)
         return path
 
 
 def work_key(model: nn.Module, device: torch.device, **facts: object) -> str:
-    """Names a piece of work by all that decides its bits: start, library, device and ``facts``."""
+    """A digest of all that decides the result's bits: start, library, device and ``facts``."""
     everything = {
         **facts,
         "start": model_digest(model),

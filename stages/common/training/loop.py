@@ -1,4 +1,4 @@
-"""Training and fine-tuning: one loop, whose every epoch can be continued after a kill.
+"""The loop of training and fine-tuning, which resumes after a kill from its last whole epoch.
 
 Recipe after KellerJordan/cifar10-airbench (airbench94_muon): Muon for the convolution filters,
 SGD for biases and head, label smoothing, alternating flip, translation, cutout, linear decay.
@@ -66,8 +66,8 @@ def ignore(rows: list) -> None:
 
 @dataclass(frozen=True)
 class Monitor:
-    """How a training that goes on is shown: the title of its progress bar, and a function that is
-    called with all rows of the curve after every epoch, and with those of a resumed training.
+    """The title of the progress bar, and a function that gets all rows of the curve so far: after
+    every epoch, and when a training resumes.
     """
 
     title: str
@@ -105,12 +105,7 @@ def fit(
         bar.update(done * len(epochs))
         for epoch in range(done, schedule.epochs):
             bar.set_description(f"{monitor.title} {epoch + 1}/{schedule.epochs}")
-            model.whitening_bias.requires_grad_(epoch < schedule.whitening_bias_epochs)
-            progress.times.matmul_gflops.append(matmul_gflops(context.device))
-            row = train_epoch(trainer, epochs, epoch, schedule, progress, bar)
-            started = time.perf_counter()
-            row["validation_accuracy"] = evaluate(model, context.validation, context.device)
-            progress.times.validation += time.perf_counter() - started
+            row = run_epoch(trainer, epochs, epoch, schedule, progress, bar)
             bar.set_postfix(loss=row["loss"], validation=f"{row['validation_accuracy']:.2f}%")
             progress.history.append(row)
             context.store.save(key, model, optimizers, progress)
@@ -121,7 +116,7 @@ def fit(
 def fit_key(
     model: Network, objective: Objective, schedule: Schedule, seed: int, context: RunContext
 ) -> str:
-    """Identifies a training by all that decides its bits."""
+    """A digest of all that decides a training's bits."""
     return work_key(
         model,
         context.device,
@@ -135,9 +130,10 @@ def fit_key(
 
 
 class Epochs:
-    """The images, on the device, as every epoch is to train on them."""
+    """The data of every epoch, on the device."""
 
     def __init__(self, context: RunContext, seed: int, teacher: Teacher | None):
+        self.context = context
         self.seed = seed
         self.device = context.device
         self.teacher = teacher
@@ -164,7 +160,7 @@ class Epochs:
 
 
 class Trainer:
-    """A network in training: all that a step needs besides its batch and its rate."""
+    """Everything that a training step needs besides its batch and its learning rate."""
 
     def __init__(
         self,
@@ -202,6 +198,27 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+
+
+def run_epoch(
+    trainer: Trainer,
+    epochs: Epochs,
+    epoch: int,
+    schedule: Schedule,
+    progress: Progress,
+    bar: tqdm,
+) -> dict:
+    """Train for an epoch, then validate; returns the curve's row and adds the epoch's cost and
+    times to ``progress``.
+    """
+    context, times = epochs.context, progress.times
+    trainer.model.whitening_bias.requires_grad_(epoch < schedule.whitening_bias_epochs)
+    times.matmul_gflops.append(matmul_gflops(context.device))
+    row = train_epoch(trainer, epochs, epoch, schedule, progress, bar)
+    started = time.perf_counter()
+    row["validation_accuracy"] = evaluate(trainer.model, context.validation, context.device)
+    times.validation += time.perf_counter() - started
+    return row
 
 
 def train_epoch(
@@ -267,7 +284,7 @@ def evaluate(model: Network, images: Images, device: torch.device, batch_size: i
 
 
 def summary(network: Network, progress: Progress, images: Images, validation: Images) -> dict:
-    """What a training reached; nothing in it depends on how fast the machine was."""
+    """The metrics of a training that do not depend on the machine's speed."""
     size = size_of(network)
     return {
         "validation_accuracy": progress.history[-1]["validation_accuracy"],

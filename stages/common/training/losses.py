@@ -1,4 +1,4 @@
-"""What training minimizes: the labels' cross-entropy, and the distance to a teacher's outputs."""
+"""Losses: cross-entropy with the labels, and the distance to a teacher's outputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

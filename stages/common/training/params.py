@@ -7,7 +7,7 @@ from stages.common.core.params import channel_widths, number, one_of, whole
 
 @dataclass(frozen=True)
 class RecipeParams:
-    """What teach, train and prune share (params section 'recipe')."""
+    """The recipe that teach, train and prune share (params section 'recipe')."""
 
     momentum: float = number(at_least=0, below=1)
     sgd_momentum: float = number(at_least=0, below=1)

@@ -1,4 +1,4 @@
-"""How fast a training step is, beside what the machine's own matrix product reaches."""
+"""The speed of a training step, and of the machine's own matrix product for comparison."""
 
 import ctypes
 import dataclasses
@@ -30,7 +30,7 @@ def keep_freed_memory() -> None:
 
 @dataclass
 class Stopwatch:
-    """Where the time of a fit went, in seconds, and the machine's rate in the same minutes."""
+    """The seconds of a training by what they were spent on, and the machine's rate meanwhile."""
 
     steps: list[float] = dataclasses.field(default_factory=list)  # one number a training step
     loading: float = 0.0  # making views, picking and converting batches
@@ -38,7 +38,7 @@ class Stopwatch:
     matmul_gflops: list[float] = dataclasses.field(default_factory=list)  # one number an epoch
 
     def summary(self, step_flops: int) -> dict:
-        """Medians, so that what else ran for a while does not count."""
+        """Medians, so that other work that ran for a while does not count."""
         step = statistics.median(self.steps)
         matmul = statistics.median(self.matmul_gflops)
         gflops = step_flops / step / 1e9
