@@ -1,6 +1,7 @@
 """metrics/controls.json in words: the verdict, and one row for each arm."""
 
 from stages.common.core.accuracy import sampling_error
+from stages.common.reporting.markdown import as_table
 from stages.controls.arms import PRUNED, SCRATCH
 
 
@@ -23,8 +24,7 @@ def markdown(metrics: dict) -> str:
     heads = ["network", "held-out accuracy", "pruned leads by [95 % interval]", "params", "MACs"]
     lines = [[*heads, "epochs", "peak rate", "training"], ["---", *["---:"] * 7]]
     lines += [row(name, arm, metrics) for name, arm in metrics["arms"].items()]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{table}\n\n{sentence(metrics)}\n\n{conditions(metrics)}\n"
+    return f"{as_table(lines)}\n\n{sentence(metrics)}\n\n{conditions(metrics)}\n"
 
 
 def row(name: str, arm: dict, metrics: dict) -> list[str]:
