@@ -1,8 +1,8 @@
 """Hand the device's profile to pruning, and only where pruning asks for milliseconds.
 
 Reads   deploy/profiles/: the profile that dvc.yaml names, if pruning needs it
-Writes  a JSON with the fitted part of the profile, or the constant {"used": false}: a new profile
-        then never prunes anew what has nothing to do with latency
+Writes  a JSON with the fitted part of the profile, or the constant {"used": false}, so that a new
+        profile makes no pruning stale that does not use it
 Params  prune.target, prune.budget_ms
 Raises  InputError when the profile is needed and missing, damaged or no profile
 """
@@ -19,7 +19,7 @@ from stages.common.pruning.latency_model import read_profile
 
 @dataclass(frozen=True)
 class TimeParams:
-    """What decides whether pruning needs the latency; see PruneParams for all of the section."""
+    """The params that decide whether pruning needs the latency; see PruneParams for the others."""
 
     target: str = one_of("macs", "params", "latency")
     budget_ms: float = number(at_least=0)
@@ -29,7 +29,7 @@ class TimeParams:
 
 
 def load_time_params(path: Path) -> TimeParams:
-    """Only these two keys of the section, so that no other one runs this stage again."""
+    """Read only these two keys of the section, the only ones on which this stage depends."""
     section = read_params(path).get("prune") or {}
     keys = {key: section[key] for key in TimeParams.__dataclass_fields__ if key in section}
     return parse_section(TimeParams, {"prune": keys}, section="prune", path=path)

@@ -25,7 +25,7 @@ def test_a_prediction_is_the_constant_and_one_entry_of_every_table():
     assert model.predict([[16, 8], [32, 16]], "int8") == pytest.approx(halved)
 
 
-def test_the_faster_engine_counts():
+def test_the_prediction_is_that_of_the_faster_engine():
     both = model_from(profile(SHAPE, {"new": 1.0, "classic": 0.8}), "p.json")
     classic = model_from(profile(SHAPE, {"classic": 0.8}), "p.json")
     assert both.predict(SHAPE) == classic.predict(SHAPE)
@@ -76,7 +76,7 @@ def test_a_damaged_or_foreign_profile_is_refused(tmp_path, content, said):
     ("content", "said"),
     [("", "is no JSON"), ("[]", "is damaged"), ('{"used": true}', "is damaged"), (None, "missing")],
 )
-def test_a_damaged_hand_over_is_refused(tmp_path, content, said):
+def test_a_damaged_latency_model_is_refused(tmp_path, content, said):
     path = tmp_path / "latency_model.json"
     if content is not None:
         path.write_text(content)

@@ -59,7 +59,7 @@ def test_the_widths_are_the_best_of_all_within_the_budget(seed, share):
     assert gain == pytest.approx(best, rel=1e-12)
 
 
-def test_each_engine_s_own_best_is_considered():
+def test_the_best_widths_of_every_engine_are_compared():
     """Each engine is fast where the other is slow; the better of the two results counts."""
     content = profile([[16, 16]], {"new": 1.0, "classic": 1.0})
     narrow, wide = [[0.9], [0.1]], [[0.1], [0.9]]
@@ -71,7 +71,7 @@ def test_each_engine_s_own_best_is_considered():
     assert best_widths(model, choices, 0.35) == [16, 16]
 
 
-def test_nothing_is_cut_where_it_buys_no_time():
+def test_latency_search_keeps_channels_that_save_no_time():
     """Not even channels of no importance: all widths cost the same but the third layer's."""
     content = profile(SHAPE)
     layers = [np.full_like(table, 0.1) for table in content["fitted"]["fp32"]["new"]["layers_ms"]]
@@ -83,7 +83,7 @@ def test_nothing_is_cut_where_it_buys_no_time():
     assert widths == [32, 24, 24, 32]
 
 
-def test_what_fits_already_stays_whole():
+def test_a_network_within_the_budget_stays_whole():
     model = model_from(profile(SHAPE), "p.json")
     assert best_widths(model, choices_of(0), model.predict(SHAPE)) == [32, 24, 40, 32]
 

@@ -7,7 +7,7 @@ from matplotlib.ticker import MaxNLocator
 
 from stages.common.reporting.style import GREY, IN_HOUSE_STYLE, MARKERS, colour, new_figure
 
-SPREAD = 0.3  # width over which an arm's dots are laid out, in places on the axis
+SPREAD = 0.3  # width over which an arm's dots are spread; arms are 1 apart
 
 
 @IN_HOUSE_STYLE

@@ -1,4 +1,4 @@
-"""metrics/controls.json in words: the verdict, and one row for each arm."""
+"""metrics/controls.json as Markdown: a row for each arm, the verdict, and its conditions."""
 
 from stages.common.core.accuracy import sampling_error
 from stages.common.reporting.markdown import as_table
@@ -20,7 +20,7 @@ def sentence(metrics: dict) -> str:
 
 
 def markdown(metrics: dict) -> str:
-    """One row an arm, then the verdict and what must be known to read it."""
+    """One row an arm, then the verdict and the conditions under which it holds."""
     heads = ["network", "held-out accuracy", "pruned leads by [95 % interval]", "params", "MACs"]
     lines = [[*heads, "epochs", "peak rate", "training"], ["---", *["---:"] * 7]]
     lines += [row(name, arm, metrics) for name, arm in metrics["arms"].items()]

@@ -18,9 +18,9 @@ random_channels  the base without channels, chosen at random, in the same shape
 zeros            the base with its smallest weights held at 0, the same share of MACs gone (or of
                  params, where prune.target says so)
 
-A killed run goes on from its last whole epoch. Each arm and seed is a piece of work of its own in
-the folder --resume, named by a digest of start, seed, schedule and data: what is finished is read
-from there and not trained again.
+A killed run goes on from its last whole epoch. The folder --resume has a file for each arm and
+seed, named by a digest of start, seed, schedule and data: an arm that was finished is read from
+there and not trained again.
 """
 
 import argparse

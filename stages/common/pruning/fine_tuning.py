@@ -75,12 +75,12 @@ def prune_in_steps(
 def cut_of(
     base: Network, params: PruneParams, images: Images, latency: LatencyModel | None = None
 ) -> Cut:
-    """The way in which a step removes its part."""
+    """The function that makes a step's cut: zeros written in place, or channels removed."""
     if params.method == "unstructured":
         before = size_of(base)
 
         def write_zeros(model: Network, step: int) -> Network:
-            model = model.to("cpu", memory_format=torch.contiguous_format)
+            model = model.cpu().to(memory_format=torch.contiguous_format)
             share = params.amount * step / params.steps
             hold_at_zero(model, share, before, params.target, params.allocation)
             return model

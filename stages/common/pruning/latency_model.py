@@ -1,12 +1,13 @@
-"""A device's profile as a function: the widths of a network -> its latency in milliseconds.
+"""The latency of a network in milliseconds, predicted from its widths and a device's profile.
 
-``deploy/profile_device.py`` measures a device and writes its profile. What counts here is its
-fitted part: for each precision and each engine of OpenCV DNN a constant and a table a layer, so
-that a network with the widths w1, w2, ... takes
+``deploy/profile_device.py`` measures a device and writes its profile. Its fitted part holds, for
+each precision and each engine of OpenCV DNN, a constant and a table a layer, by which a network
+with the widths w1, w2, ... takes
 
     constant_ms + layers_ms[0][24, w1] + layers_ms[1][w1, w2] + ... + layers_ms[last][w6, classes]
 
-milliseconds in that engine. The faster engine counts: a deployment is free to choose it.
+milliseconds in that engine. The prediction is that of the faster engine, which a deployment is
+free to choose.
 """
 
 import json
@@ -19,7 +20,7 @@ import numpy as np
 from stages.common.core.cli import InputError
 
 FORMAT = "edge latency profile 1"
-FITTED_PARTS = ("format", "device", "step", "widths", "fitted")  # all that a prediction needs
+FITTED_PARTS = ("format", "device", "step", "widths", "fitted")  # needed for a prediction
 PRECISIONS = ("fp32", "int8")
 
 
@@ -37,7 +38,7 @@ class ChainCost:
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """What a profile predicts, for networks with at most ``widths``, in multiples of ``step``."""
+    """A profile's prediction for networks with at most ``widths``, in multiples of ``step``."""
 
     path: str
     device: str
@@ -64,7 +65,7 @@ class LatencyModel:
         }
 
     def positions(self, widths: list[int]) -> np.ndarray:
-        """Where widths stand in a table's rows or columns: ``step`` is at 0."""
+        """The rows or columns of a table that belong to the widths: ``step`` is at 0."""
         return np.asarray(widths, dtype=np.int64) // self.step - 1
 
     def require_covered(self, widths: list[list[int]]) -> None:

@@ -1,6 +1,6 @@
 """Widths within a latency: how many channels each layer keeps so that most importance stays.
 
-A network is a chain: the milliseconds of a layer depend on its own width and on the one before.
+In a chain the milliseconds of a layer depend on its own width and on that of the layer before.
 The choice is a knapsack over that chain (HALP, Shen et al. 2022, with measured tables as in
 NetAdapt, Yang et al. 2018), solved layer by layer: for every width of a layer, the partial
 choices that no other beats both in time and in importance.
@@ -21,7 +21,7 @@ ROUNDING = 1e-9  # of a budget: the order in which milliseconds are added must n
 
 @dataclass(frozen=True)
 class Choices:
-    """What may be chosen for each layer.
+    """The widths to choose from, for each layer.
 
     ``widths[i]``, ascending: the numbers of channels that layer i may keep; ``gains[i]`` (options,)
     float64: the importance that is kept with each, which does not fall from one to the next.

@@ -77,7 +77,7 @@ def mixup_teacher(
     network: Network, context: RunContext, seed: int, views: int, batch_size: int
 ) -> MixupTeacher:
     """With a copy of the network; its outputs stay in the context's store until that is cleared."""
-    copied = copy.deepcopy(network).to(context.device, memory_format=torch.channels_last).eval()
+    copied = copy.deepcopy(network).to(context.device).to(memory_format=torch.channels_last).eval()
     facts = {
         "data": context.images.digest(),
         "recipe": dataclasses.asdict(context.recipe),
