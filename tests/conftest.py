@@ -73,7 +73,7 @@ def repository(tmp_path_factory) -> Repository:
             part = made.with_suffix(".part")
             make_repository(part)
             part.rename(made)
-    path = tmp_path_factory.mktemp("clone") / "ein Möbel"  # such folders must work as well
+    path = tmp_path_factory.mktemp("clone") / "with a space"
     shutil.copytree(made, path, symlinks=True)
     return Repository(path)
 

@@ -30,7 +30,7 @@ def published(repository, tmp_path_factory) -> Repository:
 
 @pytest.fixture
 def clone(published, tmp_path) -> Repository:
-    return published.clone(tmp_path / "clone")
+    return published.clone(tmp_path / "ein Möbel")  # other letters than ASCII must do as well
 
 
 def put_images(clone: Repository, repository: Repository) -> None:

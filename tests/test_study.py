@@ -243,11 +243,11 @@ def test_a_queue_that_stopped_is_started_again_for_what_is_left(monkeypatch):
     assert calls == [0, 1, 2]
 
 
-@pytest.mark.parametrize("name", ["a#b", "really?"])
+@pytest.mark.parametrize("name", ["a#b", "really?", "ünï"])
 def test_a_folder_in_which_dvcs_queue_fails_is_named_before_any_work(tmp_path, name):
-    with pytest.raises(InputError, match=r"cannot run in a folder with '[#?]' in its path"):
+    with pytest.raises(InputError, match=r"cannot run in a folder with '[#?ü]' in its path"):
         study.require_queueable(tmp_path / name)
 
 
-def test_other_letters_and_spaces_in_the_path_are_allowed(tmp_path):
-    study.require_queueable(tmp_path / "mein ünï")
+def test_spaces_in_the_path_are_allowed(tmp_path):
+    study.require_queueable(tmp_path / "a folder (2)")

@@ -52,12 +52,14 @@ def require_committed() -> None:
 
 
 def require_queueable(folder: Path) -> None:
-    """DVC's queue hands the folder to git as a URL, where these characters end the path."""
-    for character in "#?":
-        if character in str(folder):
+    """DVC's queue hands the folder to git as a URL, where # and ? end the path, and writes it into
+    a file that takes ASCII only.
+    """
+    for character in str(folder):
+        if character in "#?" or not character.isascii():
             raise InputError(
                 f"DVC's queue cannot run in a folder with '{character}' in its path ({folder}); "
-                "rename or move it"
+                "move it to one of plain letters"
             )
 
 
