@@ -71,6 +71,7 @@ install: .venv/installed
 style: install
 	ruff check .
 	ruff format --check .
+	mypy
 
 PYTEST = OMP_NUM_THREADS=1 python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 

@@ -22,6 +22,9 @@ def clone(tmp_path, monkeypatch) -> Repository:
     for path in (CONFIG, ROOT / "pyproject.toml"):
         shutil.copy(path, clone.path)
     (clone.path / "dvc.yaml").write_text("stages: {}\n")
+    for folder in ("stages", "deploy"):
+        (clone.path / folder).mkdir()
+        (clone.path / folder / "code.py").write_text("NUMBER = 1\n")
     clone.run("git", "init", "--quiet")
     clone.run("git", "config", "user.name", "Test")
     clone.run("git", "config", "user.email", "test@example.com")
@@ -40,6 +43,13 @@ def test_a_commit_with_bad_style_is_refused_and_a_good_one_taken(clone):
     (clone.path / "code.py").write_text('x = "a"\n')
     clone.commit("good")
     assert clone.run("git", "log", "-1", "--format=%s").strip() == "good"
+
+
+def test_a_commit_with_a_wrong_type_is_refused(clone):
+    (clone.path / "stages" / "code.py").write_text('NUMBER: int = "one"\n')
+    clone.run("git", "add", "--all")
+    said = clone.run("git", "commit", "--message", "wrong", succeed=False)
+    assert "stages/code.py:1: error: Incompatible types" in said
 
 
 def test_a_commit_says_what_dvc_repro_would_run_and_is_taken(clone):
