@@ -47,7 +47,8 @@ MATROSKA = (b"\x1aE\xdf\xa3", b"\x18S\x80g")  # header, and all that follows
 STREAM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # and not C:/
 ENGINES = ("new", "classic")  # of OpenCV DNN
 ENGINE_CALLS = 5  # with which engine="auto" times each engine, after one to warm up
-ONNX_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 16: 2}  # by data_type
+# Of each data_type in ONNX: bytes of a number, and the field that holds it if it is not raw_data.
+ONNX_TYPES = {1: (4, 4), 2: (1, 5), 3: (1, 5), 6: (4, 5), 7: (8, 7), 9: (1, 5), 10: (2, 5)}
 UNDERSTOOD = {"layout": "NCHW", "channels": "RGB", "type": "float32", "range": [0, 255]}
 WEIGHTS_DIMENSIONS = {"Conv": (4, 1), "Gemm": (2, 1)}  # of weights and bias
 MOST_BYTES = 2**31 - 1  # of a model (a limit of protobuf's) or an image
@@ -231,16 +232,16 @@ def texts(messages: list[bytes], number: int) -> list[str]:
 
 def dimensions_of(tensor: bytes) -> int:
     """How many a constant has. Raises as ``check_graph`` when its numbers do not fill them."""
-    dimensions, size, found, bytes_each = 0, 1, 0.0, 1
+    dimensions, size, found, bytes_each, numbers = 0, 1, 0.0, 1, 0
     for field, number, content in protobuf_fields(tensor):
         if field == 1:
             dimensions, size = dimensions + 1, size * number
         elif field == 2:
-            bytes_each = ONNX_BYTES[number]
-        elif field in (4, 9):  # float32, or any numbers as in memory
-            found += len(content) / (4 if field == 4 else bytes_each)
-        elif field in (5, 7):  # varints, whose last byte is below 128
-            found += sum(byte < 0x80 for byte in content)
+            bytes_each, numbers = ONNX_TYPES[number]
+        elif field == 9:  # as in memory
+            found += len(content) / bytes_each
+        elif field == numbers:  # float32, or varints, whose last byte is below 128
+            found += len(content) / 4 if field == 4 else sum(byte < 0x80 for byte in content)
     if found != size:
         raise ValueError(f"a constant has {found} numbers, not {size}")
     return dimensions

@@ -35,7 +35,7 @@ from stages.common.data.cifar10 import CLASSES
 from stages.common.inference.runtimes.opencv import OpenCVSession
 from stages.common.inference.sessions import to_blob
 from tests.conftest import make_images
-from tests.networks import fp32_model, write_models
+from tests.networks import fp32_model, int8_model, write_models
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 
@@ -583,10 +583,19 @@ def test_a_device_is_a_stream_and_a_folder_is_none():
     assert not is_stream(str(DEPLOY))
 
 
-def damaged_model(change: Callable[[onnx.ModelProto], object]) -> bytes:
-    model = fp32_model()
+def damaged_model(
+    change: Callable[[onnx.ModelProto], object], model: onnx.ModelProto | None = None
+) -> bytes:
+    model = model or fp32_model()
     change(model)
     return model.SerializeToString()
+
+
+def int8_scales_as_bytes(model: onnx.ModelProto) -> None:
+    """The numbers of the scales stay where those of FLOAT are."""
+    for tensor in model.graph.initializer:
+        if tensor.float_data:
+            tensor.data_type = onnx.TensorProto.UINT8
 
 
 @pytest.mark.parametrize(
@@ -598,6 +607,7 @@ def damaged_model(change: Callable[[onnx.ModelProto], object]) -> bytes:
         lambda: damaged_model(lambda model: setattr(model.graph.initializer[0], "name", "other")),
         lambda: damaged_model(lambda model: model.graph.node[0].input.__setitem__(1, "nothing")),
         lambda: damaged_model(lambda model: model.graph.node[0].input.pop(1)),
+        lambda: damaged_model(int8_scales_as_bytes, int8_model()),
     ],
 )
 def test_a_model_that_would_end_the_process_in_opencv_is_refused_before(tmp_path, content):
