@@ -3,8 +3,8 @@
 #
 #   deploy/check_arm.sh [--images FOLDER] MODEL...     e.g. deploy/check_arm.sh models/*.onnx
 #
-# Runs classify.py natively and under qemu's emulation of a Cortex-A72 (Raspberry Pi 4), with either
-# engine of OpenCV, and compares classes and logits. This checks what is computed, not how fast.
+# Runs classify.py natively and under qemu's emulation of a Cortex-A72 (Raspberry Pi 4), with every
+# engine that this OpenCV has, and compares classes and logits. This checks what is computed, not how fast.
 #
 # Reads   the models; FOLDER, or else 48 images of those that training holds out (data/cifar10)
 # Writes  build/check_arm only: an emulator and an arm64 Python of Debian 12 (unpacked, nothing is
@@ -138,13 +138,14 @@ if [ -z "$images" ]; then
 	make_images
 	images=$work/images
 fi
+engines=$(python -c 'import cv2; print(*[e for e in ("new", "classic") if hasattr(cv2.dnn, "ENGINE_" + e.upper())])')
 emulated=$(on_arm -c 'import cv2, numpy; print(numpy.__version__, cv2.__version__)')
 [ "$native" = "$emulated" ] ||
 	fail "numpy and OpenCV are $native here and $emulated in the emulation; expected the same"
 
 status=0
 for model in "$@"; do
-	for engine in new classic; do
+	for engine in $engines; do
 		name=$(basename "$model" .onnx)_$engine
 		python "$here/classify.py" "$model" "$images" --engine "$engine" --threads 1 --json \
 			>"$work/$name.x86.jsonl" 2>"$work/log" || { cat "$work/log" >&2; exit 2; }

@@ -522,7 +522,8 @@ def chunk_bytes(head: bytes) -> int:
     """Bytes of the chunk that begins so: RIFF, MP4 or Matroska; 0 where it does not say."""
     kind, name = head[:4], head[4:8]
     if kind == b"RIFF":
-        return 8 + int.from_bytes(name, "little")
+        size = int.from_bytes(name, "little")
+        return 0 if size == 2**32 - 1 else 8 + size  # whose recording never ended
     if name in MP4:
         size = int.from_bytes(kind, "big")
         return int.from_bytes(head[8:16], "big") if size == 1 else size
@@ -746,9 +747,14 @@ class Drawer:
         """Finish the video that is being written; interrupted, it holds what was seen so far."""
         if self._video is not None:
             _, writer, path = self._video
-            writer.release()
-            os.replace(part(path), path)
             self._video = None
+            writer.release()
+            with part(path).open("rb") as file:
+                is_finished = chunk_bytes(file.read(16)) > 0
+            if not is_finished or missing_bytes(part(path)):  # OpenCV does not tell
+                part(path).unlink()
+                raise OSError(f"{path} could not be written whole; is the disk full?")
+            os.replace(part(path), path)
 
 
 def part(path: Path) -> Path:
@@ -854,6 +860,8 @@ def print_summary(recent: deque[tuple[float, float]]) -> None:
 
 
 def run() -> int:
+    # Without a terminal, Python has no such streams.
+    sys.stdout, sys.stderr = (each or io.StringIO() for each in (sys.stdout, sys.stderr))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # whatever the names and the encoding

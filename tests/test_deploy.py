@@ -5,6 +5,7 @@ import http.server
 import json
 import os
 import re
+import resource
 import signal
 import struct
 import subprocess
@@ -494,6 +495,7 @@ def test_a_video_cut_in_the_middle_gives_its_frames_and_an_error(models, tmp_pat
         (b"RIFF" + struct.pack("<I", 20) + bytes(12), 8),
         (b"RIFF" + struct.pack("<I", 12) + bytes(12), 0),
         (b"RIFF" + bytes(16), 0),  # never finished: no length
+        (b"RIFF\xff\xff\xff\xff" + bytes(16), 0),
         (struct.pack(">I4s", 12, b"ftyp") + bytes(4) + struct.pack(">I4s", 30, b"mdat"), 22),
         (struct.pack(">I4s", 12, b"ftyp") + bytes(4) + struct.pack(">I4sQ", 1, b"mdat", 99), 83),
         (struct.pack(">I4s", 12, b"ftyp") + bytes(4) + struct.pack(">I4s", 0, b"mdat"), 0),
@@ -645,6 +647,33 @@ def test_an_engine_that_is_left_out_is_one_line(models, tmp_path, monkeypatch, c
 
 def test_a_service_that_is_stopped_keeps_the_video_that_it_draws(models, tmp_path):
     stop_while_drawing(models[0], tmp_path, signal.SIGTERM, status=143)
+
+
+def test_a_video_that_does_not_fit_on_the_disk_is_an_error_and_not_kept(models, tmp_path):
+    video = write_video(tmp_path / "clip.avi", frames=100)
+    command = [sys.executable, str(DEPLOY / "classify.py"), str(models[0]), str(video)]
+    run = subprocess.run(
+        [*command, "--draw", str(tmp_path / "drawn")],
+        capture_output=True,
+        text=True,
+        preexec_fn=partial(resource.setrlimit, resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )
+    assert run.returncode == 2
+    assert "clip_classified.avi could not be written whole; is the disk full?" in run.stderr
+    assert os.listdir(tmp_path / "drawn") == []
+
+
+def test_without_stderr_stdout_has_the_answers_alone(models, tmp_path):
+    cv2.imwrite(str(tmp_path / "one.png"), bgr_images(1)[0])
+    files = [models[0], tmp_path / "one.png", tmp_path / "missing.png"]
+    run = subprocess.run(
+        [sys.executable, DEPLOY / "classify.py", *files, "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(os.close, 2),
+    )
+    assert run.returncode == 2
+    assert len(json_lines(run)) == 1
 
 
 def write_results(path: Path, logits: list[list[float]], folder: str = "a") -> Path:
