@@ -43,7 +43,13 @@ def data_directory(tmp_path_factory) -> Path:
 
 
 # They train, or start DVC or git many times: 10 seconds and more a file. Not for make test-fast.
-SLOW_FILES = ("test_controls.py", "test_mixtures.py", "test_pre_commit.py", "test_report.py")
+SLOW_FILES = (
+    "test_controls.py",
+    "test_mixtures.py",
+    "test_pre_commit.py",
+    "test_report.py",
+    "test_teach.py",
+)
 
 
 @pytest.hookimpl(tryfirst=True)

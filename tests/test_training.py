@@ -359,6 +359,7 @@ def is_start_of(curve: Path, whole: Path) -> bool:
     return rows.endswith("\n") and rows.count("\n") > 1 and whole.read_text().startswith(rows)
 
 
+@pytest.mark.slow
 def test_a_run_killed_with_sigkill_goes_on_and_ends_in_the_same_bytes(data_directory, tmp_path):
     whole = start_training(data_directory, tmp_path / "whole")
     assert whole.wait(timeout=300) == 0, whole.stderr.read()
