@@ -610,6 +610,9 @@ def int8_scales_as_bytes(model: onnx.ModelProto) -> None:
         lambda: damaged_model(lambda model: model.graph.node[0].input.__setitem__(1, "nothing")),
         lambda: damaged_model(lambda model: model.graph.node[0].input.pop(1)),
         lambda: damaged_model(int8_scales_as_bytes, int8_model()),
+        lambda: damaged_model(
+            lambda model: model.graph.node[0].input.__setitem__(1, ""), int8_model()
+        ),
     ],
 )
 def test_a_model_that_would_end_the_process_in_opencv_is_refused_before(tmp_path, content):
