@@ -51,7 +51,7 @@ ENGINE_CALLS = 5  # with which engine="auto" times each engine, after one to war
 ONNX_TYPES = {1: (4, 4), 2: (1, 5), 3: (1, 5), 6: (4, 5), 7: (8, 7), 9: (1, 5), 10: (2, 5)}
 UNDERSTOOD = {"layout": "NCHW", "channels": "RGB", "type": "float32", "range": [0, 255]}
 WEIGHTS_DIMENSIONS = {"Conv": (4, 1), "Gemm": (2, 1)}  # of weights and bias
-HAVE_TWO_INPUTS = (*WEIGHTS_DIMENSIONS, "QuantizeLinear", "DequantizeLinear")  # or more
+LEAST_INPUTS = {"Conv": 2, "Gemm": 2, "QuantizeLinear": 2, "DequantizeLinear": 2, "Constant": 0}
 MOST_BYTES = 2**31 - 1  # of a model (a limit of protobuf's) or an image
 MOST_PIXELS = 4096  # a side of the network's input
 MOST_CAMERAS = 100  # from there on OpenCV takes the number for one of a driver
@@ -206,8 +206,8 @@ def check_graph(graph: bytes) -> None:
     for node in nodes:
         taken, returned, [operator] = (texts([node], field) for field in (1, 2, 4))
         expected = WEIGHTS_DIMENSIONS.get(operator, ())
-        least = 2 if operator in HAVE_TWO_INPUTS else 1
-        if not known.issuperset(taken) or len(list(filter(None, taken[:2]))) < least:
+        least = LEAST_INPUTS.get(operator, 1)
+        if not known.issuperset(taken) or len(taken) < least or "" in taken[:least]:
             raise ValueError(f"an input of {operator} is missing")
         if any(dimensions.get(name, n) != n for name, n in zip(taken[1:], expected, strict=False)):
             raise ValueError(f"weights of {operator} have other dimensions")

@@ -22,6 +22,7 @@ Exits   with 2 and one line when no engine runs our networks or the file cannot 
 """
 
 import argparse
+import io
 import json
 import os
 import platform
@@ -34,8 +35,14 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from pathlib import Path
 
-import cv2
-import numpy as np
+try:
+    import cv2
+    import numpy as np
+except ImportError as error:
+    if __name__ != "__main__":
+        raise
+    print(f"error: {error}; run: python3 -m pip install numpy opencv-python", file=sys.stderr)
+    sys.exit(2)
 
 FORMAT = "edge latency profile 1"
 IMAGE = (3, 32, 32)
@@ -822,6 +829,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the profile may have any name
     try:
         main()
     except (OSError, RuntimeError) as error:

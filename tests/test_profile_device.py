@@ -3,6 +3,7 @@
 import ast
 import inspect
 import json
+import os
 import subprocess
 import sys
 from itertools import product
@@ -156,13 +157,14 @@ def profile(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("device")
     script = folder / "profile_device.py"
     script.write_text(Path(profile_device.__file__).read_text())
-    words = ["board.json", "--device", "board", "--seconds", "1", "--networks", "8"]
+    words = [os.fsdecode(b"caf\xe9.json"), "--device", "board", "--seconds", "1"]
+    words += ["--networks", "8"]
     words += ["--widths", json.dumps(WIDEST)]
     subprocess.run(
         [sys.executable, "-I", script.name, *words], cwd=folder, check=True, timeout=300,
         capture_output=True,
     )  # fmt: skip
-    return folder / "board.json"
+    return folder / os.fsdecode(b"caf\xe9.json")
 
 
 def test_it_imports_nothing_but_numpy_opencv_and_pythons_own():
@@ -172,6 +174,14 @@ def test_it_imports_nothing_but_numpy_opencv_and_pythons_own():
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     others = {name for name in imported if name.split(".")[0] not in sys.stdlib_module_names}
     assert others == {"cv2", "numpy"}
+
+
+def test_without_opencv_the_command_says_how_to_get_it():
+    bare = [sys.executable, "-I", "-S", profile_device.__file__, "board.json"]  # no site-packages
+    run = subprocess.run(bare, capture_output=True, text=True)
+    assert run.returncode == 2
+    [line] = run.stderr.splitlines()
+    assert line == "error: No module named 'cv2'; run: python3 -m pip install numpy opencv-python"
 
 
 def test_a_slow_device_gets_fewer_visits_and_a_fast_one_all(monkeypatch):
