@@ -1,11 +1,13 @@
 """Files are whole or not there; errors are one line."""
 
+import errno
 import hashlib
+from pathlib import Path
 
 import pytest
 
 from stages.common.core.cli import InputError, run
-from stages.common.core.files import digest, replacing, write_csv, write_json
+from stages.common.core.files import digest, replacing, write_bytes, write_csv, write_json
 
 
 def test_a_file_is_replaced_only_when_the_new_one_is_whole(tmp_path):
@@ -35,6 +37,18 @@ def test_a_full_disk_is_reported_with_the_files_name_and_the_remedy(tmp_path, ca
     assert "No space left on device" in said
     assert str(tmp_path / "model.pt") in said
     assert "run the same command again" in said
+
+
+def test_a_read_only_folder_is_told_with_the_name_of_the_file_that_was_to_be_written(
+    tmp_path, monkeypatch
+):
+    def refuse(path, *args, **kwargs):  # as a read-only mount does, root included
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    for action in ("write_bytes", "unlink"):
+        monkeypatch.setattr(Path, action, refuse)
+    with pytest.raises(OSError, match=r"Read-only file system: '[^']*/model\.pt'$"):
+        write_bytes(tmp_path / "model.pt", b"content")
 
 
 def test_a_csv_has_its_header_even_without_rows(tmp_path):

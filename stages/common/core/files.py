@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` if the block ends well.
 
     The temporary file is removed when the block raises, so ``path`` is either the old file or the
-    whole new one. An ``OSError`` that does not say of which file (a full disk) is given its name.
+    whole new one. An ``OSError`` that says of no file (a full disk), or of the temporary one, is
+    given the name of ``path``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,11 +27,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno and error.filename is None:
+        if error.errno and error.filename2 is None and error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only folder refuses this even where there is nothing
+            temporary.unlink()
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
