@@ -4,6 +4,7 @@
 # make test     set up, then check style and types and pass the tests
 # make test-fast   the tests to run while editing: at most 90 seconds
 # make test-all    install what make test skips for want of tools, then all tests
+# make torture  kill, interrupt and starve a tiny pipeline: it must end in the same bytes (10 minutes)
 # make study    NAME=sweep (or seeds, tiny, targets): run the experiments of params.yaml's studies
 # make compare  BASE=main (HEAD=another): time two revisions side by side; HEAD: the working tree
 # make report   BASE=main: write build/report.md, what this working tree changes since it left main
@@ -45,7 +46,8 @@ endef
 needs = @test -n "$($(1))" || { echo "error: $(1) is missing, e.g. make $@ $(1)=$(2)" >&2; exit 2; }
 
 .PHONY: help install style test test-fast test-all quick quick-settings full study baseline compare \
-	throughput profile controls hardware report hooks readme publish
+	throughput profile controls hardware report hooks readme publish \
+	torture
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -90,6 +92,9 @@ test-all: install
 	else echo "These are needed besides; on Debian and Ubuntu:" \
 		"sudo apt-get install --no-install-recommends $(TOOLS)"; fi
 	$(MAKE) test
+
+torture: install
+	OMP_NUM_THREADS=1 python -m tests.torture
 
 quick: install
 	$(call only_one,quick)

@@ -85,6 +85,14 @@ def repository(tmp_path_factory) -> Repository:
 
 
 def make_repository(path: Path) -> None:
+    repository = prepare_repository(path)
+    output = repository.dvc("repro")
+    (path / "build").mkdir()
+    (path / FIRST_OUTPUT).write_text(output)
+    repository.commit("base")
+
+
+def prepare_repository(path: Path) -> Repository:
     """Tiny images stand in for CIFAR-10: `dvc commit` takes them as what prepare made."""
     path.mkdir()
     copy_working_tree(path)
@@ -99,7 +107,4 @@ def make_repository(path: Path) -> None:
     for seed, name in enumerate([*TRAIN_FILES, TEST_FILE]):
         write_images(data / name, make_images(100, seed=seed))
     repository.dvc("commit", "--force", "prepare")
-    output = repository.dvc("repro")
-    (path / "build").mkdir()
-    (path / FIRST_OUTPUT).write_text(output)
-    repository.commit("base")
+    return repository
