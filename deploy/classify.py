@@ -199,10 +199,12 @@ def check_graph(graph: bytes) -> None:
     that nothing returns, weights and biases of other dimensions than the operator's. The fields
     have the numbers of onnx.proto.
     """
-    nodes, constants, inputs = (nested(graph, field) for field in (1, 5, 11))
+    nodes, constants, inputs, outputs = (nested(graph, field) for field in (1, 5, 11, 12))
     dimensions = dict(zip(texts(constants, 8), map(dimensions_of, constants), strict=True))
     known = {"", *dimensions, *texts(inputs, 1), *texts(nodes, 2)}
-    texts(nodes, 3)
+    texts(nodes, 3)  # their names are in messages only
+    if not known.issuperset(texts(outputs, 1)):
+        raise ValueError("nothing returns the output")
     for node in nodes:
         taken, returned, [operator] = (texts([node], field) for field in (1, 2, 4))
         expected = WEIGHTS_DIMENSIONS.get(operator, ())

@@ -609,6 +609,10 @@ def int8_scales_as_bytes(model: onnx.ModelProto) -> None:
         lambda: damaged_model(lambda model: setattr(model.graph.initializer[0], "name", "other")),
         lambda: damaged_model(lambda model: model.graph.node[0].input.__setitem__(1, "nothing")),
         lambda: damaged_model(lambda model: model.graph.node[0].input.pop(1)),
+        lambda: damaged_model(lambda model: setattr(model.graph.output[0], "name", "nothing")),
+        lambda: damaged_model(lambda model: setattr(model.graph.node[0], "name", "xyz")).replace(
+            b"xyz", b"x\xff\xfe"
+        ),
         lambda: damaged_model(int8_scales_as_bytes, int8_model()),
         lambda: damaged_model(
             lambda model: model.graph.node[0].input.__setitem__(1, ""), int8_model()
