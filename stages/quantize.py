@@ -2,13 +2,14 @@
 
 The first layer's weights are rounded so that its outputs on the calibration images change least
 (GPTQ): rounding each to the nearest integer cost more accuracy there than in all other layers. The
-logits stay FP32, so that rounding does not tie two classes. See inference/quantizer.py.
+logits stay FP32, so that rounding does not tie two classes, and so do the layers that
+quantize.exclude names. See inference/quantizer.py.
 
 Reads   an FP32 ONNX file, the training images (calibration), the validation images (check)
 Writes  an INT8 ONNX file, a JSON of the accuracy that INT8 costs and the bytes that it saves
 Params  data.*, quantize.*  (see DataParams, QuantizeParams)
-Raises  InputError when INT8 loses more than quantize.max_accuracy_drop in a runtime; the INT8 file
-        is then not written
+Raises  InputError for a layer that the network lacks, and when INT8 loses more than
+        quantize.max_accuracy_drop in a runtime; the INT8 file is then not written
 """
 
 import argparse

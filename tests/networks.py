@@ -59,6 +59,7 @@ PARAMS = {
         "activation_type": "uint8",
         "reduce_range": True,
         "max_accuracy_drop": 10.0,
+        "exclude": [],
     },
     "tflite": {"calibration_images": 100, "check_images": 50, "min_agreement": 90},
     "npu": {"targets": ["ethos-u55-256 Ethos_U55_High_End_Embedded Shared_Sram"]},

@@ -38,6 +38,8 @@ def test_the_committed_params_are_accepted(content):
         ("train.epochs", 2.5, "train.epochs is 2.5; allowed: a whole number of at least 1"),
         ("train.widths", [[64], []], "allowed: 1 to 4 blocks"),
         ("quantize.calibration_images", 0, "quantize.calibration_images is 0; allowed: "),
+        ("quantize.exclude", ["head", "head"], "allowed: a list of different texts, or []"),
+        ("quantize.exclude", "head", "quantize.exclude is 'head'; allowed: a list of"),
         ("quantize.calibration_images", 49_000, "allowed: at most 47500"),
         ("data.train_images", 49_999, "data.train_images is 49999; allowed: at most 47500"),
         ("export.check_images", 2_501, "export.check_images is 2501; allowed: at most 2500"),

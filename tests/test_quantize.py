@@ -14,6 +14,7 @@ from onnx import TensorProto, numpy_helper
 from stages import quantize
 from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import RECORD_BYTES, TEST_FILE, TRAIN_FILES
+from stages.common.inference.int8.layers import layers_of
 from stages.common.inference.onnx_graph import cost_of, load_model, read_metadata
 from stages.common.inference.params import QuantizeParams
 from stages.common.inference.quantizer import ACTIVATION_TYPES, METHODS, quantized
@@ -23,6 +24,7 @@ from stages.common.inference.sessions import BATCH_SIZE, predict
 from tests.conftest import make_images
 from tests.networks import PARAMS, call, fp32_bytes, fp32_model, int8_model, write_params
 
+DEQUANTIZE = "DequantizeLinear"
 RUNTIMES = ("onnxruntime", "opencv_classic", "opencv_new")
 
 
@@ -207,8 +209,67 @@ def test_the_file_is_at_most_8_kb_larger_than_its_weights():
 def test_the_int8_file_keeps_the_metadata_of_the_fp32_file():
     metadata = read_metadata(int8_model())
 
-    assert json.loads(metadata.pop("quantize")) == PARAMS["quantize"]
+    values = {key: value for key, value in PARAMS["quantize"].items() if key != "exclude"}
+    assert json.loads(metadata.pop("quantize")) == values
     assert metadata == read_metadata(fp32_model())
+
+
+@pytest.mark.parametrize("name", ["block2_conv1", "node_conv2d_3", "conv2d_3"])
+def test_an_excluded_layer_stays_fp32_by_any_of_its_names(name):
+    model = int8_with(exclude=[name])
+
+    dequantized = {node.output[0] for node in model.graph.node if node.op_type == DEQUANTIZE}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert [node.input[1] in dequantized for node in convolutions] == [True] * 3 + [False] + [
+        True
+    ] * 3
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    original = {
+        tensor.name: numpy_helper.to_array(tensor) for tensor in fp32_model().graph.initializer
+    }
+    weight = constants[convolutions[3].input[1]]
+    np.testing.assert_array_equal(weight, original["block2_conv1.weight"])
+
+
+def test_the_first_layer_is_not_rounded_where_it_stays_fp32(tmp_path):
+    model = int8_with(exclude=["whitening"])
+
+    first = next(node for node in model.graph.node if node.op_type == "Conv")
+    assert first.input[0] == "pixels"
+    [weight] = [
+        numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+        if tensor.name == first.input[1]
+    ]
+    [original] = [
+        numpy_helper.to_array(tensor)
+        for tensor in fp32_model().graph.initializer
+        if tensor.name == "whitening.weight"
+    ]
+    np.testing.assert_array_equal(weight, original)
+
+
+def test_the_file_says_which_layers_stay_fp32():
+    metadata = read_metadata(int8_with(exclude=["head"]))
+
+    assert json.loads(metadata["quantize"])["exclude"] == ["head"]
+
+
+def test_an_unknown_layer_is_refused_with_the_nearest_name():
+    with pytest.raises(
+        InputError,
+        match=r"^quantize\.exclude: the network has no layer 'block2_con'; nearest: 'blo",
+    ):
+        int8_with(exclude=["block2_con"])
+
+
+def test_excluding_every_layer_is_refused():
+    names = [layer.name for layer in layers_of(fp32_model())]
+
+    assert names[0] == "whitening"
+    assert names[-1] == "head"
+    with pytest.raises(InputError, match=r"^quantize\.exclude names every layer"):
+        int8_with(exclude=names)
 
 
 def test_channels_of_zeros_quantize_to_zeros(tmp_path):

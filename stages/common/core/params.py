@@ -82,6 +82,18 @@ def text() -> Any:
     return rule(lambda value: isinstance(value, str), "a text")
 
 
+def texts() -> Any:
+    """A list of different texts; it may be empty."""
+    return rule(
+        lambda value: (
+            isinstance(value, list)
+            and all(isinstance(item, str) and item for item in value)
+            and len(set(value)) == len(value)
+        ),
+        "a list of different texts, or []",
+    )
+
+
 def list_of(*choices: str) -> Any:
     """A non-empty list of different choices."""
     return rule(

@@ -6,7 +6,7 @@ for torch or a runtime.
 
 from dataclasses import dataclass
 
-from stages.common.core.params import flag, number, one_of, whole
+from stages.common.core.params import flag, number, one_of, texts, whole
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class QuantizeParams:
 
     ``reduce_range`` keeps weights to 7 bits: without VNNI an x86 CPU adds two products in 16 bits,
     which overflow with 8-bit weights, and accuracy collapses on that CPU only.
+
+    ``exclude`` names layers that stay FP32.
     """
 
     calibration_images: int = whole(at_least=1)
@@ -31,6 +33,7 @@ class QuantizeParams:
     activation_type: str = one_of("uint8", "int8")
     reduce_range: bool = flag()
     max_accuracy_drop: float = number(at_least=0, at_most=100)
+    exclude: list[str] = texts()
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,10 @@ from onnxruntime.quantization.quant_utils import (
     add_pre_process_metadata,
 )
 
+from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import Images
 from stages.common.inference.gptq import patches_of, round_filters
+from stages.common.inference.int8.layers import Layer, find_layers, layers_of, named
 from stages.common.inference.onnx_graph import read_metadata, strip
 from stages.common.inference.params import QuantizeParams
 from stages.common.inference.sessions import to_blob
@@ -58,11 +60,45 @@ class CalibrationReader(CalibrationDataReader):
 
 
 def quantized(model: ModelProto, images: Images, params: QuantizeParams) -> ModelProto:
-    """The INT8 model; equal inputs give equal bytes. The logits stay FP32."""
+    """The INT8 model; equal inputs give equal bytes. The logits stay FP32, and so do the layers
+    that ``params.exclude`` names.
+
+    Raises ``InputError`` for a name that no layer has, and when no layer is left.
+    """
+    named_model = named(model)
+    layers = layers_of(named_model)
+    excluded = find_layers(layers, params.exclude, "quantize.exclude")
+    chosen = [layer for layer in layers if layer not in excluded]
+    if not chosen:
+        raise InputError("quantize.exclude names every layer: there is nothing to quantize")
+    result = with_int8_layers(named_model, images, params, chosen)
+    strip(result)
+    shorten_names(result)
+    metadata = {**read_metadata(model), "quantize": json.dumps(recorded(params), sort_keys=True)}
+    onnx.helper.set_model_props(result, metadata)
+    onnx.checker.check_model(result, full_check=True)
+    return result
+
+
+def with_int8_layers(
+    model: ModelProto,
+    images: Images,
+    params: QuantizeParams,
+    chosen: list[Layer],
+    ranges: Path | None = None,
+) -> ModelProto:
+    """A copy of a model, whose nodes have names, in which the chosen layers are INT8.
+
+    ``ranges``: a file that keeps the activations' ranges from one call to the next.
+    """
     prepared = ModelProto()
     prepared.CopyFrom(model)
-    round_first_layer(prepared, images, REDUCED_LEVELS if params.reduce_range else LEVELS)
+    first = next(node for node in prepared.graph.node if node.op_type == "Conv")
+    if any(first.name in layer.nodes for layer in chosen):
+        levels = REDUCED_LEVELS if params.reduce_range else LEVELS
+        round_first_layer(prepared, images, levels)
     add_pre_process_metadata(prepared)  # BatchNorm is folded already: nothing to pre-process
+    left_out = {node for layer in layers_of(model) if layer not in chosen for node in layer.nodes}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         quantize_static(
             prepared,
@@ -73,16 +109,18 @@ def quantized(model: ModelProto, images: Images, params: QuantizeParams) -> Mode
             reduce_range=params.reduce_range,
             activation_type=ACTIVATION_TYPES[params.activation_type],
             weight_type=QuantType.QInt8,
+            nodes_to_exclude=sorted(left_out),
             calibrate_method=METHODS[params.calibration_method],
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
+            calibration_cache_path=ranges,
         )
-        result = onnx.load(Path(folder) / "int8.onnx")
-    strip(result)
-    shorten_names(result)
-    how = json.dumps(dataclasses.asdict(params), sort_keys=True)
-    onnx.helper.set_model_props(result, {**read_metadata(model), "quantize": how})
-    onnx.checker.check_model(result, full_check=True)
-    return result
+        return onnx.load(Path(folder) / "int8.onnx")
+
+
+def recorded(params: QuantizeParams) -> dict:
+    """What a file says of how it was made: the values that shape it; no exclusion is not said."""
+    values = dataclasses.asdict(params)
+    return {key: value for key, value in values.items() if key != "exclude" or value}
 
 
 def round_first_layer(model: ModelProto, images: Images, levels: int) -> None:
