@@ -4,7 +4,7 @@
 # make test     set up, then check style and types and pass the tests
 # make test-fast   the tests to run while editing: at most 90 seconds
 # make test-all    install what make test skips for want of tools, then all tests
-# make torture  kill, interrupt and starve a tiny pipeline: it must end in the same bytes (10 minutes)
+# make torture  kill, interrupt and starve a tiny pipeline: it must end in the same bytes (6 minutes)
 # make study    NAME=sweep (or seeds, tiny, targets): run the experiments of params.yaml's studies
 # make compare  BASE=main (HEAD=another): time two revisions side by side; HEAD: the working tree
 # make report   BASE=main: write build/report.md, what this working tree changes since it left main

@@ -1,19 +1,21 @@
 """Kill, interrupt and starve the pipeline at random moments; it must end in the same bytes.
 
-    make torture                                  # about 10 minutes on two idle cores
-    python -m tests.torture --kills 5 --interrupts 2 --refusals 1    # about 4 minutes
+    make torture                                  # 6 minutes on two cores beside other work
+    python -m tests.torture --kills 5 --interrupts 2 --refusals 1    # 4 minutes
     python -m tests.torture --seed 7 --kills 100  # other moments, and more of them
 
 A repository with tiny params and images that it makes itself (no network) is run with `dvc repro`
 three times in a temporary folder, which is kept when something differs:
 
 1. undisturbed: the reference;
-2. with SIGKILL of the whole process group, and Ctrl-C, at moments spread over all stages;
+2. with SIGKILL of the whole process group, and Ctrl-C, at moments spread over all stages; every
+   fifth kill when DVC writes dvc.lock;
 3. in a small file system of its own, which is full while some stages write, and then with the
    folder of a stage's output read-only. Linux only, and where `unshare --mount` may mount: for root
    or in a user namespace. Left out elsewhere, in one line.
 
-After each event the same command is given again. It must go on, whatever DVC's locks say. Ctrl-C,
+After each event the same command is given again. It must go on; where DVC has left half of a file
+of its own, after the remedy of CONTRIBUTING.md, Troubleshooting, and a line that says so. Ctrl-C,
 a full disk and a read-only folder are one line of the stage each and no traceback of ours (a Ctrl-C
 while Python is still importing shows Python's own). The end has the same files with the same bytes
 as the reference, so no `.part` file and nothing in `.resume`; results that hold times are only
@@ -48,7 +50,9 @@ STAGE = re.compile(r"(?:Running stage|Stage) '([^']+)'")  # at the start of DVC'
 # A function of ours in a traceback; where a module is all there is, Python was still importing.
 OURS = re.compile(r'^  File ".*/stages/.*", line \d+, in (?!<module>)', re.MULTILINE)
 INTERRUPTED = "interrupted: run the same command again to go on"
-KILL, INTERRUPT, FULL, READ_ONLY = "kill", "Ctrl-C", "full disk", "read-only folder"
+KILL, KILL_DVC, INTERRUPT = "kill", "kill at dvc.lock", "Ctrl-C"
+FULL, READ_ONLY = "full disk", "read-only folder"
+WRITING, TO_WRITE = "Updating lock file", 0.25  # DVC's line before it writes dvc.lock; seconds
 INSIDE = "TORTURE_NAMESPACE"  # in the environment of the process whose mounts nobody else sees
 READY = ("validate_params", "prepare")  # run before the reference
 TIMED_STAGES = ("benchmark", "compare")  # their results are times, or are made from times
@@ -98,7 +102,9 @@ class Run:
         self.lines.put(None)
 
     def until(self, stage: str | None, limit: float | None = None) -> bool:
-        """Whether DVC has come to the stage; False when it has ended before. None: the end."""
+        """Whether DVC has come to the stage, or to ``WRITING``; None waits for its end, which
+        is False.
+        """
         end = time.monotonic() + limit if limit else self.begin + self.limit
         while True:
             try:
@@ -114,6 +120,8 @@ class Run:
                 self.times.setdefault(found[1], time.monotonic())
                 if found[1] == stage:
                     return True
+            if stage == WRITING and line.startswith(WRITING):
+                return True
 
     def signal(self, number: signal.Signals) -> None:
         if self.process.poll() is None:
@@ -124,8 +132,7 @@ def say(line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)
 
 
-# DVC writes these in place: ended in that moment, it leaves half of one. CONTRIBUTING.md,
-# Troubleshooting, gives the same remedies.
+# DVC writes these files in place: ended in that moment, it leaves half of one.
 REMEDIES = {
     "Unable to read RWLock-file": ["rm", ".dvc/tmp/rwlock"],
     "'./dvc.lock' is invalid": ["git", "checkout", "--quiet", "dvc.lock"],
@@ -161,12 +168,15 @@ class Event:
 
 
 def schedule(rng: random.Random, stages: list[str], names: list[str]) -> list[Event]:
-    """Spread over all stages, in their order; several may hit one stage."""
+    """Spread over all stages, in their order; several may hit one stage.
+
+    Of two moments the later is taken: at first Python only imports.
+    """
     rounds = len(names) // len(stages) + 1
     hit = [stage for _ in range(rounds) for stage in rng.sample(stages, len(stages))]
     rng.shuffle(names)
     events = [
-        Event(stage, rng.random(), name)
+        Event(stage, max(rng.random(), rng.random()), name)
         for stage, name in zip(hit[: len(names)], names, strict=True)
     ]
     return sorted(events, key=lambda event: (stages.index(event.stage), event.share))
@@ -180,13 +190,16 @@ def durations(run: Run) -> dict[str, float]:
 
 def stop(run: Run, event: Event, seconds: float) -> str:
     """Kill or interrupt it in the given stage; returns what happened, in words."""
+    if event.name == KILL_DVC:
+        run.until(WRITING)
+        seconds = TO_WRITE
     delay = event.share * seconds
     time.sleep(delay)
-    number = signal.SIGKILL if event.name == KILL else signal.SIGINT
+    number = signal.SIGINT if event.name == INTERRUPT else signal.SIGKILL
     ended = run.process.poll() is not None
     run.signal(number)
     run.until(None, limit=TO_STOP)
-    place = f"{event.name} {delay:.1f} s into {event.stage}"
+    place = f"{event.name} in {event.stage} after {delay:.1f} s"
     if ended:
         return f"{place}: it had ended by then"
     if number == signal.SIGINT:
@@ -314,7 +327,8 @@ def torture(args: argparse.Namespace, root: Path) -> str:
     reference = fingerprints(undisturbed, timed)
 
     stopped = copy(base, root / "stopped")
-    for event in schedule(rng, stages, [KILL] * args.kills + [INTERRUPT] * args.interrupts):
+    names = [KILL_DVC if index % 5 == 4 else KILL for index in range(args.kills)]
+    for event in schedule(rng, stages, names + [INTERRUPT] * args.interrupts):
         say(stop(reach(stopped, event.stage, args.limit), event, seconds[event.stage]))
     reach(stopped, None, args.limit)
     check_end(stopped, reference, timed)
