@@ -20,16 +20,17 @@ from stages.common.core.accuracy import accuracy, class_accuracy
 from stages.common.core.cli import run
 from stages.common.core.files import write_csv, write_json
 from stages.common.core.params import load_params
-from stages.common.data.cifar10 import CLASSES, load_test_images
+from stages.common.data.dataset import Images, load_test_images
 from stages.common.inference.onnx_graph import cost_of, load_model
 from stages.common.inference.params import EvaluateParams
 from stages.common.inference.runtimes.opencv import OpenCVSession
 from stages.common.inference.sessions import predict
 
 
-def accuracy_metrics(predictions: np.ndarray, labels: np.ndarray) -> dict:
+def accuracy_metrics(predictions: np.ndarray, images: Images) -> dict:
     """Accuracy in percent, over all images and over those of each class."""
-    by_class = class_accuracy(predictions, labels, CLASSES)
+    labels = images.labels
+    by_class = class_accuracy(predictions, labels, images.classes)
     return {
         "accuracy": round(accuracy(predictions, labels), 2),
         "class_accuracy": {name: round(value, 2) for name, value in by_class.items()},
@@ -43,17 +44,18 @@ def cost_metrics(path: Path) -> dict:
     return {"size_bytes": path.stat().st_size, **dataclasses.asdict(cost)}
 
 
-def confusion_rows(predictions: np.ndarray, labels: np.ndarray) -> list[dict]:
+def confusion_rows(predictions: np.ndarray, images: Images) -> list[dict]:
+    names = images.classes
     return [
-        {"actual": CLASSES[label], "predicted": CLASSES[prediction]}
-        for label, prediction in zip(labels, predictions, strict=True)
+        {"actual": names[label], "predicted": names[prediction]}
+        for label, prediction in zip(images.labels, predictions, strict=True)
     ]
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--params", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the images")
     parser.add_argument("--onnx", type=Path, required=True, help="model to evaluate")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON to write")
     parser.add_argument("--predictions", type=Path, required=True, help="CSV to write")
@@ -66,8 +68,8 @@ def main() -> None:
     session = OpenCVSession(args.onnx, engine=params.engine, threads=cv2.getNumberOfCPUs())
     images = load_test_images(args.data)
     predictions = predict(session, images, params.batch_size).argmax(axis=1)
-    metrics = {**accuracy_metrics(predictions, images.labels), **cost_metrics(args.onnx)}
-    rows = confusion_rows(predictions, images.labels)
+    metrics = {**accuracy_metrics(predictions, images), **cost_metrics(args.onnx)}
+    rows = confusion_rows(predictions, images)
     write_csv(args.predictions, rows, header=["actual", "predicted"])
     write_json(args.metrics, metrics)
     print(f"{args.onnx}: {metrics['accuracy']:.2f} % of {len(images)} test images right")

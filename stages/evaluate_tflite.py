@@ -20,21 +20,22 @@ import numpy as np
 from stages.common.core.accuracy import accuracy
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import write_json
-from stages.common.data.cifar10 import CLASSES, Images, load_test_images
+from stages.common.data.dataset import Images, load_test_images
 from stages.common.inference.runtimes.litert import LiteRTSession
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.sessions import BATCH_SIZE, predict
 
 
-def opencv_predictions(path: Path, labels: np.ndarray) -> np.ndarray:
-    """(N,) class indices, of images whose labels are ``labels``."""
+def opencv_predictions(path: Path, images: Images) -> np.ndarray:
+    """(N,) class indices, of these images."""
+    names = images.classes
     try:
         rows = list(csv.DictReader(path.read_text().splitlines()))
     except FileNotFoundError:
         raise InputError(f"{path} is missing; run 'dvc repro evaluate'") from None
-    if [row.get("actual") for row in rows] != [CLASSES[label] for label in labels]:
+    if [row.get("actual") for row in rows] != [names[label] for label in images.labels]:
         raise InputError(f"{path} is of other images; run 'dvc repro evaluate'")
-    return np.array([CLASSES.index(row["predicted"]) for row in rows])
+    return np.array([names.index(row["predicted"]) for row in rows])
 
 
 def metrics_of(
@@ -57,7 +58,7 @@ def metrics_of(
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the images")
     parser.add_argument("--tflite", type=Path, required=True, help="model to evaluate")
     parser.add_argument("--onnx", type=Path, required=True, help="INT8 model it was made from")
     parser.add_argument("--predictions", type=Path, required=True, help="CSV of OpenCV DNN's")
@@ -68,7 +69,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     images = load_test_images(args.data)
-    opencv = opencv_predictions(args.predictions, images.labels)
+    opencv = opencv_predictions(args.predictions, images)
     threads = cv2.getNumberOfCPUs()
     session = LiteRTSession(args.tflite, threads=threads, kernels="xnnpack")
     litert = predict(session, images, BATCH_SIZE)

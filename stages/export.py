@@ -5,8 +5,8 @@ so that the file is a chain of Conv, Relu and MaxPool, then Flatten and Gemm: op
 runtime, quantizer and NPU compiler knows. It takes raw pixels, in batches of any size.
 
 Reads   a checkpoint, the validation images
-Writes  an ONNX file (input "pixels": RGB float32 in 0-255 (N, 3, 32, 32); output "logits"
-        (N, 10)), a JSON of each runtime's difference from PyTorch
+Writes  an ONNX file (input "pixels": RGB float32 in 0-255 (N, 3, H, W); output "logits"
+        (N, classes)), a JSON of each runtime's difference from PyTorch
 Params  data.*, export.*  (see DataParams, ExportParams)
 Raises  InputError when a runtime differs from PyTorch by more than export.logit_tolerance;
         the ONNX file is then not written
@@ -25,14 +25,7 @@ from torch import nn
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import replacing, write_json
 from stages.common.core.params import load_params
-from stages.common.data.cifar10 import (
-    CLASSES,
-    IMAGE_SHAPE,
-    DataParams,
-    Images,
-    first_images,
-    load_training_images,
-)
+from stages.common.data.dataset import DataParams, Images, first_images, load_training_images
 from stages.common.inference.folding import folded
 from stages.common.inference.onnx_graph import strip
 from stages.common.inference.params import ExportParams
@@ -47,17 +40,18 @@ INPUT_DESCRIPTION = {
     "name": INPUT,
     "layout": "NCHW",
     "channels": "RGB",
-    "size": IMAGE_SHAPE[1:],
     "type": "float32",
     "range": [0, 255],
 }
 
 
-def to_onnx(model: nn.Sequential, opset: int, metadata: dict[str, str]) -> ModelProto:
-    """The network as ONNX; equal weights and metadata give equal bytes."""
+def to_onnx(
+    model: nn.Sequential, shape: tuple[int, int, int], opset: int, metadata: dict[str, str]
+) -> ModelProto:
+    """The network as ONNX, for images of one shape; equal weights and metadata give equal bytes."""
     program = torch.onnx.export(
         model,
-        (torch.zeros(2, *IMAGE_SHAPE),),
+        (torch.zeros(2, *shape),),
         dynamo=True,
         opset_version=opset,
         input_names=[INPUT],
@@ -87,12 +81,12 @@ def use_flatten(model: ModelProto) -> None:
         model.graph.initializer.extend(kept)
 
 
-def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
-    """The metadata that goes into the file; each value is JSON."""
+def metadata_of(checkpoint: Checkpoint, images: Images) -> dict[str, str]:
+    """The metadata that goes into the file, of a network for such images; each value is JSON."""
     assert "data_digest" in checkpoint.provenance, "a checkpoint names the data that made it"
     content = {
-        "classes": CLASSES,
-        "input": INPUT_DESCRIPTION,
+        "classes": images.classes,
+        "input": {**INPUT_DESCRIPTION, "size": images.shape[1:]},
         "widths": checkpoint.model.config["widths"],
         "provenance": checkpoint.provenance,
     }
@@ -135,7 +129,7 @@ def refuse_differences(results: dict[str, dict], tolerance: float) -> None:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--params", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the images")
     parser.add_argument("--checkpoint", type=Path, required=True, help="network to export")
     parser.add_argument("--onnx", type=Path, required=True, help="ONNX file to write")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON to write")
@@ -151,7 +145,8 @@ def main() -> None:
     images = first_images(
         validation, params.check_images, "export.check_images", "data.validation_images"
     )
-    model = to_onnx(folded(checkpoint.model), params.opset, metadata_of(checkpoint))
+    chain = folded(checkpoint.model, size=images.shape[1])
+    model = to_onnx(chain, images.shape, params.opset, metadata_of(checkpoint, images))
     with replacing(args.onnx) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
         results = compare_runtimes(temporary, checkpoint.model, images)

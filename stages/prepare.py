@@ -19,7 +19,8 @@ from pathlib import Path
 from stages.common.core.cli import InputError, is_disk_full, run
 from stages.common.core.files import digest, write_text
 from stages.common.core.params import list_of, load_params, text
-from stages.common.data.cifar10 import CLASSES, CLASSES_FILE
+from stages.common.data.cifar10 import CLASSES_FILE
+from stages.common.data.dataset import CIFAR10
 from stages.common.data.sources import DIGESTS, SOURCES, describe, fetch
 
 
@@ -79,7 +80,7 @@ def is_complete(directory: Path, digests: dict[str, str]) -> bool:
 
 
 def write_classes(directory: Path) -> None:
-    write_text(directory / CLASSES_FILE, "\n".join(CLASSES) + "\n\n")  # as published
+    write_text(directory / CLASSES_FILE, "\n".join(CIFAR10.classes) + "\n\n")  # as published
 
 
 def all_failed(reasons: list[str]) -> str:

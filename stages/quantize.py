@@ -22,7 +22,7 @@ from stages.common.core.accuracy import accuracy
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import replacing, write_json
 from stages.common.core.params import load_params
-from stages.common.data.cifar10 import DataParams, Images, first_images, load_training_images
+from stages.common.data.dataset import DataParams, Images, first_images, load_training_images
 from stages.common.inference.onnx_graph import load_model
 from stages.common.inference.params import QuantizeParams
 from stages.common.inference.quantizer import quantized
@@ -73,7 +73,7 @@ def refuse_accuracy_drop(results: dict[str, dict], allowed: float) -> None:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--params", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the images")
     parser.add_argument("--onnx", type=Path, required=True, help="FP32 model to quantize")
     parser.add_argument("--int8", type=Path, required=True, help="INT8 model to write")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON to write")

@@ -29,7 +29,7 @@ from stages.common.core.accuracy import accuracy
 from stages.common.core.cli import run
 from stages.common.core.files import write_csv, write_json
 from stages.common.core.params import load_params
-from stages.common.data.cifar10 import DataParams, load_training_images
+from stages.common.data.dataset import DataParams, load_training_images
 from stages.common.network.network import Network
 from stages.common.network.whitening import build_network
 from stages.common.training.augmentation import Augmenter
@@ -47,7 +47,7 @@ def teach(networks: list[Network], params: TeachParams, context: RunContext) -> 
     """The networks' mean logits on views that come after those of the first one's training."""
     recipe, data = context.recipe, context.images.digest()
     pixels = torch.from_numpy(context.images.pixels).to(context.device)
-    augmenter = Augmenter(pixels, recipe.translate, recipe.cutout, params.seed)
+    augmenter = Augmenter(pixels, context.images.info, recipe.translate, recipe.cutout, params.seed)
     facts = {"data": data, "recipe": dataclasses.asdict(recipe), "seed": params.seed}
     keys = [work_key(network, context.device, **facts) for network in networks]
     for network in networks:

@@ -22,7 +22,7 @@ import torch
 from stages.common.core.cli import run
 from stages.common.core.files import write_csv, write_json
 from stages.common.core.params import load_params
-from stages.common.data.cifar10 import DataParams, load_training_images
+from stages.common.data.dataset import DataParams, load_training_images
 from stages.common.measuring.machine import available_cores, cpu_model
 from stages.common.network.network import save_checkpoint
 from stages.common.network.whitening import build_network

@@ -16,7 +16,7 @@ from typing import Any
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import write_json
 from stages.common.core.params import parse_section, read_params, reject_unknown_keys
-from stages.common.data.cifar10 import DataParams
+from stages.common.data.dataset import DataParams
 from stages.common.inference.params import (
     EvaluateParams,
     ExportParams,

@@ -7,7 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stages.common.data.cifar10 import TEST_FILE, TRAIN_FILES, read_images
+from stages.common.data.cifar10 import TEST_FILE, TRAIN_FILES, read_records
+from stages.common.data.dataset import CIFAR10, Images
 from tests.conftest import make_images, write_images
 
 FILES = [*TRAIN_FILES, TEST_FILE]
@@ -27,7 +28,7 @@ def write_npm_package(binary: Path, folder: Path) -> Path:
     folder.mkdir(parents=True)
     labels = {}
     for name in FILES:
-        images = read_images(binary / name)
+        images = Images(*read_records(binary / name), CIFAR10)
         rows = images.pixels.reshape(len(images), 3, 1024).transpose(0, 2, 1)  # (N, 1024, 3) RGB
         cv2.imwrite(str(folder / name.replace(".bin", ".png")), rows[:, :, ::-1])
         labels[name] = images.labels.tolist()
@@ -53,7 +54,7 @@ def write_python_folder(binary: Path, folder: Path, python: int = 2) -> Path:
     """The same images as the Python version has them, pickled by Python 2 or 3."""
     folder.mkdir(parents=True)
     for name in FILES:
-        images = read_images(binary / name)
+        images = Images(*read_records(binary / name), CIFAR10)
         batch = {
             b"batch_label": b"training batch 1 of 5",
             b"labels": images.labels.tolist(),

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from stages.common.data.cifar10 import CLASSES, TEST_FILE, TRAIN_FILES, Images
+from stages.common.data.cifar10 import CLASSES, TEST_FILE, TRAIN_FILES
+from stages.common.data.dataset import CIFAR10, Images
 from tests.pipelines import FIRST_OUTPUT, TINY, Repository, copy_working_tree, set_params
 
 
@@ -21,7 +22,7 @@ def make_images(count: int, seed: int = 0) -> Images:
     colours = np.random.default_rng(1234).integers(40, 215, size=(len(CLASSES), 3))
     noise = rng.normal(scale=30, size=(count, 3, 32, 32))
     pixels = np.clip(colours[labels][:, :, None, None] + noise, 0, 255).astype(np.uint8)
-    return Images(pixels=pixels, labels=labels)
+    return Images(pixels, labels, CIFAR10)
 
 
 def write_images(path: Path, images: Images) -> None:

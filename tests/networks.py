@@ -13,7 +13,7 @@ from onnx import ModelProto
 from torch import nn
 
 from stages import export
-from stages.common.data.cifar10 import Images
+from stages.common.data.dataset import Images
 from stages.common.inference.folding import folded
 from stages.common.inference.layer_chain import quantization_between, read_chain, with_output
 from stages.common.inference.params import QuantizeParams
@@ -112,8 +112,10 @@ def fit_head(model: Network, pixels: torch.Tensor, labels: torch.Tensor) -> None
 @cache
 def fp32_bytes() -> bytes:
     checkpoint = Checkpoint(model=random_network(), provenance=PROVENANCE)
-    metadata = export.metadata_of(checkpoint)
-    model = export.to_onnx(folded(checkpoint.model), opset=18, metadata=metadata)
+    images = make_images(1)
+    metadata = export.metadata_of(checkpoint, images)
+    chain = folded(checkpoint.model, size=32)
+    model = export.to_onnx(chain, images.shape, opset=18, metadata=metadata)
     return model.SerializeToString(deterministic=True)
 
 

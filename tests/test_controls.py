@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from stages.common.core.cli import InputError
-from stages.common.data.cifar10 import TRAIN_FILES, DataParams, Images, load_training_images
+from stages.common.data.cifar10 import TRAIN_FILES
+from stages.common.data.dataset import DataParams, Images, load_training_images
 from stages.common.measuring.seeds import paired_difference
 from stages.common.network.network import Network, save_checkpoint, size_of, widths_of
 from stages.common.network.whitening import build_network

@@ -5,21 +5,17 @@ import pytest
 
 from stages.common.core.accuracy import accuracy, class_accuracy
 from stages.common.core.cli import InputError
-from stages.common.data.cifar10 import (
-    DataParams,
-    load_test_images,
-    load_training_images,
-    read_images,
-)
+from stages.common.data.cifar10 import read_records
+from stages.common.data.dataset import DataParams, load_test_images, load_training_images
 from tests.conftest import make_images, write_images
 
 
 def test_images_come_back_as_written(tmp_path):
     images = make_images(20)
     write_images(tmp_path / "batch.bin", images)
-    read = read_images(tmp_path / "batch.bin")
-    assert np.array_equal(read.pixels, images.pixels)
-    assert np.array_equal(read.labels, images.labels)
+    pixels, labels = read_records(tmp_path / "batch.bin")
+    assert np.array_equal(pixels, images.pixels)
+    assert np.array_equal(labels, images.labels)
 
 
 def test_validation_images_are_the_last_ones_and_never_trained_on(data_directory):

@@ -5,14 +5,15 @@ import json
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 
 from stages import evaluate
 from stages.common.core.cli import InputError
-from stages.common.data.cifar10 import CLASSES, load_test_images
+from stages.common.data.cifar10 import CLASSES
+from stages.common.data.dataset import load_test_images
 from stages.common.inference.runtimes.opencv import OpenCVSession
 from stages.common.inference.sessions import predict
+from tests.conftest import make_images
 from tests.networks import call, fp32_model, write_models, write_params
 
 
@@ -28,11 +29,12 @@ def arguments(tmp_path, data_directory) -> dict[str, Path]:
 
 
 def test_accuracy_is_that_of_the_predictions_by_hand():
-    labels = np.repeat(np.arange(10), 3)
-    predictions = labels.copy()
+    images = make_images(30)
+    images.labels.sort()
+    predictions = images.labels.copy()
     predictions[[0, 1, 5]] = 9  # two of the airplanes, one of the automobiles
 
-    metrics = evaluate.accuracy_metrics(predictions, labels)
+    metrics = evaluate.accuracy_metrics(predictions, images)
 
     assert metrics["accuracy"] == 90.0
     assert metrics["images"] == 30

@@ -9,7 +9,8 @@ import pytest
 from stages import evaluate_tflite
 from stages.common.core.cli import InputError
 from stages.common.core.files import write_csv
-from stages.common.data.cifar10 import CLASSES, load_test_images
+from stages.common.data.cifar10 import CLASSES
+from stages.common.data.dataset import load_test_images
 from stages.common.inference.runtimes.litert import LiteRTSession
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.sessions import predict

@@ -54,14 +54,14 @@ def test_folding_changes_nothing(widths):
             network.train()(pixels)
         expected = network.eval()(pixels)
 
-        torch.testing.assert_close(folded(network)(pixels), expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(folded(network, size=32)(pixels), expected, atol=1e-4, rtol=0)
 
 
 def test_folding_leaves_the_network_as_it_was():
     network = random_network()
     before = {name: value.clone() for name, value in network.state_dict().items()}
 
-    folded(network)
+    folded(network, size=32)
 
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert next(network.parameters()).dtype == torch.float32

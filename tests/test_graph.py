@@ -55,7 +55,7 @@ def test_weights_that_are_zero_are_not_counted_as_nonzero():
     dense = cost_of(model)
     for tensor in model.graph.initializer:
         if tensor.name == "block1_conv2.weight":
-            weight = folded(network).block1_conv2.weight.numpy()
+            weight = folded(network, size=32).block1_conv2.weight.numpy()
             tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
 
     cost = cost_of(model)

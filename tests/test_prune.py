@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stages.common.core.cli import InputError
-from stages.common.data.cifar10 import Images
+from stages.common.data.dataset import CIFAR10, Images
 from stages.common.network.network import Network, size_of, widths_of
 from stages.common.network.whitening import build_network
 from stages.common.pruning.cut import hold_at_zero, keep_channels, make_permanent, share_removed
@@ -353,7 +353,7 @@ def test_fine_tuning_sees_the_views_in_turn_then_their_mirror_images(images, tea
 
 def test_targets_are_of_no_view_that_the_teacher_was_trained_on(images, teacher, tmp_path):
     pixels = torch.from_numpy(images.pixels)
-    augmenter = Augmenter(pixels, RECIPE.translate, RECIPE.cutout, TEACH.seed)
+    augmenter = Augmenter(pixels, CIFAR10, RECIPE.translate, RECIPE.cutout, TEACH.seed)
     epochs = Epochs(run_context(images, tmp_path), seed=0, teacher=teacher)
     seen = [epochs.load(epoch)[0] for epoch in range(4)]
     for epoch in range(TEACH.epochs):

@@ -15,8 +15,8 @@ import torch
 import yaml
 
 from stages.common.core.cli import InputError
-from stages.common.data.cifar10 import DataParams, Images, load_training_images
-from stages.common.network.network import PIXEL_MEAN
+from stages.common.data.cifar10 import PIXEL_MEAN
+from stages.common.data.dataset import CIFAR10, DataParams, Images, load_training_images
 from stages.common.network.whitening import build_network, whitening_filters
 from stages.common.training.augmentation import Augmenter, generator, shuffled
 from stages.common.training.checkpoints import EpochStore, model_digest
@@ -125,7 +125,7 @@ def test_a_named_precision_is_taken_everywhere():
 
 def test_every_augmented_image_is_its_original_shifted_and_perhaps_flipped():
     pixels = torch.from_numpy(make_images(30).pixels)
-    augmented = Augmenter(pixels, translate=2, cutout=0, seed=0).view(0)
+    augmented = Augmenter(pixels, CIFAR10, translate=2, cutout=0, seed=0).view(0)
     padded = torch.nn.functional.pad(pixels.float(), (2,) * 4, mode="reflect").byte()
     for index in range(30):
         views = {
@@ -140,7 +140,7 @@ def test_every_augmented_image_is_its_original_shifted_and_perhaps_flipped():
 
 def test_cutout_blanks_one_square_of_every_image_and_leaves_the_rest():
     pixels = torch.from_numpy(make_images(60).pixels).clamp(min=1, max=100)
-    views = [Augmenter(pixels, translate=0, cutout=c, seed=0).view(0) for c in (0, 8)]
+    views = [Augmenter(pixels, CIFAR10, translate=0, cutout=c, seed=0).view(0) for c in (0, 8)]
     changed = (views[0] != views[1]).any(1)  # (60, 32, 32)
     blank = torch.tensor([round(value) for value in PIXEL_MEAN], dtype=torch.uint8)
     for index, square in enumerate(changed):
@@ -168,7 +168,7 @@ def test_random_numbers_follow_from_their_key_alone():
 
 def test_every_image_is_flipped_in_exactly_one_of_two_views():
     pixels = torch.from_numpy(make_images(40).pixels)
-    augmenter = Augmenter(pixels, translate=0, cutout=0, seed=0)
+    augmenter = Augmenter(pixels, CIFAR10, translate=0, cutout=0, seed=0)
     even, odd = ((augmenter.view(number) == pixels).flatten(1).all(1).tolist() for number in (0, 1))
     assert [one != other for one, other in zip(even, odd, strict=True)] == [True] * 40
     assert 5 < sum(even) < 35

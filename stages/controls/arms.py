@@ -10,7 +10,7 @@ import copy
 import torch
 
 from stages.common.core.cli import InputError
-from stages.common.data.cifar10 import Images
+from stages.common.data.dataset import Images
 from stages.common.network.network import Network, size_of, widths_of
 from stages.common.pruning.cut import hold_at_zero, keep_channels, share_removed
 from stages.common.pruning.importance import scored_groups

@@ -29,7 +29,7 @@ import numpy as np
 from stages.common.core.cli import run
 from stages.common.core.files import write_json, write_text
 from stages.common.core.params import load_params
-from stages.common.data.cifar10 import Images, load_test_images
+from stages.common.data.dataset import Images, load_test_images
 from stages.common.inference.onnx_graph import cost_of, load_model
 from stages.common.inference.params import EvaluateParams
 from stages.common.inference.runtimes.opencv import OpenCVSession

@@ -9,12 +9,12 @@ from collections import OrderedDict
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from stages.common.data.cifar10 import IMAGE_SHAPE
 from stages.common.network.network import Network
 
 
-def folded(model: Network) -> nn.Sequential:
-    """The same function as ``model`` in eval mode, as Conv, ReLU, MaxPool, Flatten and Linear.
+def folded(model: Network, size: int) -> nn.Sequential:
+    """The same function as ``model`` in eval mode, as Conv, ReLU, MaxPool, Flatten and Linear, for
+    images of ``size`` pixels a side.
 
     BatchNorm moves in front of the pool: its scale is positive, so it commutes with a maximum.
     """
@@ -22,7 +22,7 @@ def folded(model: Network) -> nn.Sequential:
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     layers["whitening"] = folded_whitening(model)
     layers["whitening_relu"] = nn.ReLU()
-    size = IMAGE_SHAPE[1] - model.whitening.kernel_size[0] + 1
+    size = size - model.whitening.kernel_size[0] + 1
     for number, block in enumerate(model.layers(), start=1):
         for index, (layer, norm) in enumerate(block):
             name = f"block{number}_conv{index + 1}"

@@ -12,7 +12,8 @@ from typing import Protocol
 import numpy as np
 
 from stages.common.core.cli import InputError
-from stages.common.data.cifar10 import IMAGE_SHAPE, Images
+from stages.common.data.cifar10 import IMAGE_SHAPE
+from stages.common.data.dataset import Images
 
 BATCH_SIZE = 250  # where a stage compares runtimes: it bounds memory and shapes no result
 PROBE = np.zeros((1, *IMAGE_SHAPE), np.float32)  # a model that loads may still fail to run

@@ -17,10 +17,8 @@ from torch import Tensor, nn
 
 from stages.common.core.cli import InputError
 from stages.common.core.files import write_bytes
+from stages.common.data.cifar10 import PIXEL_MEAN, PIXEL_STD
 
-# Mean and standard deviation of the training pixels in 0-255 (cifar10-airbench, times 255).
-PIXEL_MEAN = (125.31, 122.95, 113.87)
-PIXEL_STD = (62.99, 62.09, 66.70)
 WHITENING_SIZE = 2
 WHITENING_WIDTH = 2 * 3 * WHITENING_SIZE**2  # every eigenvector of a patch, and its negative
 

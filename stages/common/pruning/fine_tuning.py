@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from stages.common.data.cifar10 import Images
+from stages.common.data.dataset import Images
 from stages.common.network.network import Network, size_of, widths_of
 from stages.common.pruning.cut import hold_at_zero, keep_channels, make_permanent
 from stages.common.pruning.groups import latency_cost, size_cost

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 import torch_pruning
 from torch import nn
 
-from stages.common.data.cifar10 import Images
+from stages.common.data.dataset import Images
 from stages.common.network.network import Network
 from stages.common.pruning.groups import convolutions, coupled, dependency_graph, group_names
 from stages.common.pruning.plan import Group

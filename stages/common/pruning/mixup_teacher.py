@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.common.data.cifar10 import CLASSES, Images
+from stages.common.data.dataset import Images
 from stages.common.network.network import Network, size_of
 from stages.common.training.augmentation import Augmenter
 from stages.common.training.checkpoints import EpochStore, work_key
@@ -32,6 +32,7 @@ class MixupTeacher:
 
     network: Network
     labels: Tensor  # (N,) int64
+    classes: int
     seed: int
     views: int
     batch_size: int
@@ -49,7 +50,7 @@ class MixupTeacher:
             lambda: mirrored_logits(self.network, batches, self.precision).astype(np.float16),
         )
         pixels = mixture.pixels.flip(-1) if mirrored else mixture.pixels
-        return EpochData(pixels, logits, mixture.labels(self.labels, len(CLASSES)))
+        return EpochData(pixels, logits, mixture.labels(self.labels, self.classes))
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def mixup_teacher(
     return MixupTeacher(
         network=copied,
         labels=torch.from_numpy(context.images.labels),
+        classes=len(context.images.classes),
         seed=seed,
         views=views,
         batch_size=batch_size,

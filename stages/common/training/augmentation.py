@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.common.network.network import PIXEL_MEAN
+from stages.common.data.dataset import DatasetInfo
 
 FIRST_MIXED_VIEW = 200  # mixtures take the views from this number on: no teacher is trained on them
 MIXING_BATCH = 5000  # images in float32 at a time
@@ -22,7 +22,8 @@ class Augmenter:
     filled with the mean colour (DeVries and Taylor, arXiv:1708.04552). 0 leaves either out.
     """
 
-    def __init__(self, pixels: Tensor, translate: int, cutout: int, seed: int):
+    def __init__(self, pixels: Tensor, info: DatasetInfo, translate: int, cutout: int, seed: int):
+        self.info = info
         self.size = pixels.shape[-1]
         self.translate = translate
         self.cutout = cutout
@@ -54,7 +55,7 @@ class Augmenter:
             0, self.size, (2, len(pixels), 1), generator=generator("cutout", self.seed, number)
         )
         square = squares(centres.to(pixels.device), self.cutout, self.size)
-        for channel, mean in enumerate(PIXEL_MEAN):
+        for channel, mean in enumerate(self.info.mean):
             pixels[:, channel].masked_fill_(square, round(mean))
 
     def mixture(self, number: int) -> "Mixture":

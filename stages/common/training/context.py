@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from stages.common.core.cli import InputError
-from stages.common.data.cifar10 import Images
+from stages.common.data.dataset import Images
 from stages.common.training.checkpoints import EpochStore
 from stages.common.training.params import RecipeParams
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from stages.common.core.accuracy import accuracy
 from stages.common.core.cli import InputError
-from stages.common.data.cifar10 import Images
+from stages.common.data.dataset import Images
 from stages.common.network.network import Network, size_of
 from stages.common.training.augmentation import Augmenter, shuffled
 from stages.common.training.checkpoints import Progress, work_key
@@ -141,7 +141,9 @@ class Epochs:
         pixels = torch.from_numpy(context.images.pixels).to(self.device)
         view_seed = teacher.seed if teacher else seed
         recipe = context.recipe
-        self.augmenter = Augmenter(pixels, recipe.translate, recipe.cutout, view_seed)
+        self.augmenter = Augmenter(
+            pixels, context.images.info, recipe.translate, recipe.cutout, view_seed
+        )
 
     def __len__(self) -> int:
         return len(self.labels)

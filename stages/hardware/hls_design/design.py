@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.common.core.accuracy import accuracy
-from stages.common.data.cifar10 import Images
+from stages.common.data.dataset import Images
 from stages.hardware.hls_design.cost import cost_of
 from stages.hardware.hls_design.fixed_point import FixedChain, FixedLayer
 from stages.hardware.hls_design.project import (

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stages.common.data.cifar10 import Images
+from stages.common.data.dataset import Images
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.runtimes.opencv import OpenCVSession
 from stages.common.inference.sessions import BATCH_SIZE, OpenSession, predict
