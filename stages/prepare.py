@@ -21,7 +21,7 @@ from stages.common.core.files import digest, write_text
 from stages.common.core.params import list_of, load_params, text
 from stages.common.data.cifar10 import CLASSES_FILE
 from stages.common.data.dataset import CIFAR10
-from stages.common.data.sources import DIGESTS, SOURCES, describe, fetch
+from stages.common.sources.cifar10 import DIGESTS, SOURCES, describe, fetch
 
 
 @dataclass(frozen=True)

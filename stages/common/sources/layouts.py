@@ -20,7 +20,7 @@ import numpy as np
 
 from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import CLASSES, TEST_FILE, TRAIN_FILES
-from stages.common.data.pickled_batches import read_batch
+from stages.common.sources.pickled_batches import read_batch
 
 FILES = (*TRAIN_FILES, TEST_FILE)
 PICKLES = tuple(name.removesuffix(".bin") for name in FILES)
