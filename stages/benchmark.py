@@ -1,11 +1,12 @@
 """Time all variants side by side in OpenCV DNN and ONNX Runtime, one image at a time.
 
-Reads   the model files; the first --variant is the base that ratios refer to
+Reads   the model files, the first --variant being the base that ratios refer to; the JSONs of
+        their checks: a runtime or engine that is wrong for a file is not timed with it
 Writes  a JSON with the machine and, for each variant, its latency in every runtime (OpenCV: in
         the variant's fastest engine); a CSV with a row for every engine timed
 Params  benchmark.*  (see BenchmarkParams)
 Raises  InputError for wrong params, more threads than cores, a missing model, an engine that
-        refuses a model
+        refuses a model, a model that no engine to be timed computes right
 
 A latency is one call with batch 1, the copy of the input included, image decoding excluded. A
 round times everything once, in an order shuffled anew, so that what drifts (clock, heat, other
@@ -20,12 +21,17 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.common.core.cli import run
+from stages.common.core.cli import InputError, run
 from stages.common.core.files import write_csv, write_json
 from stages.common.core.params import load_params
 from stages.common.data.cifar10 import IMAGE_SHAPE
 from stages.common.inference.onnx_graph import cost_of, load_model
-from stages.common.inference.runtimes.onnx_files import onnx_runtimes
+from stages.common.inference.runtimes.onnx_files import (
+    WRONG,
+    onnx_runtimes,
+    read_wrong,
+    runtime_name,
+)
 from stages.common.inference.runtimes.opencv import installed_engines
 from stages.common.inference.sessions import Session
 from stages.common.measuring.interleaved_timing import (
@@ -54,19 +60,32 @@ def read_variant(name: str, path: str) -> Variant:
 
 
 def load_contestants(
-    variants: list[Variant], params: BenchmarkParams
-) -> list[tuple[Contestant, Session]]:
-    """Every variant in every runtime, and in the OpenCV engines that params name for its kind."""
+    variants: list[Variant], params: BenchmarkParams, wrong: dict[str, set[str]]
+) -> tuple[list[tuple[Contestant, Session]], dict[str, list[str]]]:
+    """Every variant in every runtime, and in the OpenCV engines that params name for its kind; the
+    names of those left out. ``wrong``: the runtimes that a variant's check found wrong.
+    """
     keys = ["engines_int8" if variant.is_int8 else "engines_fp32" for variant in variants]
     engines = {
         key: installed_engines(getattr(params, key), key=f"benchmark.{key}")
         for key in dict.fromkeys(keys)
     }
-    return [
-        (Contestant(variant, runtime, engine), load(Path(variant.path), threads=params.threads))
-        for variant, key in zip(variants, keys, strict=True)
-        for (runtime, engine), load in onnx_runtimes(engines[key]).items()
-    ]
+    loaded, left_out = [], {}
+    for variant, key in zip(variants, keys, strict=True):
+        runtimes = onnx_runtimes(engines[key])
+        right = {
+            each: load
+            for each, load in runtimes.items()
+            if runtime_name(*each) not in wrong.get(variant.name, set())
+        }
+        if not right:
+            raise InputError(f"{variant.path}: all that benchmark.{key} would time is wrong here")
+        for (runtime, engine), load in right.items():
+            session = load(Path(variant.path), threads=params.threads)
+            loaded.append((Contestant(variant, runtime, engine), session))
+        if len(right) < len(runtimes):
+            left_out[variant.name] = [runtime_name(*each) for each in runtimes if each not in right]
+    return loaded, left_out
 
 
 def measure(sessions: Iterable[Session], params: BenchmarkParams) -> tuple[np.ndarray, np.ndarray]:
@@ -94,6 +113,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--params", required=True)
     parser.add_argument("--variant", required=True, action="append", type=named_path)
+    parser.add_argument("--check", default=[], action="append", type=named_path)
     parser.add_argument("--metrics", required=True)
     parser.add_argument("--latency", required=True)
     return parser.parse_args()
@@ -106,7 +126,9 @@ def main() -> None:
     load = load_average()
     warn_if_busy(load, params.threads)
     variants = [read_variant(name, path) for name, path in args.variant]
-    contestants, sessions = zip(*load_contestants(variants, params), strict=True)
+    wrong = {name: read_wrong(Path(path)) for name, path in args.check}
+    loaded, left_out = load_contestants(variants, params, wrong)
+    contestants, sessions = zip(*loaded, strict=True)
     samples_ms, product_ms = measure(sessions, params)
     rows = latency_rows(contestants, samples_ms, params.bootstrap_samples, params.seed)
     matmul_gflops = matrix_product_gflops(float(np.median(product_ms)))
@@ -117,16 +139,21 @@ def main() -> None:
         "load_average_at_start": load,
         "cpu_quota": cpu_quota(),
         "matmul_gflops": round(matmul_gflops, 2),
+        **({WRONG: left_out} if left_out else {}),
     }
     blocks = {each.name: latency_metrics(each, rows, matmul_gflops) for each in variants}
     write_json(args.metrics, {ENVIRONMENT: environment, **blocks})
     write_csv(args.latency, rows, header=list(rows[0]))
     for row in rows:
-        print(
-            f"{row['name']:<32} {row['latency_ms_median']:8.3f} ms   "
-            f"{row['ratio_to_base']:.3f} x base "
-            f"[{row['ratio_to_base_low']:.3f}, {row['ratio_to_base_high']:.3f}]"
-        )
+        print(f"{row['name']:<32} {row['latency_ms_median']:8.3f} ms{ratio_text(row)}")
+
+
+def ratio_text(row: dict) -> str:
+    """The ratio to the base with its interval; empty where the base was not timed."""
+    if row["ratio_to_base"] is None:
+        return ""
+    low, high = row["ratio_to_base_low"], row["ratio_to_base_high"]
+    return f"   {row['ratio_to_base']:.3f} x base [{low:.3f}, {high:.3f}]"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 Reads   a folder with the evaluation of every variant (JSON), the benchmark of all (JSON)
 Writes  the summary: what `dvc metrics diff` compares, a block for each variant; plots/:
         tradeoff.csv, size_chart.csv, accuracy_plot.png, latency_comparison.png, pareto.png; a
-        Markdown page that begins with the table
+        Markdown page that begins with the table. Where a variant is wrong in a runtime, the table
+        says so, and the summary has null
 Raises  InputError when the two do not speak of the same variants, or a file lacks something
 """
 
@@ -19,6 +20,8 @@ from stages.common.reporting.comparison_charts import accuracy_chart, latency_ch
 from stages.common.reporting.markdown import as_table
 from stages.common.reporting.style import save_png
 
+WRONG = "wrong_here"  # of the environment: the runtimes left out, by variant; missing where none is
+WRONG_CELL = "wrong here"
 ENVIRONMENT = "environment"  # the block of the benchmark that is no variant
 RUNTIMES = {"opencv": "OpenCV DNN", "onnxruntime": "ONNX Runtime"}
 COST_KEYS = ("size_bytes", "params", "nonzero_params", "macs", "peak_activation_bytes")
@@ -44,7 +47,7 @@ class Result:
 
     variant: str
     evaluation: dict
-    latency: dict[str, dict]  # by runtime
+    latency: dict[str, dict]  # by runtime; those in which it is wrong are missing
 
 
 def read_results(evaluate: str | Path, benchmark: str | Path) -> tuple[list[Result], dict]:
@@ -58,8 +61,11 @@ def read_results(evaluate: str | Path, benchmark: str | Path) -> tuple[list[Resu
     for name, block in blocks.items():
         evaluation = read_metrics(files[name], "'dvc repro'")
         require_keys(evaluation, EVALUATION_KEYS, files[name])
+        left_out = environment.get(WRONG, {}).get(name, [])
         for runtime in RUNTIMES:
-            require_keys(block.get(runtime, {}), BENCHMARK_KEYS, f"{benchmark}: {name}.{runtime}")
+            if runtime in block or not any(each.startswith(runtime) for each in left_out):
+                where = f"{benchmark}: {name}.{runtime}"
+                require_keys(block.get(runtime, {}), BENCHMARK_KEYS, where)
         results.append(Result(variant=name, evaluation=evaluation, latency=block))
     require_same_images(results, evaluate)
     return results, environment
@@ -100,13 +106,13 @@ def require_same_images(results: list[Result], evaluate: str | Path) -> None:
 
 def tradeoff_row(result: Result) -> dict:
     """One flat row; latency without a prefix is OpenCV's."""
-    onnxruntime = result.latency["onnxruntime"]
+    opencv, onnxruntime = (result.latency.get(name, {}) for name in ("opencv", "onnxruntime"))
     return {
         "variant": result.variant,
         "accuracy": result.evaluation["accuracy"],
         **{key: result.evaluation[key] for key in COST_KEYS},
-        **{key: result.latency["opencv"][key] for key in LATENCY_KEYS},
-        **{f"onnxruntime_{key}": onnxruntime[key] for key in LATENCY_KEYS},
+        **{key: opencv.get(key) for key in LATENCY_KEYS},
+        **{f"onnxruntime_{key}": onnxruntime.get(key) for key in LATENCY_KEYS},
     }
 
 
@@ -118,9 +124,12 @@ def size_row(result: Result) -> dict:
 
 def summary_of(result: Result) -> dict:
     """The same keys for every variant; a ratio has as many digits as the noise leaves."""
+    measured = {
+        runtime: result.latency.get(runtime, {}).get("ratio_to_base") for runtime in RUNTIMES
+    }
     ratios = {
-        runtime: round(result.latency[runtime]["ratio_to_base"], RATIO_DIGITS)
-        for runtime in RUNTIMES
+        runtime: None if ratio is None else round(ratio, RATIO_DIGITS)
+        for runtime, ratio in measured.items()
     }
     keys = ("accuracy", "size_bytes", "params", "macs")
     return {**{key: result.evaluation[key] for key in keys}, "latency_ratio_to_base": ratios}
@@ -161,21 +170,24 @@ def main_row(result: Result) -> list[str]:
         f"{evaluation['size_bytes']:,}",
         params,
         f"{evaluation['macs']:,}",
-        *(latency_cell(result.latency[runtime]) for runtime in RUNTIMES),
+        *(latency_cell(result.latency.get(runtime)) for runtime in RUNTIMES),
     ]
 
 
-def latency_cell(block: dict) -> str:
+def latency_cell(block: dict | None) -> str:
     """'1.18 ms, 0.36 [0.35, 0.36]': the median, as a multiple of base's, its 95 % interval."""
+    if block is None:
+        return WRONG_CELL
     ratio, low, high = (block[key] for key in RATIO_KEYS)
-    return f"{block['latency_ms_median']:.2f} ms, {ratio:.2f} [{low:.2f}, {high:.2f}]"
+    median = f"{block['latency_ms_median']:.2f} ms"
+    return median if ratio is None else f"{median}, {ratio:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def achieved_rates(results: list[Result], environment: dict) -> str:
     """How near each model comes to what the processor does in a float32 matrix product."""
     heads = ["variant", *RUNTIMES.values()]
     rows = [
-        [result.variant, *(rate_cell(result.latency[runtime]) for runtime in RUNTIMES)]
+        [result.variant, *(rate_cell(result.latency.get(runtime)) for runtime in RUNTIMES)]
         for result in results
     ]
     return (
@@ -184,20 +196,46 @@ def achieved_rates(results: list[Result], environment: dict) -> str:
     )
 
 
-def rate_cell(block: dict) -> str:
+def rate_cell(block: dict | None) -> str:
+    if block is None:
+        return WRONG_CELL
     return f"{block['gflops']:.0f} ({block['share_of_matmul']:.0%})"
 
 
 def conditions(results: list[Result], environment: dict) -> str:
-    engines = ", ".join(f"{r.variant} {r.latency['opencv']['engine']}" for r in results)
+    engines = ", ".join(
+        f"{result.variant} {result.latency['opencv']['engine']}"
+        for result in results
+        if "opencv" in result.latency
+    )
     return (
         "Latency: median of one image, then as a multiple of base's with its 95 % interval. "
         f"{machine_note(environment)}; batch 1, input copy included, {environment['rounds']} "
         f"interleaved rounds. OpenCV engine: {engines}. Accuracy: "
-        f"{results[0].evaluation['images']:,} test images through OpenCV DNN.\n\n"
+        f"{results[0].evaluation['images']:,} test images through OpenCV DNN"
+        f"{evaluated_elsewhere(results)}.{wrong_here(environment)}\n\n"
         "Do not compare milliseconds of two machines or two runs; compare the ratios, which were "
         "timed side by side. `make compare BASE=main` times two revisions side by side."
     )
+
+
+def evaluated_elsewhere(results: list[Result]) -> str:
+    """', base_int8 through onnxruntime': where evaluate.engine is wrong; mostly empty."""
+    return "".join(
+        f", {result.variant} through {result.evaluation['evaluated_in']}"
+        for result in results
+        if "evaluated_in" in result.evaluation
+    )
+
+
+def wrong_here(environment: dict) -> str:
+    """A sentence that names what was left out; empty where all engines are right."""
+    left_out = [
+        f"{variant} in {', '.join(names)}" for variant, names in environment.get(WRONG, {}).items()
+    ]
+    if not left_out:
+        return ""
+    return f" Wrong here, and so neither evaluated nor timed: {'; '.join(left_out)}."
 
 
 def machine_note(environment: dict) -> str:
@@ -220,24 +258,31 @@ def save_pictures(plots: Path, results: list[Result], environment: dict) -> None
     )
     save_png(plots / "accuracy_plot.png", figure)
     latency = {
-        title: {result.variant: result.latency[runtime] for result in results}
+        title: {
+            result.variant: result.latency[runtime]
+            for result in results
+            if runtime in result.latency
+        }
         for runtime, title in RUNTIMES.items()
+        if any(runtime in result.latency for result in results)
     }
     rounds = f"{environment['rounds']} interleaved rounds"
     figure = latency_chart(
         latency, note=f"{machine}; median of {rounds}, whiskers: 5th to 95th percentile"
     )
     save_png(plots / "latency_comparison.png", figure)
+    runtime = "opencv" if any("opencv" in result.latency for result in results) else "onnxruntime"
     points = {
         result.variant: (
-            result.latency["opencv"]["latency_ms_median"],
+            result.latency[runtime]["latency_ms_median"],
             result.evaluation["accuracy"],
             result.evaluation["size_bytes"],
         )
         for result in results
+        if runtime in result.latency
     }
     note = f"{machine}; median of {rounds}; {images:,} test images"
-    save_png(plots / "pareto.png", pareto_chart(points, note=note))
+    save_png(plots / "pareto.png", pareto_chart(points, RUNTIMES[runtime], note=note))
 
 
 def parse_args() -> argparse.Namespace:

@@ -3,17 +3,20 @@
 Only this stage and evaluate_tflite read the test images. The JSON has the same keys for every
 model, FP32 or INT8.
 
-Reads   an ONNX file, the test images
+Where evaluate.engine is wrong for the file, another engine or ONNX Runtime takes its place, and the
+JSON names it under "evaluated_in".
+
+Reads   an ONNX file, the JSON of its check (which runtimes are right), the test images
 Writes  a JSON of accuracy and cost, a CSV of actual and predicted class names in test order
 Params  evaluate.*  (see EvaluateParams)
-Raises  InputError when evaluate.engine is not installed or refuses the model
+Raises  InputError when evaluate.engine is not installed, when the engine refuses the model, or
+        when no runtime is right
 """
 
 import argparse
 import dataclasses
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from stages.common.core.accuracy import accuracy, class_accuracy
@@ -23,7 +26,7 @@ from stages.common.core.params import load_params
 from stages.common.data.dataset import Images, load_test_images
 from stages.common.inference.onnx_graph import cost_of, load_model
 from stages.common.inference.params import EvaluateParams
-from stages.common.inference.runtimes.opencv import OpenCVSession
+from stages.common.inference.runtimes.onnx_files import open_right, read_wrong, runtime_name
 from stages.common.inference.sessions import predict
 
 
@@ -57,6 +60,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--params", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder of the images")
     parser.add_argument("--onnx", type=Path, required=True, help="model to evaluate")
+    parser.add_argument("--check", type=Path, help="JSON of the stage that wrote the model")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON to write")
     parser.add_argument("--predictions", type=Path, required=True, help="CSV to write")
     return parser.parse_args()
@@ -65,10 +69,13 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     params = load_params(EvaluateParams, args.params, section="evaluate")
-    session = OpenCVSession(args.onnx, engine=params.engine, threads=cv2.getNumberOfCPUs())
+    runtime, session = open_right(args.onnx, params.engine, read_wrong(args.check))
     images = load_test_images(args.data)
     predictions = predict(session, images, params.batch_size).argmax(axis=1)
     metrics = {**accuracy_metrics(predictions, images), **cost_metrics(args.onnx)}
+    if runtime != runtime_name("opencv", params.engine):
+        print(f"OpenCV's engine '{params.engine}' is wrong here: evaluated in {runtime}")
+        metrics["evaluated_in"] = runtime
     rows = confusion_rows(predictions, images)
     write_csv(args.predictions, rows, header=["actual", "predicted"])
     write_json(args.metrics, metrics)

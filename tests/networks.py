@@ -59,6 +59,7 @@ PARAMS = {
         "activation_type": "uint8",
         "reduce_range": True,
         "max_accuracy_drop": 10.0,
+        "logit_tolerance": 5,
         "exclude": [],
     },
     "tflite": {"calibration_images": 100, "check_images": 50, "min_agreement": 90},

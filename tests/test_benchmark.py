@@ -74,15 +74,25 @@ def write_model(path: Path, width: int, int8: bool = False) -> str:
 
 
 def run_benchmark(
-    directory: Path, monkeypatch, variants: dict[str, str], **changes
+    directory: Path,
+    monkeypatch,
+    variants: dict[str, str],
+    wrong: dict[str, list[str]] | None = None,
+    **changes,
 ) -> tuple[dict, list[dict]]:
-    """Run the stage as DVC does; its JSON and the rows of its CSV."""
+    """Run the stage as DVC does; its JSON and the rows of its CSV. ``wrong``: the runtimes that
+    the checks of some variants found wrong.
+    """
     params, metrics, latency = (directory / name for name in ("p.yaml", "m.json", "l.csv"))
     params.write_text(yaml.safe_dump({"benchmark": PARAMS | changes}))
     command = ["benchmark", "--params", str(params)]
     command += ["--metrics", str(metrics), "--latency", str(latency)]
     for name, path in variants.items():
         command += ["--variant", f"{name}={path}"]
+    for name, runtimes in (wrong or {}).items():
+        check = directory / f"{name}_check.json"
+        check.write_text(json.dumps({"wrong_here": dict.fromkeys(runtimes, "differs")}))
+        command += ["--check", f"{name}={check}"]
     monkeypatch.setattr(sys, "argv", command)
     benchmark.main()
     with open(latency, newline="") as file:
@@ -196,7 +206,7 @@ def test_every_contestant_gets_a_session_of_its_own(model, monkeypatch):
     monkeypatch.setattr(onnx_files, "OpenCVSession", FakeSession)
     monkeypatch.setattr(onnx_files, "OnnxRuntimeSession", FakeSession)
     variants = [benchmark.read_variant(name, model) for name in ("base", "twin")]
-    loaded = benchmark.load_contestants(variants, benchmark.BenchmarkParams(**PARAMS))
+    loaded, _ = benchmark.load_contestants(variants, benchmark.BenchmarkParams(**PARAMS), {})
     assert made == [(model, engine, 1) for engine in ("classic", "new", "cpu")] * 2
     assert len({id(session) for _, session in loaded}) == 6
 
@@ -214,7 +224,7 @@ def test_a_refusing_engine_is_an_error_that_names_the_engine_and_the_params(tmp_
     onnx.save(broken, variant.path)
     params = benchmark.BenchmarkParams(**PARAMS | {"engines_fp32": ["new"]})
     with pytest.raises(InputError, match=r"engine 'new' of OpenCV .* refuses .*benchmark\.engines"):
-        benchmark.load_contestants([variant], params)
+        benchmark.load_contestants([variant], params, {})
 
 
 def test_more_threads_than_cores_are_refused(tmp_path, model, monkeypatch):
@@ -331,3 +341,33 @@ def test_a_new_runtime_is_timed_like_the_others(tmp_path, model, monkeypatch):
     metrics, rows = run_benchmark(tmp_path, monkeypatch, {"base": model}, engines_fp32=["new"])
     assert [row["runtime"] for row in rows] == ["opencv", "onnxruntime", "other"]
     assert metrics["base"]["other"].keys() == metrics["base"]["opencv"].keys()
+
+
+def test_an_engine_that_is_wrong_for_a_file_is_not_timed_with_it(tmp_path, model, monkeypatch):
+    metrics, rows = run_benchmark(
+        tmp_path, monkeypatch, {"base": model, "twin": model}, wrong={"twin": ["opencv_new"]}
+    )
+    timed = [row["engine"] for row in rows if row["variant"] == "twin"]
+    assert timed == ["classic", "cpu"]
+    assert metrics["twin"]["opencv"]["engine"] == "classic"
+    assert metrics["environment"]["wrong_here"] == {"twin": ["opencv_new"]}
+
+
+def test_a_base_that_is_wrong_in_a_runtime_leaves_no_ratio_there(tmp_path, model, monkeypatch):
+    both = ["opencv_new", "opencv_classic"]
+    metrics, _ = run_benchmark(
+        tmp_path, monkeypatch, {"base": model, "twin": model}, wrong={"base": both}
+    )
+    assert list(metrics["base"]) == ["onnxruntime"]
+    assert metrics["twin"]["opencv"]["ratio_to_base"] is None
+    assert metrics["twin"]["onnxruntime"]["ratio_to_base"] > 0
+
+
+def test_a_variant_that_nothing_computes_right_is_refused(tmp_path, model, monkeypatch):
+    everything = ["opencv_new", "opencv_classic", "onnxruntime"]
+    with pytest.raises(InputError, match=r"all that benchmark\.engines_fp32 would time is wrong"):
+        run_benchmark(tmp_path, monkeypatch, {"base": model}, wrong={"base": everything})
+
+
+def test_nothing_is_said_of_wrong_engines_where_there_is_none(result):
+    assert "wrong_here" not in result[0]["environment"]

@@ -310,7 +310,7 @@ def test_the_front_holds_what_no_other_beats_in_both():
     ids=["typical", "all in one place", "close together"],
 )
 def test_labels_neither_cover_each_other_nor_leave_the_frame(points):
-    figure = charts.pareto_chart(points, note="")
+    figure = charts.pareto_chart(points, "OpenCV DNN", note="")
     figure.draw_without_rendering()
     boxes = label_boxes(figure)
     assert len(boxes) == len(points)
@@ -321,3 +321,43 @@ def test_labels_neither_cover_each_other_nor_leave_the_frame(points):
 def label_boxes(figure: Figure) -> list:
     """The frames of the labels, without the lines to their bubbles."""
     return [label.get_bbox_patch().get_window_extent() for label in figure.axes[0].texts]
+
+
+def test_the_table_says_where_a_variant_is_wrong_and_the_rest_goes_on(inputs, monkeypatch):
+    path = inputs / "metrics" / "benchmark.json"
+    benchmark = json.loads(path.read_text())
+    del benchmark["base_int8"]["opencv"]
+    benchmark["environment"]["wrong_here"] = {
+        "base_int8": ["opencv_classic", "opencv_new"],
+        "pruned_int8": ["opencv_new"],
+    }
+    path.write_text(json.dumps(benchmark))
+    evaluation = inputs / "metrics" / "evaluate" / "base_int8.json"
+    content = json.loads(evaluation.read_text())
+    evaluation.write_text(json.dumps({**content, "evaluated_in": "onnxruntime"}))
+
+    plots = run_compare(inputs, monkeypatch)
+
+    page = (inputs / "metrics" / "summary.md").read_text()
+    [row] = [line for line in page.splitlines() if line.startswith("| base_int8 | 92.40 %")]
+    assert row.split(" | ")[5] == "wrong here"
+    assert "no choice for base: INT8 or FP32 is wrong here" in page
+    assert "through OpenCV DNN, base_int8 through onnxruntime. Wrong here, and so neither" in page
+    assert "base_int8 in opencv_classic, opencv_new; pruned_int8 in opencv_new." in page
+    summary = json.loads((inputs / "metrics" / "summary.json").read_text())
+    ratios = summary["base_int8"]["latency_ratio_to_base"]
+    assert ratios["opencv"] is None
+    assert ratios["onnxruntime"] > 0
+    assert all((plots / name).is_file() for name in PICTURES)
+    tradeoff = list(csv.DictReader((plots / "tradeoff.csv").open()))
+    assert tradeoff[2]["latency_ms_median"] == ""
+
+
+def test_a_missing_runtime_that_is_not_wrong_is_still_an_error(inputs, monkeypatch):
+    path = inputs / "metrics" / "benchmark.json"
+    benchmark = json.loads(path.read_text())
+    del benchmark["base_int8"]["opencv"]
+    path.write_text(json.dumps(benchmark))
+
+    with pytest.raises(InputError, match=r"base_int8\.opencv lacks 'engine'"):
+        run_compare(inputs, monkeypatch)

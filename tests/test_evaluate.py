@@ -103,6 +103,20 @@ def test_an_engine_that_refuses_the_model_is_named_and_nothing_is_written(argume
     assert not arguments["predictions"].exists()
 
 
+def test_where_the_engine_is_wrong_another_one_evaluates_and_is_named(
+    arguments, tmp_path, monkeypatch, capsys
+):
+    check = tmp_path / "check.json"
+    check.write_text(json.dumps({"wrong_here": {"opencv_new": "differs"}}))
+    call(evaluate, monkeypatch, **arguments, check=check)
+
+    assert json.loads(arguments["metrics"].read_text())["evaluated_in"] == "opencv_classic"
+    assert "engine 'new' is wrong here: evaluated in opencv_classic" in capsys.readouterr().out
+    check.write_text("{}")
+    call(evaluate, monkeypatch, **arguments, check=check)
+    assert "evaluated_in" not in json.loads(arguments["metrics"].read_text())
+
+
 @pytest.mark.parametrize(("key", "value"), [("engine", "fast"), ("batch_size", 0)])
 def test_a_wrong_param_is_named(arguments, monkeypatch, key, value):
     write_params(arguments["params"], evaluate={key: value})

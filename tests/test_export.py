@@ -131,7 +131,7 @@ def strings_of(path: Path) -> bytes:
     return model.SerializeToString()
 
 
-def test_a_runtime_beyond_the_tolerance_is_named_and_no_file_stays(arguments, monkeypatch):
+def test_runtimes_all_beyond_the_tolerance_are_named_and_no_file_stays(arguments, monkeypatch):
     write_params(arguments["params"], export={"logit_tolerance": 0})
 
     with pytest.raises(
@@ -143,11 +143,29 @@ def test_a_runtime_beyond_the_tolerance_is_named_and_no_file_stays(arguments, mo
     assert not arguments["metrics"].exists()
 
 
-def test_a_logit_that_is_no_number_is_refused():
-    found = {"opencv_new": {"max_logit_difference": float("nan"), "flipped_predictions": 1}}
+@pytest.mark.parametrize("how", ["wrong", "refused"])
+def test_one_runtime_that_is_wrong_is_recorded_and_the_others_go_on(
+    arguments, monkeypatch, capsys, how
+):
+    logits_by_runtime = export.logits_by_runtime
 
-    with pytest.raises(InputError, match="opencv_new differs from PyTorch by nan"):
-        export.refuse_differences(found, tolerance=1.0)
+    def distorted(path, images, engines):
+        logits, refused = logits_by_runtime(path, images, engines)
+        if how == "wrong":
+            logits["opencv_new"] = np.full_like(logits["opencv_new"], np.nan)
+        else:
+            del logits["opencv_new"]
+            refused = {"opencv_new": "refuses the file"}
+        return logits, refused
+
+    monkeypatch.setattr(export, "logits_by_runtime", distorted)
+    call(export, monkeypatch, **arguments)
+
+    why = {"wrong": "differs from PyTorch by nan in a logit", "refused": "refuses the file"}[how]
+    assert json.loads(arguments["metrics"].read_text())["wrong_here"] == {"opencv_new": why}
+    wrong, done = capsys.readouterr().out.splitlines()
+    assert wrong == f"opencv_new is wrong here and left out: it {why}"
+    assert "nan" not in done
 
 
 def test_differences_are_the_largest_logit_and_the_changed_predictions():

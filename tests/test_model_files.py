@@ -10,7 +10,13 @@ from dvc.repo import Repo
 
 from stages.common.core.cli import InputError
 from stages.common.core.files import digest
-from stages.common.revisions.model_files import WORKING_TREE, fetch, open_repository, read_revision
+from stages.common.revisions.model_files import (
+    WORKING_TREE,
+    fetch,
+    open_repository,
+    read_revision,
+    variants_of,
+)
 
 MODEL = "models/model.onnx"
 
@@ -183,8 +189,15 @@ def test_a_variant_that_dvc_lock_does_not_name_is_an_error(root):
         get(root, None)
 
 
+def test_a_variant_may_be_a_path_or_a_path_with_its_check():
+    variants = {"old": "models/old.onnx", "new": {"onnx": "models/new.onnx", "check": "c.json"}}
+    found = variants_of({"vars": [{"variants": variants}]}, "HEAD")
+    assert found == [("old", "models/old.onnx"), ("new", "models/new.onnx")]
+
+
 @pytest.mark.parametrize(
-    "content", ["stages: {}", "vars:", "vars: 3", "vars: [{variants: {a: 3}}]"]
+    "content",
+    ["stages: {}", "vars:", "vars: 3", "vars: [{variants: {a: 3}}]", "vars: [{variants: {a: {}}}]"],
 )
 def test_a_pipeline_without_variants_is_an_error(root, content):
     (root / "dvc.yaml").write_text(content)

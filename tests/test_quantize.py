@@ -18,10 +18,12 @@ from stages.common.inference.int8.layers import layers_of
 from stages.common.inference.onnx_graph import cost_of, load_model, read_metadata
 from stages.common.inference.params import QuantizeParams
 from stages.common.inference.quantizer import ACTIVATION_TYPES, METHODS, quantized
+from stages.common.inference.runtimes.agreement import logit_error
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.runtimes.opencv import OpenCVSession
 from stages.common.inference.sessions import BATCH_SIZE, predict
 from tests.conftest import make_images
+from tests.depthwise import depthwise_model
 from tests.networks import PARAMS, call, fp32_bytes, fp32_model, int8_model, write_params
 
 DEQUANTIZE = "DequantizeLinear"
@@ -120,25 +122,117 @@ def test_more_calibration_images_than_training_images_are_refused(arguments, mon
         call(quantize, monkeypatch, **arguments)
 
 
-@pytest.mark.parametrize("broken", RUNTIMES)
-def test_a_runtime_that_loses_too_much_is_named_and_no_file_stays(arguments, monkeypatch, broken):
+def distort(monkeypatch, names: tuple[str, ...], int8: Path) -> None:
+    """Sessions that negate the logits of the INT8 file in the named runtimes."""
     logits_by_runtime = quantize.logits_by_runtime
 
-    def one_runtime_is_wrong(path, images, engines):
-        logits = logits_by_runtime(path, images, engines)
-        if path != arguments["onnx"]:
-            logits[broken] = -logits[broken]
-        return logits
+    def distorted(path, images, engines):
+        logits, refused = logits_by_runtime(path, images, engines)
+        if path.parent == int8.parent:
+            logits |= {name: -logits[name] for name in names}
+        return logits, refused
 
-    monkeypatch.setattr(quantize, "logits_by_runtime", one_runtime_is_wrong)
+    monkeypatch.setattr(quantize, "logits_by_runtime", distorted)
+
+
+@pytest.mark.parametrize("wrong", RUNTIMES)
+def test_a_runtime_that_computes_wrongly_is_recorded_and_the_others_go_on(
+    arguments, monkeypatch, wrong, capsys
+):
+    distort(monkeypatch, (wrong,), arguments["int8"])
+
+    call(quantize, monkeypatch, **arguments)
+
+    metrics = json.loads(arguments["metrics"].read_text())
+    assert list(metrics["wrong_here"]) == [wrong]
+    assert metrics["wrong_here"][wrong].startswith("computes logits that are 2e+02 % off")
+    assert {name for name in RUNTIMES if name in metrics} == set(RUNTIMES) - {wrong}
+    assert arguments["int8"].exists()
+    assert f"{wrong} is wrong here and left out: it computes" in capsys.readouterr().out
+
+
+def test_no_runtime_that_is_right_is_refused_in_one_line_and_no_file_stays(arguments, monkeypatch):
+    distort(monkeypatch, RUNTIMES, arguments["int8"])
 
     with pytest.raises(
-        InputError, match=rf"loses \S+ points of accuracy in {broken}; .*max_accuracy_drop: 10; try"
+        InputError, match=r"^no runtime is right here: onnxruntime computes"
+    ) as error:
+        call(quantize, monkeypatch, **arguments)
+
+    assert "\n" not in str(error.value)
+    assert list(arguments["int8"].parent.iterdir()) == []
+    assert not arguments["metrics"].exists()
+
+
+def test_nothing_new_is_said_where_all_runtimes_are_right(arguments, monkeypatch):
+    call(quantize, monkeypatch, **arguments)
+
+    assert list(json.loads(arguments["metrics"].read_text())) == [
+        *RUNTIMES,
+        "runtime_agreement",
+        "calibration_images",
+        "size_bytes",
+        "size_ratio_to_fp32",
+    ]
+
+
+def test_int8_that_loses_too_much_is_refused_and_no_file_stays(arguments, monkeypatch):
+    monkeypatch.setattr(quantize, "quantized", lambda *_: with_negated_head(int8_model()))
+
+    with pytest.raises(
+        InputError, match=r"loses \S+ points of accuracy in \S+; .*max_accuracy_drop: 10; try"
     ):
         call(quantize, monkeypatch, **arguments)
 
     assert list(arguments["int8"].parent.iterdir()) == []
     assert not arguments["metrics"].exists()
+
+
+def with_negated_head(model: onnx.ModelProto) -> onnx.ModelProto:
+    [alpha] = [each for each in model.graph.node[-1].attribute if each.name == "alpha"]
+    alpha.f = -1.0
+    return model
+
+
+def test_a_runtime_that_is_wrong_for_the_fp32_file_is_no_measure_of_int8(
+    arguments, tmp_path, monkeypatch
+):
+    check = tmp_path / "check.json"
+    check.write_text(json.dumps({"wrong_here": {"opencv_new": "differs"}}))
+    logits_by_runtime = quantize.logits_by_runtime
+
+    def distorted(path, images, engines):
+        logits, refused = logits_by_runtime(path, images, engines)
+        if path == arguments["onnx"]:
+            logits["opencv_new"] = -logits["opencv_new"]
+        return logits, refused
+
+    monkeypatch.setattr(quantize, "logits_by_runtime", distorted)
+
+    call(quantize, monkeypatch, **arguments, check=check)
+
+    metrics = json.loads(arguments["metrics"].read_text())
+    assert metrics["opencv_new"]["fp32_accuracy"] == metrics["onnxruntime"]["fp32_accuracy"]
+
+
+def test_each_engine_is_used_for_a_depthwise_network_just_where_it_is_right(
+    arguments, tmp_path, monkeypatch
+):
+    """Where this processor's kernel is wrong, OpenCV's new engine is left out."""
+    arguments["onnx"].write_bytes(depthwise_model().SerializeToString())
+    write_params(arguments["params"], quantize={"max_accuracy_drop": 100.0})
+
+    call(quantize, monkeypatch, **arguments)
+
+    metrics = json.loads(arguments["metrics"].read_text())
+    wrong = metrics.get("wrong_here", {})
+    assert "onnxruntime" not in wrong
+    images = make_images(50, seed=3)
+    expected = predict(OnnxRuntimeSession(arguments["int8"], 1, optimized=False), images, 50)
+    for engine in ("classic", "new"):
+        session = OpenCVSession(arguments["int8"], engine=engine, threads=1)
+        is_right = logit_error(predict(session, images, 50), expected) <= 5
+        assert is_right == (f"opencv_{engine}" not in wrong)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -209,7 +303,8 @@ def test_the_file_is_at_most_8_kb_larger_than_its_weights():
 def test_the_int8_file_keeps_the_metadata_of_the_fp32_file():
     metadata = read_metadata(int8_model())
 
-    values = {key: value for key, value in PARAMS["quantize"].items() if key != "exclude"}
+    unsaid = ("exclude", "logit_tolerance")
+    values = {key: value for key, value in PARAMS["quantize"].items() if key not in unsaid}
     assert json.loads(metadata.pop("quantize")) == values
     assert metadata == read_metadata(fp32_model())
 

@@ -9,6 +9,7 @@ import pytest
 from stages.common.core.cli import InputError
 from stages.common.inference.params import EvaluateParams
 from stages.common.inference.runtimes import onnx_files
+from stages.common.inference.runtimes.agreement import logit_error
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.runtimes.opencv import (
     ENGINES,
@@ -177,9 +178,54 @@ def test_a_new_runtime_is_compared_like_the_others(models, monkeypatch):
     monkeypatch.setattr(
         onnx_files, "onnx_runtimes", lambda engines: {**known(engines), ("zeros", "cpu"): Zeros}
     )
-    logits = onnx_files.logits_by_runtime(models[0], make_images(5), ["new"])
+    logits, refused = onnx_files.logits_by_runtime(models[0], make_images(5), ["new"])
     assert list(logits) == ["onnxruntime", "opencv_new", "zeros"]
     assert not logits["zeros"].any()
+    assert refused == {}
+
+
+def test_a_runtime_that_refuses_the_file_is_named_beside_the_others(models, monkeypatch):
+    def refuse(path, threads):
+        raise InputError("no")
+
+    known = onnx_files.onnx_runtimes
+    monkeypatch.setattr(
+        onnx_files, "onnx_runtimes", lambda engines: {**known(engines), ("other", "cpu"): refuse}
+    )
+    logits, refused = onnx_files.logits_by_runtime(models[0], make_images(5), ["new"])
+    assert list(logits) == ["onnxruntime", "opencv_new"]
+    assert refused == {"other": "refuses the file"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "wrong", "expected"),
+    [
+        ("new", [], "opencv_new"),
+        ("new", ["opencv_new"], "opencv_classic"),
+        ("classic", ["opencv_new"], "opencv_classic"),
+        ("classic", ["opencv_classic"], "opencv_new"),
+        ("auto", [], "opencv_auto"),
+        ("auto", ["opencv_new"], "opencv_classic"),
+        ("new", ["opencv_new", "opencv_classic"], "onnxruntime"),
+    ],
+)
+def test_the_wanted_engine_is_opened_or_the_next_one_that_is_right(models, wanted, wrong, expected):
+    name, session = onnx_files.open_right(models[0], wanted, wrong)
+
+    assert name == expected
+    assert session.logits(to_blob(make_images(2).pixels)).shape == (2, 10)
+
+
+def test_no_runtime_that_is_right_is_an_error(models):
+    with pytest.raises(InputError, match="no runtime is right here"):
+        onnx_files.open_right(models[0], "new", {"opencv_new", "opencv_classic", "onnxruntime"})
+
+
+def test_a_logit_error_is_a_share_of_the_logits_whatever_is_added_to_all_classes():
+    expected = np.array([[3.0, -3.0], [-4.0, 4.0]])
+    assert logit_error(expected + 7, expected) == 0
+    assert logit_error(1.1 * expected, expected) == pytest.approx(10)
+    assert not logit_error(np.full((2, 2), np.nan), expected) <= 5
 
 
 def test_params_allow_exactly_the_engines_that_sessions_know():

@@ -53,12 +53,16 @@ def short_table(summary: dict[str, dict]) -> str:
             f"{block['accuracy']:.2f} %",
             f"{block['size_bytes'] / 1e6:.2f} MB",
             f"{block['macs'] / 1e6:.1f} M",
-            f"{block['latency_ratio_to_base']['opencv']:.2f} × {base}",
-            f"{block['latency_ratio_to_base']['onnxruntime']:.2f} × {base}",
+            ratio_cell(block["latency_ratio_to_base"]["opencv"], base),
+            ratio_cell(block["latency_ratio_to_base"]["onnxruntime"], base),
         ]
         for variant, block in summary.items()
     ]
     return as_table([HEADS, ["---", *["---:"] * (len(HEADS) - 1)], *cells])
+
+
+def ratio_cell(ratio: float | None, base: str) -> str:
+    return "wrong here" if ratio is None else f"{ratio:.2f} × {base}"
 
 
 def read_text(path: Path) -> str:

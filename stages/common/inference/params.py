@@ -25,7 +25,8 @@ class QuantizeParams:
     ``reduce_range`` keeps weights to 7 bits: without VNNI an x86 CPU adds two products in 16 bits,
     which overflow with 8-bit weights, and accuracy collapses on that CPU only.
 
-    ``exclude`` names layers that stay FP32.
+    ``logit_tolerance``: percent of the logits by which a runtime may differ from what the INT8
+    file says. ``exclude`` names layers that stay FP32.
     """
 
     calibration_images: int = whole(at_least=1)
@@ -33,6 +34,7 @@ class QuantizeParams:
     activation_type: str = one_of("uint8", "int8")
     reduce_range: bool = flag()
     max_accuracy_drop: float = number(at_least=0, at_most=100)
+    logit_tolerance: float = number(at_least=0)
     exclude: list[str] = texts()
 
 

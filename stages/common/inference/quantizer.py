@@ -118,9 +118,12 @@ def with_int8_layers(
 
 
 def recorded(params: QuantizeParams) -> dict:
-    """What a file says of how it was made: the values that shape it; no exclusion is not said."""
+    """What a file says of how it was made: no check, and no exclusion where there is none."""
     values = dataclasses.asdict(params)
-    return {key: value for key, value in values.items() if key != "exclude" or value}
+    del values["logit_tolerance"]
+    if not params.exclude:
+        del values["exclude"]
+    return values
 
 
 def round_first_layer(model: ModelProto, images: Images, levels: int) -> None:

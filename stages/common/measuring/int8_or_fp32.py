@@ -23,12 +23,12 @@ def faster_precision(low: float, high: float) -> str:
 
 
 def pairs(latencies: dict[str, dict[str, dict]]) -> dict[str, str]:
-    """INT8 variant -> its FP32 one, where their ratio was measured."""
+    """INT8 variant -> its FP32 one, where their ratio was measured in a runtime."""
     names = {name: fp32_name(name, list(latencies)) for name in latencies}
     return {
         int8: fp32
         for int8, fp32 in names.items()
-        if fp32 and all(block[RATIO_TO_FP32] is not None for block in latencies[int8].values())
+        if fp32 and any(block[RATIO_TO_FP32] is not None for block in latencies[int8].values())
     }
 
 
@@ -44,7 +44,7 @@ def recommendation(
         return ""
     lines = ["Precision, by measured time (INT8's as a multiple of FP32's, 95 % interval):", ""]
     for runtime, title in runtimes.items():
-        advice = [advice_on(fp32, latencies[int8][runtime]) for int8, fp32 in found.items()]
+        advice = [advice_on(fp32, latencies[int8].get(runtime, {})) for int8, fp32 in found.items()]
         lines.append(f"- in {title} {'; '.join(advice)}")
     changes = ", ".join(
         f"{accuracies[int8] - accuracies[fp32]:+.2f} ({fp32})" for int8, fp32 in found.items()
@@ -53,7 +53,9 @@ def recommendation(
 
 
 def advice_on(network: str, block: dict) -> str:
-    ratio, low, high = (block[key] for key in RATIO_KEYS)
+    ratio, low, high = (block.get(key) for key in RATIO_KEYS)
+    if ratio is None or low is None or high is None:
+        return f"no choice for {network}: INT8 or FP32 is wrong here"
     measured = f"({ratio:.2f} × [{low:.2f}, {high:.2f}])"
     precision = faster_precision(low, high)
     if precision == NO_DIFFERENCE:

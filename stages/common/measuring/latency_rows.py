@@ -34,7 +34,7 @@ def latency_rows(
     """One row a contestant; ``samples_ms`` (rounds, contestants).
 
     Ratios refer to the fastest engine of the first variant (the base) and to that of the variant's
-    own FP32 model, in the same runtime.
+    own FP32 model, in the same runtime; where that was not timed, they are None.
     """
     fastest = fastest_engines(contestants, samples_ms)
     base = contestants[0].variant.name
@@ -44,7 +44,8 @@ def latency_rows(
         name, runtime = contestant.variant.name, contestant.runtime
         values = latency_summary(samples_ms[:, index])
         for key, other in (("ratio_to_base", base), (RATIO_TO_FP32, fp32[name])):
-            reference = None if other is None else samples_ms[:, fastest[other, runtime]]
+            fast = None if other is None else fastest.get((other, runtime))
+            reference = None if fast is None else samples_ms[:, fast]
             values |= ratio(samples_ms[:, index], reference, key, bootstrap_samples, seed)
         rows.append(
             {

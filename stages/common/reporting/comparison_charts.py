@@ -81,8 +81,9 @@ def latency_chart(latency: dict[str, dict[str, dict]], note: str) -> Figure:
                 position, median, [[median - low], [high - median]],
                 color="black", capsize=4, linewidth=1,
             )  # fmt: skip
+            ratio = block["ratio_to_base"]
             panel.annotate(
-                f"{median:.2f} ms\n{block['ratio_to_base']:.2f} × base",
+                f"{median:.2f} ms" + ("" if ratio is None else f"\n{ratio:.2f} × base"),
                 (position, high), (0, 4), textcoords="offset points", ha="center", va="bottom",
             )  # fmt: skip
         panel.set(title=title)
@@ -104,11 +105,11 @@ class Bubble:
 
 
 @IN_HOUSE_STYLE
-def pareto_chart(points: dict[str, tuple[float, float, int]], note: str) -> Figure:
+def pareto_chart(points: dict[str, tuple[float, float, int]], runtime: str, note: str) -> Figure:
     """Accuracy (percent) against latency (ms); a bubble's area is proportional to the bytes.
 
-    ``points`` holds (milliseconds, percent, bytes) by variant. The line is the best accuracy to
-    be had within a latency.
+    ``points`` holds (milliseconds, percent, bytes) by variant, timed in ``runtime``. The line is
+    the best accuracy to be had within a latency.
     """
     figure, [axes] = new_figure("Accuracy against latency and size", note, columns=1)
     bubbles = bubbles_of(points)
@@ -122,7 +123,7 @@ def pareto_chart(points: dict[str, tuple[float, float, int]], note: str) -> Figu
     axes.set_xlim(left=max(axes.get_xlim()[0], 0))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7))
     axes.set(
-        xlabel="Latency in OpenCV DNN (ms, batch 1): further left is better",
+        xlabel=f"Latency in {runtime} (ms, batch 1): further left is better",
         ylabel="Accuracy (%): higher is better",
     )
     axes.set_title(

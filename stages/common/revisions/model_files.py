@@ -112,12 +112,18 @@ def read_bytes(repository: Repo, commit: str | None, name: str) -> bytes:
 
 
 def variants_of(pipeline: dict, label: str) -> list[tuple[str, str]]:
-    """Name and path of every variant."""
+    """Name and path of every variant: the path stands alone, or as ``onnx`` beside its check."""
     entries = pipeline.get("vars")
     for entry in entries if isinstance(entries, list) else []:
         variants = entry.get(VARIANTS) if isinstance(entry, dict) else None
-        if isinstance(variants, dict) and all(isinstance(path, str) for path in variants.values()):
-            return list(variants.items())
+        if isinstance(variants, dict):
+            paths = {
+                name: value.get("onnx") if isinstance(value, dict) else value
+                for name, value in variants.items()
+            }
+            found = [(name, path) for name, path in paths.items() if isinstance(path, str)]
+            if len(found) == len(paths):
+                return found
     raise InputError(
         f"dvc.yaml of {label} has no '{VARIANTS}' with a path for each; compare a later revision"
     )

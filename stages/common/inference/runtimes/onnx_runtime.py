@@ -22,15 +22,20 @@ REFUSALS = (  # they share no base class but Exception
 class OnnxRuntimeSession:
     """A model in ONNX Runtime, one operator at a time.
 
+    ``optimized``: False computes every operator of the file by itself, as ONNX defines it: the
+    integers between them are those of the file, and every sum is one of float32.
+
     Raises ``InputError`` when the file is missing or ONNX Runtime refuses the model.
     """
 
-    def __init__(self, path: str | Path, threads: int):
+    def __init__(self, path: str | Path, threads: int, optimized: bool = True):
         require_file(path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        if not optimized:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4  # fatal only: what is wrong is in the exception
         try:
             self._session = onnxruntime.InferenceSession(
