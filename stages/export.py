@@ -31,7 +31,7 @@ from stages.common.data.dataset import DataParams, Images, first_images, load_tr
 from stages.common.inference.folding import folded
 from stages.common.inference.onnx_graph import strip
 from stages.common.inference.params import ExportParams
-from stages.common.inference.runtimes.agreement import require_one_right
+from stages.common.inference.runtimes.agreement import print_wrong, require_one_right
 from stages.common.inference.runtimes.onnx_files import WRONG, logits_by_runtime
 from stages.common.inference.runtimes.opencv import NAMED_ENGINES, installed_engines
 from stages.common.inference.sessions import BATCH_SIZE
@@ -160,6 +160,7 @@ def main() -> None:
             f"allowed by export.logit_tolerance: {params.logit_tolerance:g}; raise it if "
             "predictions still agree",
         )
+    print_wrong(wrong)
     size = args.onnx.stat().st_size
     checked = {**results, **({WRONG: wrong} if wrong else {})}
     write_json(args.metrics, {**checked, "images": len(images), "size_bytes": size})

@@ -5,6 +5,9 @@ The first layer's weights are rounded so that its outputs on the calibration ima
 logits stay FP32, so that rounding does not tie two classes, and so do the layers that
 quantize.exclude names. See inference/quantizer.py.
 
+quantize.repair: greedy leaves more layers in FP32, those first whose INT8 alone changes the logits
+most, until quantize.max_accuracy_drop is met; each such island costs time.
+
 A runtime or engine is right where its logits are within quantize.logit_tolerance of what the file
 says. The others are left out from here on: the JSON says which, under "wrong_here".
 
@@ -13,42 +16,97 @@ Reads   an FP32 ONNX file, the JSON of its check (which runtimes are right), the
 Writes  an INT8 ONNX file, a JSON of the accuracy that INT8 costs and the bytes that it saves
 Params  data.*, quantize.*  (see DataParams, QuantizeParams)
 Raises  InputError for a layer that the network lacks, when no runtime is right, and when INT8
-        loses more than quantize.max_accuracy_drop in one that is; the INT8 file is then not written
+        loses more than quantize.max_accuracy_drop in one that is, repaired where wanted; the INT8
+        file is then not written
 """
 
 import argparse
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
-import cv2
 import numpy as np
+from onnx import ModelProto
 
 from stages.common.core.accuracy import accuracy
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import replacing, write_json
 from stages.common.core.params import load_params
 from stages.common.data.dataset import DataParams, Images, first_images, load_training_images
+from stages.common.inference.int8.sensitivity import sensitivities, worst_first
 from stages.common.inference.onnx_graph import load_model
 from stages.common.inference.params import QuantizeParams
 from stages.common.inference.quantizer import quantized
-from stages.common.inference.runtimes.agreement import logit_error, require_one_right
+from stages.common.inference.runtimes.agreement import print_wrong, right_logits
 from stages.common.inference.runtimes.onnx_files import WRONG, logits_by_runtime, read_wrong
-from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.runtimes.opencv import NAMED_ENGINES, installed_engines
-from stages.common.inference.sessions import BATCH_SIZE, predict
 
 
-def wrong_runtimes(
-    logits: dict[str, np.ndarray], expected: np.ndarray, tolerance: float
-) -> dict[str, str]:
-    """The runtimes whose logits are further than the tolerance (percent) from the expected ones,
-    each with its error in words.
+@dataclass(frozen=True)
+class Source:
+    """The FP32 model, the images, and what its logits (N, classes) are in the runtimes that are
+    right.
     """
-    errors = {name: logit_error(found, expected) for name, found in logits.items()}
+
+    model: ModelProto
+    calibration: Images
+    validation: Images
+    engines: list[str]
+    fp32: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An INT8 file as ``params`` want it: its logits and its loss by runtime, and what is wrong."""
+
+    params: QuantizeParams
+    logits: dict[str, np.ndarray]
+    losses: dict[str, dict]
+    wrong: dict[str, str]
+
+    @property
+    def worst_drop(self) -> float:
+        return max(loss["accuracy_drop"] for loss in self.losses.values())
+
+
+def attempted(source: Source, params: QuantizeParams, path: Path) -> Attempt:
+    """Write the INT8 file and check it."""
+    model = quantized(source.model, source.calibration, params)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    logits, wrong = right_logits(path, source.validation, source.engines, params.logit_tolerance)
+    return Attempt(params, logits, losses(source.fp32, logits, source.validation.labels), wrong)
+
+
+def repaired(source: Source, attempt: Attempt, path: Path) -> Attempt:
+    """Exclude one layer after the other, the worst first, until max_accuracy_drop is met or one
+    layer is left.
+    """
+    allowed = attempt.params.max_accuracy_drop
+    if attempt.worst_drop <= allowed:
+        return attempt
+    found = sensitivities(source.model, source.calibration, source.validation, attempt.params)
+    for layer in worst_first(found)[:-1]:
+        params = replace(attempt.params, exclude=[*attempt.params.exclude, layer])
+        before, attempt = attempt, attempted(source, params, path)
+        print(
+            f"repair: {layer} stays FP32, which costs time (see benchmark); accuracy "
+            f"{-before.worst_drop:+g} -> {-attempt.worst_drop:+g} points"
+        )
+        if attempt.worst_drop <= allowed:
+            break
+    return attempt
+
+
+def metrics_of(attempt: Attempt, size: int, fp32_size: int) -> dict:
+    """``excluded`` and ``wrong_here`` are there only where something is."""
     return {
-        name: f"computes logits that are {error:.2g} % off"
-        for name, error in errors.items()
-        if not error <= tolerance  # also when it is no number
+        **attempt.losses,
+        **({"excluded": attempt.params.exclude} if attempt.params.exclude else {}),
+        **({WRONG: attempt.wrong} if attempt.wrong else {}),
+        "runtime_agreement": least_agreement(attempt.logits),
+        "calibration_images": attempt.params.calibration_images,
+        "size_bytes": size,
+        "size_ratio_to_fp32": round(size / fp32_size, 4),
     }
 
 
@@ -64,25 +122,6 @@ def losses(
         runtime: loss(fp32.get(runtime, any_right).argmax(1), logits.argmax(1), labels)
         for runtime, logits in int8.items()
     }
-
-
-def right_logits(
-    path: Path, images: Images, engines: list[str], tolerance: float
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Logits (N, classes) of an INT8 file in the runtimes that are right; what is wrong elsewhere.
-
-    Right is what the file says, one operator after the other, give or take the rounding that a
-    runtime's fused operators do otherwise. Raises ``InputError`` when no runtime is.
-    """
-    expected = predict(OnnxRuntimeSession(path, cv2.getNumberOfCPUs(), False), images, BATCH_SIZE)
-    logits, refused = logits_by_runtime(path, images, engines)
-    wrong = {**refused, **wrong_runtimes(logits, expected, tolerance)}
-    require_one_right(
-        [*logits, *refused],
-        wrong,
-        f"allowed by quantize.logit_tolerance: {tolerance:g} %; try quantize.reduce_range: true",
-    )
-    return {name: each for name, each in logits.items() if name not in wrong}, wrong
 
 
 def loss(fp32: np.ndarray, int8: np.ndarray, labels: np.ndarray) -> dict:
@@ -102,13 +141,14 @@ def least_agreement(logits: dict[str, np.ndarray]) -> float:
     return round(min((accuracy(one, other) for one, other in pairs), default=100.0), 2)
 
 
-def refuse_accuracy_drop(results: dict[str, dict], allowed: float) -> None:
-    for runtime, result in results.items():
+def refuse_accuracy_drop(attempt: Attempt, allowed: float) -> None:
+    for runtime, result in attempt.losses.items():
         if result["accuracy_drop"] > allowed:
             raise InputError(
                 f"INT8 loses {result['accuracy_drop']:g} points of accuracy in {runtime}; allowed "
                 f"by quantize.max_accuracy_drop: {allowed:g}; try quantize.reduce_range: true, "
-                "another quantize.calibration_method or more quantize.calibration_images"
+                "another quantize.calibration_method, more quantize.calibration_images or "
+                "quantize.repair: greedy"
             )
 
 
@@ -132,29 +172,24 @@ def main() -> None:
     calibration = first_images(
         training, params.calibration_images, "quantize.calibration_images", "data.train_images"
     )
-    model = quantized(load_model(args.onnx), calibration, params)
     engines = installed_engines(NAMED_ENGINES)
-    before, _ = logits_by_runtime(args.onnx, validation, engines)
-    for name in read_wrong(args.check):
-        before.pop(name, None)
+    wrong = read_wrong(args.check)
+    logits, _ = logits_by_runtime(args.onnx, validation, engines)
+    fp32 = {name: each for name, each in logits.items() if name not in wrong}
+    if not fp32:
+        raise InputError(f"{args.onnx}: no runtime is right here; run 'dvc repro export'")
+    source = Source(load_model(args.onnx), calibration, validation, engines, fp32)
     with replacing(args.int8) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
-        after, wrong = right_logits(temporary, validation, engines, params.logit_tolerance)
-        results = losses(before, after, validation.labels)
-        refuse_accuracy_drop(results, params.max_accuracy_drop)
-    size, fp32_size = args.int8.stat().st_size, args.onnx.stat().st_size
-    metrics = {
-        **results,
-        **({WRONG: wrong} if wrong else {}),
-        "runtime_agreement": least_agreement(after),
-        "calibration_images": len(calibration),
-        "size_bytes": size,
-        "size_ratio_to_fp32": round(size / fp32_size, 4),
-    }
+        attempt = attempted(source, params, temporary)
+        if params.repair == "greedy":
+            attempt = repaired(source, attempt, temporary)
+        refuse_accuracy_drop(attempt, params.max_accuracy_drop)
+    print_wrong(attempt.wrong)
+    metrics = metrics_of(attempt, size=args.int8.stat().st_size, fp32_size=args.onnx.stat().st_size)
     write_json(args.metrics, metrics)
-    worst = max(result["accuracy_drop"] for result in results.values())
     print(
-        f"{args.int8}: {size:,} bytes, {size / fp32_size:.1%} of FP32; accuracy {-worst:+g} points"
+        f"{args.int8}: {metrics['size_bytes']:,} bytes, {metrics['size_ratio_to_fp32']:.1%} of "
+        f"FP32; accuracy {-attempt.worst_drop:+g} points"
     )
 
 

@@ -8,8 +8,9 @@ and PCs, and fixed-point ones, which compute as microcontrollers do. Both are ch
 Reads   an INT8 ONNX file, the training images (range of the logits), the validation images (check)
 Writes  a TFLite file, a JSON of LiteRT's accuracy and its agreement with ONNX Runtime
 Params  data.*, tflite.*  (see DataParams, TFLiteParams)
-Raises  InputError when an operator cannot be converted, or when LiteRT agrees with ONNX Runtime
-        on fewer predictions than tflite.min_agreement; the TFLite file is then not written
+Raises  InputError when an operator cannot be converted or a layer is FP32 (quantize.exclude), and
+        when LiteRT agrees with ONNX Runtime on fewer predictions than tflite.min_agreement; the
+        TFLite file is then not written
 """
 
 import argparse
@@ -23,7 +24,12 @@ from stages.common.core.cli import InputError, run
 from stages.common.core.files import replacing, write_json
 from stages.common.core.params import load_params
 from stages.common.data.dataset import DataParams, Images, first_images, load_training_images
-from stages.common.inference.layer_chain import quantization_between, read_chain, with_output
+from stages.common.inference.layer_chain import (
+    quantization_between,
+    read_chain,
+    require_int8,
+    with_output,
+)
 from stages.common.inference.params import TFLiteParams
 from stages.common.inference.runtimes.litert import KERNELS, LiteRTSession
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
@@ -75,6 +81,7 @@ def main() -> None:
     params = load_params(TFLiteParams, args.params, section="tflite")
     data_params = load_params(DataParams, args.params, section="data")
     chain = read_chain(args.onnx)
+    require_int8(chain, args.onnx)
     training, validation = load_training_images(args.data, data_params)
     calibration = first_images(
         training, params.calibration_images, "tflite.calibration_images", "data.train_images"

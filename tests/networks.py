@@ -61,6 +61,7 @@ PARAMS = {
         "max_accuracy_drop": 10.0,
         "logit_tolerance": 5,
         "exclude": [],
+        "repair": "none",
     },
     "tflite": {"calibration_images": 100, "check_images": 50, "min_agreement": 90},
     "npu": {"targets": ["ethos-u55-256 Ethos_U55_High_End_Embedded Shared_Sram"]},

@@ -15,9 +15,11 @@ from stages import quantize
 from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import RECORD_BYTES, TEST_FILE, TRAIN_FILES
 from stages.common.inference.int8.layers import layers_of
+from stages.common.inference.int8.sensitivity import sensitivities, worst_first
 from stages.common.inference.onnx_graph import cost_of, load_model, read_metadata
 from stages.common.inference.params import QuantizeParams
 from stages.common.inference.quantizer import ACTIVATION_TYPES, METHODS, quantized
+from stages.common.inference.runtimes import agreement
 from stages.common.inference.runtimes.agreement import logit_error
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.runtimes.opencv import OpenCVSession
@@ -122,24 +124,22 @@ def test_more_calibration_images_than_training_images_are_refused(arguments, mon
         call(quantize, monkeypatch, **arguments)
 
 
-def distort(monkeypatch, names: tuple[str, ...], int8: Path) -> None:
+def distort(monkeypatch, names: tuple[str, ...]) -> None:
     """Sessions that negate the logits of the INT8 file in the named runtimes."""
-    logits_by_runtime = quantize.logits_by_runtime
+    logits_by_runtime = agreement.logits_by_runtime
 
     def distorted(path, images, engines):
         logits, refused = logits_by_runtime(path, images, engines)
-        if path.parent == int8.parent:
-            logits |= {name: -logits[name] for name in names}
-        return logits, refused
+        return logits | {name: -logits[name] for name in names}, refused
 
-    monkeypatch.setattr(quantize, "logits_by_runtime", distorted)
+    monkeypatch.setattr(agreement, "logits_by_runtime", distorted)
 
 
 @pytest.mark.parametrize("wrong", RUNTIMES)
 def test_a_runtime_that_computes_wrongly_is_recorded_and_the_others_go_on(
     arguments, monkeypatch, wrong, capsys
 ):
-    distort(monkeypatch, (wrong,), arguments["int8"])
+    distort(monkeypatch, (wrong,))
 
     call(quantize, monkeypatch, **arguments)
 
@@ -152,7 +152,7 @@ def test_a_runtime_that_computes_wrongly_is_recorded_and_the_others_go_on(
 
 
 def test_no_runtime_that_is_right_is_refused_in_one_line_and_no_file_stays(arguments, monkeypatch):
-    distort(monkeypatch, RUNTIMES, arguments["int8"])
+    distort(monkeypatch, RUNTIMES)
 
     with pytest.raises(
         InputError, match=r"^no runtime is right here: onnxruntime computes"
@@ -203,9 +203,7 @@ def test_a_runtime_that_is_wrong_for_the_fp32_file_is_no_measure_of_int8(
 
     def distorted(path, images, engines):
         logits, refused = logits_by_runtime(path, images, engines)
-        if path == arguments["onnx"]:
-            logits["opencv_new"] = -logits["opencv_new"]
-        return logits, refused
+        return logits | {"opencv_new": -logits["opencv_new"]}, refused
 
     monkeypatch.setattr(quantize, "logits_by_runtime", distorted)
 
@@ -213,6 +211,99 @@ def test_a_runtime_that_is_wrong_for_the_fp32_file_is_no_measure_of_int8(
 
     metrics = json.loads(arguments["metrics"].read_text())
     assert metrics["opencv_new"]["fp32_accuracy"] == metrics["onnxruntime"]["fp32_accuracy"]
+
+
+def with_outlier(name: str) -> onnx.ModelProto:
+    """The FP32 model with one huge weight in each filter of a layer, that meets only zeros: INT8
+    leaves nothing of that layer's other weights.
+    """
+    model = fp32_model()
+    spoil_input_channel(model, name)
+    return model
+
+
+def spoil_input_channel(model: onnx.ModelProto, name: str) -> None:
+    """Channel 0 of the layer's input becomes 0, and the weights that read it huge."""
+    nodes = {node.input[1]: node for node in model.graph.node if node.op_type == "Conv"}
+    convolutions = list(nodes)
+    before = nodes[convolutions[convolutions.index(f"{name}.weight") - 1]]
+    for tensor in model.graph.initializer:
+        value = numpy_helper.to_array(tensor).copy()
+        if tensor.name in before.input[1:]:
+            value[0] = 0
+        elif tensor.name == f"{name}.weight":
+            value[:, 0] = 1000
+        else:
+            continue
+        tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+
+
+def test_sensitivity_finds_the_layer_that_int8_destroys():
+    params = QuantizeParams(**PARAMS["quantize"])
+    model = with_outlier("block2_conv2")
+
+    found = sensitivities(model, make_images(50), make_images(100, seed=5), params)
+
+    assert [each.layer for each in found] == [layer.name for layer in layers_of(model)]
+    assert worst_first(found)[0] == "block2_conv2"
+    by_layer = {each.layer: each for each in found}
+    assert by_layer["block2_conv2"].accuracy_drop > 30
+    assert by_layer["block2_conv2"].logit_error > 50
+    assert by_layer["block2_conv2"].operator == "Conv"
+    assert by_layer["head"].operator == "Gemm"
+    others = [each.logit_error for each in found if each.layer != "block2_conv2"]
+    assert max(others) < by_layer["block2_conv2"].logit_error / 2
+
+
+def test_sensitivity_leaves_out_what_is_excluded():
+    params = QuantizeParams(**{**PARAMS["quantize"], "exclude": ["whitening", "head"]})
+
+    found = sensitivities(fp32_model(), make_images(50), make_images(50), params)
+
+    assert [each.layer for each in found][0] == "block1_conv1"
+    assert len(found) == 6
+
+
+def test_repair_excludes_the_layer_that_costs_most_and_says_so(arguments, monkeypatch, capsys):
+    arguments["onnx"].write_bytes(with_outlier("block2_conv2").SerializeToString())
+    with pytest.raises(InputError, match=r"loses .* or quantize\.repair: greedy"):
+        call(quantize, monkeypatch, **arguments)
+    write_params(arguments["params"], quantize={"repair": "greedy"})
+    capsys.readouterr()
+
+    call(quantize, monkeypatch, **arguments)
+
+    metrics = json.loads(arguments["metrics"].read_text())
+    assert metrics["excluded"] == ["block2_conv2"]
+    assert all(metrics[name]["accuracy_drop"] <= 10 for name in RUNTIMES if name in metrics)
+    metadata = read_metadata(load_model(arguments["int8"]))
+    assert json.loads(metadata["quantize"])["exclude"] == ["block2_conv2"]
+    repair = capsys.readouterr().out.splitlines()[0]
+    assert repair.startswith("repair: block2_conv2 stays FP32, which costs time (see benchmark)")
+
+
+def test_repair_changes_nothing_where_the_drop_is_met(arguments, monkeypatch):
+    call(quantize, monkeypatch, **arguments)
+    expected = arguments["int8"].read_bytes()
+    write_params(arguments["params"], quantize={"repair": "greedy"})
+    call(quantize, monkeypatch, **arguments)
+
+    assert arguments["int8"].read_bytes() == expected
+    assert "excluded" not in json.loads(arguments["metrics"].read_text())
+
+
+def test_repair_that_does_not_help_is_refused_and_no_file_stays(arguments, monkeypatch):
+    write_params(arguments["params"], quantize={"repair": "greedy", "max_accuracy_drop": 0})
+    monkeypatch.setattr(
+        quantize,
+        "losses",
+        lambda fp32, int8, labels: {name: {"accuracy_drop": 3.0} for name in int8},
+    )
+
+    with pytest.raises(InputError, match="loses 3 points of accuracy in onnxruntime"):
+        call(quantize, monkeypatch, **arguments)
+
+    assert list(arguments["int8"].parent.iterdir()) == []
 
 
 def test_each_engine_is_used_for_a_depthwise_network_just_where_it_is_right(
@@ -303,7 +394,7 @@ def test_the_file_is_at_most_8_kb_larger_than_its_weights():
 def test_the_int8_file_keeps_the_metadata_of_the_fp32_file():
     metadata = read_metadata(int8_model())
 
-    unsaid = ("exclude", "logit_tolerance")
+    unsaid = ("exclude", "logit_tolerance", "repair")
     values = {key: value for key, value in PARAMS["quantize"].items() if key not in unsaid}
     assert json.loads(metadata.pop("quantize")) == values
     assert metadata == read_metadata(fp32_model())

@@ -44,6 +44,20 @@ def write_quantized(path: Path, activation_type: str) -> Path:
     return path
 
 
+@pytest.mark.parametrize("name", ["whitening", "block2_conv1", "head"])
+def test_a_layer_in_fp32_is_refused_in_one_line(arguments, monkeypatch, name):
+    params = QuantizeParams(**PARAMS["quantize"] | {"exclude": [name]})
+    model = quantized(fp32_model(), make_images(100), params)
+    arguments["onnx"].write_bytes(model.SerializeToString())
+
+    with pytest.raises(
+        InputError, match=r"int8\.onnx: 1 of 8 layers are FP32; .*quantize\.exclude"
+    ):
+        call(tflite, monkeypatch, **arguments)
+
+    assert not arguments["tflite"].exists()
+
+
 @pytest.mark.parametrize("activation_type", ["uint8", "int8"])
 def test_integers_are_those_of_onnx_runtime_rounded_to_the_outputs_scale(tmp_path, activation_type):
     """XNNPACK may be off by one; fixed-point numbers round twice, which adds up over layers."""

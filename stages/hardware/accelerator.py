@@ -24,7 +24,7 @@ from stages.common.core.cli import run
 from stages.common.core.files import write_json, write_text
 from stages.common.core.params import load_params
 from stages.common.data.dataset import DataParams, Images, load_test_images, load_training_images
-from stages.common.inference.layer_chain import Chain, read_chain
+from stages.common.inference.layer_chain import Chain, read_chain, require_int8
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.sessions import BATCH_SIZE, predict
 from stages.hardware.external.verilator import refuse_without_verilator
@@ -114,6 +114,7 @@ def main() -> None:
     refuse_without_nngen()
     refuse_without_verilator()
     chain = read_chain(args.onnx)
+    require_int8(chain, args.onnx)
     _, validation = load_training_images(args.data, data_params)
     metrics = simulated(chain, validation[: params.images], params, args.verilog)
     metrics |= evaluated(chain, args.onnx, load_test_images(args.data))

@@ -75,6 +75,17 @@ def read_chain(path: str | Path) -> Chain:
     return Chain(reader.input_shape, reader.input, tuple(reader.layers), read_metadata(model))
 
 
+def require_int8(chain: Chain, path: str | Path) -> None:
+    """Raise ``InputError`` when a layer's weights are FP32."""
+    weighted = [layer for layer in chain.layers if layer.weight is not None]
+    fp32 = [layer for layer in weighted if layer.weight_quantization is None]
+    if fp32:
+        raise InputError(
+            f"{path}: {len(fp32)} of {len(weighted)} layers are FP32; a device for integers takes "
+            "none (quantize.exclude: [] and quantize.repair: none leave none)"
+        )
+
+
 def with_output(chain: Chain, output: Quantization) -> Chain:
     """The chain with its last layer's output quantized: ONNX leaves the logits FP32."""
     return replace(chain, layers=(*chain.layers[:-1], replace(chain.layers[-1], output=output)))

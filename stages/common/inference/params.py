@@ -26,7 +26,8 @@ class QuantizeParams:
     which overflow with 8-bit weights, and accuracy collapses on that CPU only.
 
     ``logit_tolerance``: percent of the logits by which a runtime may differ from what the INT8
-    file says. ``exclude`` names layers that stay FP32.
+    file says. ``exclude`` names layers that stay FP32. ``repair`` greedy excludes more, the worst
+    first, until ``max_accuracy_drop`` is met.
     """
 
     calibration_images: int = whole(at_least=1)
@@ -36,6 +37,7 @@ class QuantizeParams:
     max_accuracy_drop: float = number(at_least=0, at_most=100)
     logit_tolerance: float = number(at_least=0)
     exclude: list[str] = texts()
+    repair: str = one_of("none", "greedy")
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,16 @@ many processors (github.com/opencv/opencv/issues/28798).
 """
 
 from collections.abc import Collection
+from pathlib import Path
 
+import cv2
 import numpy as np
 
 from stages.common.core.cli import InputError
+from stages.common.data.dataset import Images
+from stages.common.inference.runtimes.onnx_files import logits_by_runtime
+from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
+from stages.common.inference.sessions import BATCH_SIZE, predict
 
 
 def logit_error(found: np.ndarray, expected: np.ndarray) -> float:
@@ -25,9 +31,46 @@ def logit_error(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def require_one_right(names: Collection[str], wrong: dict[str, str], advice: str) -> None:
-    """Raise ``InputError`` when all the names are wrong; print a line for each that is."""
+    """Raise ``InputError`` when all the names are wrong: name -> why."""
     if set(names) <= set(wrong):
         listed = "; ".join(f"{name} {reason}" for name, reason in wrong.items())
         raise InputError(f"no runtime is right here: {listed}; {advice}")
+
+
+def print_wrong(wrong: dict[str, str]) -> None:
     for name, reason in wrong.items():
         print(f"{name} is wrong here and left out: it {reason}")
+
+
+def right_logits(
+    path: Path, images: Images, engines: list[str], tolerance: float
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Logits (N, classes) of an INT8 file in the runtimes that are right; what is wrong elsewhere.
+
+    Right is what the file says, one operator after the other, within ``tolerance`` percent: a
+    runtime's fused operators round otherwise. Raises ``InputError`` when no runtime is right.
+    """
+    by_definition = OnnxRuntimeSession(path, cv2.getNumberOfCPUs(), optimized=False)
+    expected = predict(by_definition, images, BATCH_SIZE)
+    logits, refused = logits_by_runtime(path, images, engines)
+    wrong = {**refused, **wrong_runtimes(logits, expected, tolerance)}
+    require_one_right(
+        [*logits, *refused],
+        wrong,
+        f"allowed by quantize.logit_tolerance: {tolerance:g} %; try quantize.reduce_range: true",
+    )
+    return {name: each for name, each in logits.items() if name not in wrong}, wrong
+
+
+def wrong_runtimes(
+    logits: dict[str, np.ndarray], expected: np.ndarray, tolerance: float
+) -> dict[str, str]:
+    """The runtimes whose logits are further than the tolerance (percent) from the expected ones,
+    each with its error in words.
+    """
+    errors = {name: logit_error(found, expected) for name, found in logits.items()}
+    return {
+        name: f"computes logits that are {error:.2g} % off"
+        for name, error in errors.items()
+        if not error <= tolerance  # also when it is no number
+    }
