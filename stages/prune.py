@@ -23,7 +23,8 @@ import torch
 from stages.common.core.cli import run
 from stages.common.core.files import write_csv, write_json
 from stages.common.core.params import load_params
-from stages.common.data.dataset import DataParams, load_training_images
+from stages.common.data.dataset import load_training_images
+from stages.common.data.params import DataParams
 from stages.common.network.network import (
     Network,
     load_checkpoint,

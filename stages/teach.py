@@ -29,7 +29,8 @@ from stages.common.core.accuracy import accuracy
 from stages.common.core.cli import run
 from stages.common.core.files import write_csv, write_json
 from stages.common.core.params import load_params
-from stages.common.data.dataset import DataParams, load_training_images
+from stages.common.data.dataset import load_training_images
+from stages.common.data.params import DataParams
 from stages.common.network.network import Network
 from stages.common.network.whitening import build_network
 from stages.common.training.augmentation import Augmenter
@@ -58,7 +59,13 @@ def teach(networks: list[Network], params: TeachParams, context: RunContext) -> 
             batches = augmenter.view(number).split(params.batch_size)
             outputs = []
             for network, key in zip(networks, keys, strict=True):
-                make = partial(mirrored_logits, network, batches, context.precision)
+                make = partial(
+                    mirrored_logits,
+                    network,
+                    batches,
+                    context.precision,
+                    context.images.info.flip,
+                )
                 outputs.append(context.store.array(f"{key}-{number}", make))
                 bar.update()
             logits.append((np.mean(outputs, axis=0) / GRAIN).round() * GRAIN)
@@ -118,7 +125,8 @@ def ensemble_accuracy(networks: list[Network], context: RunContext) -> float:
     """Accuracy in percent of the mean outputs on the held-out images and their mirror images."""
     validation = context.validation
     batches = torch.from_numpy(validation.pixels).to(context.device).split(500)
-    outputs = [mirrored_logits(network, batches, context.precision) for network in networks]
+    flip = context.images.info.flip
+    outputs = [mirrored_logits(network, batches, context.precision, flip) for network in networks]
     return accuracy(np.mean(outputs, axis=0).argmax(1), validation.labels)
 
 

@@ -23,7 +23,8 @@ from stages.common.core.accuracy import accuracy
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import replacing, write_json
 from stages.common.core.params import load_params
-from stages.common.data.dataset import DataParams, Images, first_images, load_training_images
+from stages.common.data.dataset import Images, first_images, load_training_images
+from stages.common.data.params import DataParams
 from stages.common.inference.layer_chain import (
     quantization_between,
     read_chain,

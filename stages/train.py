@@ -22,7 +22,8 @@ import torch
 from stages.common.core.cli import run
 from stages.common.core.files import write_csv, write_json
 from stages.common.core.params import load_params
-from stages.common.data.dataset import DataParams, load_training_images
+from stages.common.data.dataset import load_training_images
+from stages.common.data.params import DataParams
 from stages.common.measuring.machine import available_cores, cpu_model
 from stages.common.network.network import save_checkpoint
 from stages.common.network.whitening import build_network
@@ -76,7 +77,7 @@ def main() -> None:
     )
     provenance = {
         "data_digest": images.digest(),
-        "data": dataclasses.asdict(data),
+        "data": data.provenance(),
         "recipe": dataclasses.asdict(recipe),
         "teacher": teacher.digest if params.distillation else None,
         "train": dataclasses.asdict(params),

@@ -16,7 +16,11 @@ from typing import Any
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import write_json
 from stages.common.core.params import parse_section, read_params, reject_unknown_keys
-from stages.common.data.dataset import DataParams
+from stages.common.data.params import (
+    OFFICIAL_TRAINING_IMAGES,
+    DataParams,
+    refuse_data_contradictions,
+)
 from stages.common.inference.params import (
     EvaluateParams,
     ExportParams,
@@ -27,6 +31,7 @@ from stages.common.measuring.params import BenchmarkParams
 from stages.common.npu.vela import NPUParams
 from stages.common.pruning.params import PruneParams, refuse_contradictions, refuse_other_shapes
 from stages.common.revisions.changes import CompareRevisionsParams
+from stages.common.sources.params import PrepareParams
 from stages.common.studies.grid import StudiesParams, experiments_of
 from stages.common.training.params import RecipeParams, TeachParams, TrainParams
 from stages.controls.params import ControlsParams
@@ -35,7 +40,6 @@ from stages.hardware.hls_design.params import HLSParams
 from stages.hardware.mac.params import MacAreaParams
 from stages.hardware.nngen_engine.params import AcceleratorParams
 from stages.hardware.overview.params import HardwareParams
-from stages.prepare import PrepareParams
 
 SECTIONS = {
     "data": DataParams,
@@ -59,7 +63,6 @@ SECTIONS = {
     "compare_revisions": CompareRevisionsParams,
     "studies": StudiesParams,
 }
-OFFICIAL_TRAINING_IMAGES = 50_000
 
 
 def check(content: dict, path: str | Path) -> None:
@@ -69,6 +72,7 @@ def check(content: dict, path: str | Path) -> None:
         section: parse_section(cls, content, section=section, path=path)
         for section, cls in SECTIONS.items()
     }
+    refuse_data_contradictions(params["data"])
     check_counts(params, path)
     refuse_contradictions(params["prune"])
     refuse_other_shapes(params["prune"], params["train"].widths)
@@ -89,6 +93,8 @@ def check_studies(studies: StudiesParams, content: dict, path: str | Path) -> No
 
 def check_counts(params: dict[str, Any], path: str | Path) -> None:
     """No stage may want more images than there are for it; ``params`` by section."""
+    if params["data"].source != "cifar10":
+        return  # how many there are, prepare finds out; smaller datasets give all that they have
     data, export, quantize, tflite, hls, accelerator = (
         params[name] for name in ("data", "export", "quantize", "tflite", "hls", "accelerator")
     )

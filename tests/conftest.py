@@ -12,7 +12,28 @@ from filelock import FileLock
 
 from stages.common.data.cifar10 import CLASSES, TEST_FILE, TRAIN_FILES
 from stages.common.data.dataset import CIFAR10, Images
+from stages.common.data.params import DataParams
 from tests.pipelines import FIRST_OUTPUT, TINY, Repository, copy_working_tree, set_params
+
+DATA = {
+    "source": "cifar10",
+    "path": "photos",
+    "image_size": [32, 32],
+    "resize": "crop",
+    "bad_files": "refuse",
+    "validation_share": 0.2,
+    "test_share": 0.2,
+    "split_seed": 0,
+    "sampling": "natural",
+    "flip": True,
+    "train_images": 400,
+    "validation_images": 100,
+}
+
+
+def data_params(train_images: int, validation_images: int, **changes: object) -> DataParams:
+    counts = {"train_images": train_images, "validation_images": validation_images}
+    return DataParams(**{**DATA, **counts, **changes})
 
 
 def make_images(count: int, seed: int = 0) -> Images:

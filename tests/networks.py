@@ -23,7 +23,7 @@ from stages.common.network.network import BatchNorm, Checkpoint, Network, save_c
 from stages.common.training.checkpoints import EpochStore
 from stages.common.training.context import RunContext
 from stages.common.training.params import RecipeParams, TeachParams
-from tests.conftest import make_images
+from tests.conftest import DATA, make_images
 
 RECIPE = RecipeParams(
     momentum=0.6,
@@ -51,7 +51,7 @@ TEACH = TeachParams(
 CONFIG = {"widths": [[8, 8], [16, 16], [16, 32]], "classes": 10}
 PROVENANCE = {"data_digest": "ab" * 32, "train": {"seed": 0, "epochs": 1}}
 PARAMS = {
-    "data": {"train_images": 400, "validation_images": 100},
+    "data": DATA,
     "export": {"opset": 18, "check_images": 50, "logit_tolerance": 0.001},
     "quantize": {
         "calibration_images": 100,

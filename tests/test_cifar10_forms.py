@@ -12,8 +12,9 @@ import pytest
 
 from stages.common.core.cli import InputError
 from stages.common.core.files import digest
+from stages.common.sources.params import PrepareParams
 from stages.common.sources.pickled_batches import read_batch
-from stages.prepare import PrepareParams, prepare
+from stages.prepare import prepare
 from tests.cifar10_files import FILES, Python2Pickler, write_binary, write_python_folder
 
 

@@ -10,7 +10,7 @@ import torch
 
 from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import TRAIN_FILES
-from stages.common.data.dataset import DataParams, Images, load_training_images
+from stages.common.data.dataset import Images, load_training_images
 from stages.common.measuring.seeds import paired_difference
 from stages.common.network.network import Network, save_checkpoint, size_of, widths_of
 from stages.common.network.whitening import build_network
@@ -28,7 +28,7 @@ from stages.controls.params import ControlsParams
 from stages.controls.table import markdown, sentence
 from stages.controls.train import Arm, Setup, affordable_epochs, summary, train_all
 from stages.teach import teach
-from tests.conftest import make_images
+from tests.conftest import data_params, make_images
 from tests.networks import PROVENANCE, RECIPE, TEACH, call, run_context, write_params
 from tests.test_plan import PARAMS as PRUNE
 
@@ -45,7 +45,7 @@ CONTROLS = ControlsParams(
 
 @pytest.fixture(scope="module")
 def images(data_directory) -> Images:
-    return load_training_images(data_directory, DataParams(400, 100))[0]
+    return load_training_images(data_directory, data_params(400, 100))[0]
 
 
 @pytest.fixture(scope="module")

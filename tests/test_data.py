@@ -6,8 +6,8 @@ import pytest
 from stages.common.core.accuracy import accuracy, class_accuracy
 from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import read_records
-from stages.common.data.dataset import DataParams, load_test_images, load_training_images
-from tests.conftest import make_images, write_images
+from stages.common.data.dataset import load_test_images, load_training_images
+from tests.conftest import data_params, make_images, write_images
 
 
 def test_images_come_back_as_written(tmp_path):
@@ -19,8 +19,8 @@ def test_images_come_back_as_written(tmp_path):
 
 
 def test_validation_images_are_the_last_ones_and_never_trained_on(data_directory):
-    few, held_out = load_training_images(data_directory, DataParams(100, 50))
-    many, same = load_training_images(data_directory, DataParams(450, 50))
+    few, held_out = load_training_images(data_directory, data_params(100, 50))
+    many, same = load_training_images(data_directory, data_params(450, 50))
     assert (len(few), len(many), len(held_out)) == (100, 450, 50)
     assert np.array_equal(held_out.pixels, same.pixels)
     assert np.array_equal(many.pixels[:100], few.pixels)
@@ -30,7 +30,7 @@ def test_validation_images_are_the_last_ones_and_never_trained_on(data_directory
 
 def test_too_many_images_wanted_is_refused(data_directory):
     with pytest.raises(InputError, match=r"data\.train_images is 451; allowed: at most 450"):
-        load_training_images(data_directory, DataParams(451, 50))
+        load_training_images(data_directory, data_params(451, 50))
 
 
 def test_a_missing_file_says_what_to_run(tmp_path):

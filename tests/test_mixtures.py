@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from stages import prune
-from stages.common.data.dataset import CIFAR10, DataParams, Images, load_training_images
+from stages.common.data.dataset import CIFAR10, Images, load_training_images
+from stages.common.data.params import DataParams
 from stages.common.network.network import Network, load_checkpoint, save_checkpoint, size_of
 from stages.common.network.whitening import build_network
 from stages.common.pruning import mixup_teacher

@@ -8,6 +8,7 @@ import pytest
 
 from stages.common.core.cli import InputError
 from stages.common.core.params import RENAMED, load_params, read_params
+from stages.common.data.params import DataParams
 from stages.common.training.params import RecipeParams
 from stages.validate_params import SECTIONS, accepted, check
 
@@ -37,6 +38,12 @@ def test_the_committed_params_are_accepted(content):
         ("train.epochs", "abc", "train.epochs is 'abc'; allowed: a whole number of at least 1"),
         ("train.epochs", 2.5, "train.epochs is 2.5; allowed: a whole number of at least 1"),
         ("train.widths", [[64], []], "allowed: 1 to 4 blocks"),
+        ("data.source", "imagenet", "allowed: cifar10 or folder or torchvision:NAME"),
+        ("data.source", "torchvision:../x", "allowed: cifar10 or folder or torchvision:NAME"),
+        ("data.image_size", 32, "data.image_size is 32; allowed: [height, width]"),
+        ("data.image_size", [64, 64], "data.image_size is [64, 64]; the network (a chain"),
+        ("data.test_share", 0.6, "data.test_share is 0.6; allowed: a number in [0.01, 0.5]"),
+        ("data.bad_files", "keep", "'keep'; allowed: refuse or skip"),
         ("quantize.calibration_images", 0, "quantize.calibration_images is 0; allowed: "),
         ("quantize.exclude", ["head", "head"], "allowed: a list of different texts, or []"),
         ("quantize.exclude", "head", "quantize.exclude is 'head'; allowed: a list of"),
@@ -175,3 +182,23 @@ def test_every_new_name_is_a_key_of_params_yaml(content):
     keys = {*content, *(f"{section}.{key}" for section in content for key in content[section])}
     assert set(RENAMED.values()) <= keys
     assert not set(RENAMED) & keys
+
+
+def test_a_folder_of_images_that_is_not_there_is_refused_before_any_work(content):
+    content["data"] |= {"source": "folder", "path": "no/such/folder"}
+    with pytest.raises(InputError, match="data.path is 'no/such/folder', which is no folder"):
+        check(content, path="params.yaml")
+
+
+def test_a_small_dataset_gives_all_it_has_so_that_no_count_is_refused(content, tmp_path):
+    content["data"] |= {"source": "folder", "path": str(tmp_path), "train_images": 100}
+    check(content, path="params.yaml")
+
+
+def test_a_checkpoint_of_cifar10_keeps_the_keys_that_it_always_had(content):
+    params = DataParams(**content["data"])
+    assert params.provenance() == {"train_images": 47_500, "validation_images": 2_500}
+    content["data"]["flip"] = False
+    assert DataParams(**content["data"]).provenance()["flip"] is False
+    content["data"]["source"] = "folder"
+    assert DataParams(**content["data"]).provenance() == content["data"]

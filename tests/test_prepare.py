@@ -11,14 +11,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 from stages import prepare as stage
 from stages.common.core.cli import InputError
 from stages.common.core.files import digest
 from stages.common.data.cifar10 import CLASSES, TEST_FILE
 from stages.common.sources.archives import extract
-from stages.prepare import PrepareParams, prepare
+from stages.common.sources.params import PrepareParams
+from stages.prepare import prepare
 from tests.cifar10_files import FILES, write_binary, write_npm_package
+from tests.conftest import DATA
 
 CLASSES_TEXT = "\n".join(CLASSES) + "\n\n"
 
@@ -412,7 +415,8 @@ def test_command_reports_the_failure_of_all_sources_in_its_exit_status(
     monkeypatch, tmp_path, target, capsys
 ):
     params = tmp_path / "params.yaml"
-    params.write_text("prepare: {sources: [local], local_path: /nowhere}\n")
+    prepare_section = {"sources": ["local"], "local_path": "/nowhere"}
+    params.write_text(yaml.safe_dump({"data": DATA, "prepare": prepare_section}))
     monkeypatch.setattr(sys, "argv", ["prepare", "--params", str(params), "--data", str(target)])
     with pytest.raises(SystemExit) as caught:
         stage.run(stage.main)

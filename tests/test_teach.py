@@ -10,7 +10,8 @@ import pytest
 
 from stages import teach
 from stages.common.core.cli import InputError
-from stages.common.data.dataset import DataParams, load_training_images
+from stages.common.data.dataset import load_training_images
+from stages.common.data.params import DataParams
 from stages.common.network.whitening import build_network
 from stages.common.training.teacher import TeacherOutputs, load_teacher, save_teacher
 from tests.networks import PARAMS, RECIPE, TEACH, call, run_context, write_params

@@ -16,9 +16,10 @@ import yaml
 
 from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import PIXEL_MEAN
-from stages.common.data.dataset import CIFAR10, DataParams, Images, load_training_images
+from stages.common.data.dataset import CIFAR10, Images, load_training_images
+from stages.common.data.params import DataParams
 from stages.common.network.whitening import build_network, whitening_filters
-from stages.common.training.augmentation import Augmenter, generator, shuffled
+from stages.common.training.augmentation import Augmenter, balanced, generator, shuffled
 from stages.common.training.checkpoints import EpochStore, model_digest
 from stages.common.training.context import pick_device, pick_precision
 from stages.common.training.loop import Monitor, fit, ignore
@@ -27,7 +28,7 @@ from stages.common.training.muon import orthogonalize
 from stages.common.training.params import RecipeParams, Schedule, TrainParams
 from stages.common.training.teacher import TeacherOutputs, save_teacher
 from stages.train import objective
-from tests.conftest import make_images
+from tests.conftest import DATA, make_images
 from tests.networks import RECIPE, run_context
 
 ROOT = Path(__file__).parent.parent
@@ -166,6 +167,21 @@ def test_random_numbers_follow_from_their_key_alone():
     assert one == same != other
 
 
+def test_no_image_is_flipped_where_a_mirror_image_is_not_of_its_class():
+    pixels = torch.from_numpy(make_images(40).pixels)
+    info = dataclasses.replace(CIFAR10, flip=False)
+    augmenter = Augmenter(pixels, info, translate=0, cutout=0, seed=0)
+    assert all(torch.equal(augmenter.view(number), pixels) for number in (0, 1))
+
+
+def test_balanced_sampling_draws_every_class_as_often():
+    labels = torch.tensor([0] * 900 + [1] * 90 + [2] * 10)
+    drawn = torch.bincount(labels[balanced(labels, seed=0, epoch=0)])
+    assert drawn.sum() == 1000
+    assert (drawn - 333).abs().max() < 60
+    assert not torch.equal(balanced(labels, 0, 0), balanced(labels, 0, 1))
+
+
 def test_every_image_is_flipped_in_exactly_one_of_two_views():
     pixels = torch.from_numpy(make_images(40).pixels)
     augmenter = Augmenter(pixels, CIFAR10, translate=0, cutout=0, seed=0)
@@ -299,7 +315,7 @@ def test_clearing_removes_only_what_this_run_stored(tmp_path):
 
 
 PARAMS = {
-    "data": {"train_images": 300, "validation_images": 50},
+    "data": {**DATA, "train_images": 300, "validation_images": 50},
     "recipe": dataclasses.asdict(RECIPE),
     "train": {
         "seed": 0,

@@ -32,7 +32,8 @@ from pathlib import Path
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import write_json, write_text
 from stages.common.core.params import load_params
-from stages.common.data.dataset import DataParams, load_training_images
+from stages.common.data.dataset import load_training_images
+from stages.common.data.params import DataParams
 from stages.common.measuring.seeds import paired_difference, spread
 from stages.common.network.network import Network, Size, load_checkpoint, size_of
 from stages.common.pruning.cut import make_permanent

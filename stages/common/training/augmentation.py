@@ -17,9 +17,10 @@ class Augmenter:
     """Numbered views of the pixels (N, 3, 32, 32) uint8; a view follows from seed and number.
 
     Alternating flip (cifar10-airbench): a random half of the images is flipped in even views,
-    the other half in odd ones. Each image is shifted by up to ``translate`` pixels, its border
-    reflected; then a square of ``cutout`` pixels a side, its centre anywhere in the image, is
-    filled with the mean colour (DeVries and Taylor, arXiv:1708.04552). 0 leaves either out.
+    the other half in odd ones; none is where ``info.flip`` is false. Each image is shifted by up
+    to ``translate`` pixels, its border reflected; then a square of ``cutout`` pixels a
+    side, its centre anywhere in the image, is filled with the mean colour (DeVries and Taylor,
+    arXiv:1708.04552). 0 leaves either out.
     """
 
     def __init__(self, pixels: Tensor, info: DatasetInfo, translate: int, cutout: int, seed: int):
@@ -43,8 +44,9 @@ class Augmenter:
             chosen = ((shifts[:, 0] == y) & (shifts[:, 1] == x)).nonzero().squeeze(1)
             chosen = chosen.to(pixels.device)
             pixels[chosen] = self.padded[chosen, :, y : y + self.size, x : x + self.size]
-        turned = (self.flipped ^ bool(number % 2)).nonzero().squeeze(1).to(pixels.device)
-        pixels[turned] = pixels[turned].flip(-1)
+        if self.info.flip:
+            turned = (self.flipped ^ bool(number % 2)).nonzero().squeeze(1).to(pixels.device)
+            pixels[turned] = pixels[turned].flip(-1)
         if self.cutout:
             self.cut_out(pixels, number)
         return pixels
@@ -119,6 +121,15 @@ def squares(centres: Tensor, side: Tensor | int, size: int) -> Tensor:
 def shuffled(count: int, seed: int, epoch: int) -> Tensor:
     """The order of the images in one epoch: (count,) int64."""
     return torch.randperm(count, generator=generator("order", seed, epoch))
+
+
+def balanced(labels: Tensor, seed: int, epoch: int) -> Tensor:
+    """As many indices as there are labels (N,) int64, every class as often as the others: those of
+    small classes come several times.
+    """
+    weights = 1 / torch.bincount(labels).double()[labels]
+    random = generator("order", seed, epoch)
+    return torch.multinomial(weights, len(labels), replacement=True, generator=random)
 
 
 def generator(*key: object) -> torch.Generator:

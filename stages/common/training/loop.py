@@ -20,7 +20,7 @@ from stages.common.core.accuracy import accuracy
 from stages.common.core.cli import InputError
 from stages.common.data.dataset import Images
 from stages.common.network.network import Network, size_of
-from stages.common.training.augmentation import Augmenter, shuffled
+from stages.common.training.augmentation import Augmenter, balanced, shuffled
 from stages.common.training.checkpoints import Progress, work_key
 from stages.common.training.context import RunContext, products_in
 from stages.common.training.losses import Loss, Objective
@@ -148,11 +148,16 @@ class Epochs:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def order(self, epoch: int) -> Tensor:
+        if self.context.images.info.sampling == "balanced":
+            return balanced(torch.from_numpy(self.context.images.labels), self.seed, epoch)
+        return shuffled(len(self), self.seed, epoch)
+
     def load(self, epoch: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Pixels (N, 3, 32, 32) uint8; labels (N,) int64 or (N, classes) float32; the teacher's
         logits (N, classes) float32 if there is one; and the order (N,) int64 to train in.
         """
-        order = shuffled(len(self), self.seed, epoch).to(self.device)
+        order = self.order(epoch).to(self.device)
         if self.teacher is None:
             return self.augmenter.view(epoch), self.labels, None, order
         data = self.teacher.epoch_data(self.augmenter, epoch, self.seed)

@@ -77,7 +77,9 @@ class TeacherOutputs:
         """The next of the views, in every other pass over them their mirror images."""
         number, mirrored = turn_of(seed + epoch, self.views)
         pixels = augmenter.view(self.first_view + number)
-        return EpochData(pixels.flip(-1) if mirrored else pixels, self.logits[number])
+        return EpochData(
+            pixels.flip(-1) if mirrored and augmenter.info.flip else pixels, self.logits[number]
+        )
 
 
 def turn_of(epoch: int, views: int) -> tuple[int, bool]:
@@ -130,15 +132,17 @@ def load_teacher(path: str | Path, translate: int, cutout: int, data_digest: str
 
 @torch.no_grad()
 def mirrored_logits(
-    network: Network, batches: tuple[Tensor, ...], precision: torch.dtype
+    network: Network, batches: tuple[Tensor, ...], precision: torch.dtype, mirror: bool = True
 ) -> np.ndarray:
-    """The mean of the logits on images and on their mirror images: (N, classes) float32, of
-    batches (n, 3, 32, 32) uint8.
+    """The mean of the logits on images and, with ``mirror``, on their mirror images: (N, classes)
+    float32, of batches (n, 3, H, W) uint8.
     """
     logits = []
     for batch in batches:
         inputs = batch.to(torch.float32, memory_format=torch.channels_last)
         with products_in(precision, batch.device):
-            outputs = (network(inputs).float() + network(inputs.flip(-1)).float()) / 2
+            outputs = network(inputs).float()
+            if mirror:
+                outputs = (outputs + network(inputs.flip(-1)).float()) / 2
         logits.append(outputs.cpu())
     return torch.cat(logits).numpy()

@@ -1,0 +1,111 @@
+"""Any of torchvision's datasets of labelled images, by its name: torchvision:FashionMNIST."""
+
+import difflib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.common.core.cli import InputError
+from stages.common.data.params import TORCHVISION, DataParams
+from stages.common.sources.photos import digest_of, resized
+from stages.common.sources.splits import Collection, Photo
+
+# What constructors call the splits; a dataset that knows none of them is one whole.
+SPLIT_ARGUMENTS = {
+    "train": ("train", "trainval"),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test",),
+}
+
+
+def collect(params: DataParams, downloads: Path) -> Collection:
+    """Every picture of the dataset, which is fetched into ``downloads`` where it is not there.
+
+    Raises ``InputError`` when torchvision has none of that name, it cannot be fetched, or its
+    targets are no classes.
+    """
+    name = params.source.removeprefix(TORCHVISION)
+    kind = dataset_class(name)
+    parts = opened(kind, name, downloads)
+    classes = names_of(parts, name)
+    splits = {split: photos_of(part, split, params) for split, part in parts.items()}
+    return Collection(classes, splits)
+
+
+def dataset_class(name: str) -> Any:
+    """Raises ``InputError`` with the nearest name when torchvision has none of this name."""
+    from torchvision import datasets  # takes seconds; the other sources do not need it
+
+    if name not in datasets.__all__ or not isinstance(getattr(datasets, name), type):
+        near = difflib.get_close_matches(name, datasets.__all__, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"torchvision has no dataset {name!r}{hint}")
+    kind = getattr(datasets, name)
+    if "download" not in inspect.signature(kind).parameters:
+        raise InputError(
+            f"torchvision does not fetch {name}; put its images into class folders and set "
+            "data.source: folder"
+        )
+    return kind
+
+
+def opened(kind: Any, name: str, downloads: Path) -> dict[str, Any]:
+    """The dataset's own splits, or all of it as 'train'."""
+    known = inspect.signature(kind).parameters
+    choices: dict[str, list[dict]]
+    if "train" in known:
+        choices = {"train": [{"train": True}], "test": [{"train": False}]}
+    elif "split" in known:
+        choices = {
+            split: [{"split": word} for word in words] for split, words in SPLIT_ARGUMENTS.items()
+        }
+    else:
+        choices = {"train": [{}]}
+    found = {}
+    for split, arguments in choices.items():
+        for chosen in arguments:
+            try:
+                found[split] = kind(root=str(downloads), download=True, **chosen)
+                break
+            except ValueError:  # a dataset refuses a split that it does not have
+                continue
+            except (OSError, RuntimeError) as error:
+                reason = " ".join(str(error).split())
+                raise InputError(f"torchvision could not fetch {name}: {reason}") from None
+    if "train" not in found:
+        raise InputError(f"torchvision's {name} has no split 'train'")
+    return found
+
+
+def names_of(parts: dict[str, Any], name: str) -> tuple[str, ...]:
+    """The dataset's own names; numbers where it has none.
+
+    Raises ``InputError`` when the targets are not whole numbers, as of a detection dataset.
+    """
+    target = parts["train"][0][1]
+    if isinstance(target, bool) or not isinstance(target, int | np.integer):
+        raise InputError(f"torchvision's {name} gives {type(target).__name__}, no class, per image")
+    names = getattr(parts["train"], "classes", None)
+    if names:
+        return tuple(str(each) for each in names)
+    highest = max(int(label) for part in parts.values() for _, label in part)
+    return tuple(str(number) for number in range(highest + 1))
+
+
+def photos_of(part: Any, split: str, params: DataParams) -> list[Photo]:
+    height, width = params.image_size
+    photos = []
+    for index in range(len(part)):
+        picture, label = part[index]
+        pixels = np.asarray(picture.convert("RGB"))  # (H, W, 3) uint8
+        photos.append(
+            Photo(
+                f"{split} {index}",
+                resized(pixels, (height, width), params.resize),
+                int(label),
+                digest_of(pixels),
+            )
+        )
+    return photos

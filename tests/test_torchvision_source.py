@@ -1,0 +1,83 @@
+"""Datasets of torchvision by name; a small one stands in for those that are fetched."""
+
+import cv2
+import numpy as np
+import pytest
+from torchvision import datasets
+
+from stages import prepare
+from stages.common.core.cli import InputError
+from stages.common.data.dataset import load_test_images, load_training_images
+from tests.conftest import data_params
+
+
+class Picture:
+    """What a dataset of torchvision returns: PIL's image has this method."""
+
+    def __init__(self, pixels: np.ndarray):
+        self.pixels = pixels
+
+    def convert(self, mode: str) -> np.ndarray:
+        assert mode == "RGB"
+        return cv2.cvtColor(self.pixels, cv2.COLOR_GRAY2RGB)
+
+
+class Digits:
+    classes = ["zero", "one"]
+
+    def __init__(self, root: str, train: bool = True, download: bool = False):
+        self.start = 0 if train else 1000
+        self.count = 40 if train else 10
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int):
+        if index >= self.count:
+            raise IndexError
+        pixels = np.random.default_rng(self.start + index).integers(0, 256, (28, 28))
+        return Picture(pixels.astype(np.uint8)), index % 2
+
+
+class Unreachable(Digits):
+    def __init__(self, root: str, split: str = "train", download: bool = False):
+        raise RuntimeError("Error downloading\nx.gz")
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch):
+    for kind in (Digits, Unreachable):
+        monkeypatch.setattr(datasets, kind.__name__, kind, raising=False)
+    names = (*datasets.__all__, "Digits", "Unreachable")
+    monkeypatch.setattr(datasets, "__all__", names)
+
+
+def params_of(name: str, **changes: object):
+    return data_params(10**6, 10**6, source=f"torchvision:{name}", **changes)
+
+
+def test_its_splits_and_class_names_are_kept_and_a_validation_split_is_made(tmp_path, capsys):
+    params = params_of("Digits", flip=False)
+    prepare.prepare_images(tmp_path / "data", params)
+    train, validation = load_training_images(tmp_path / "data", params)
+    test = load_test_images(tmp_path / "data")
+    assert (len(train), len(validation), len(test)) == (32, 8, 10)
+    assert test.classes == ("zero", "one")
+    assert test.shape == (3, 32, 32)
+    assert train.info.flip is False
+    assert "there is no validation split" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("FashionMNST", "torchvision has no dataset 'FashionMNST'; did you mean FashionMNIST?"),
+        ("ImageFolder", "does not fetch ImageFolder"),
+        ("Unreachable", "torchvision could not fetch Unreachable: Error downloading x.gz"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_in_one_line(tmp_path, name, said):
+    with pytest.raises(InputError) as caught:
+        prepare.prepare_images(tmp_path / "data", params_of(name))
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
