@@ -12,6 +12,7 @@
 # make baseline time the study's tiny model beside MLPerf Tiny's ResNet-8 (after the study tiny)
 # make throughput  measure what each choice of the training loop brings
 # make controls train what else pruning's budget buys, and compare (a DVC stage: cached)
+# make sensitivity   measure what INT8 costs in each layer alone (a DVC stage: cached)
 # make hardware estimate energy, FPGA and ASIC; all hardware on one page (DVC stages: cached)
 # make hooks    check style at every commit, keep models in step with git checkout (pre-commit)
 # make readme   put the committed tables into README.md and metrics/README.md
@@ -46,7 +47,7 @@ endef
 needs = @test -n "$($(1))" || { echo "error: $(1) is missing, e.g. make $@ $(1)=$(2)" >&2; exit 2; }
 
 .PHONY: help install style test test-fast test-all quick quick-settings full study baseline compare \
-	throughput profile controls hardware report hooks readme publish \
+	throughput profile controls sensitivity hardware report hooks readme publish \
 	torture
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -148,6 +149,9 @@ profile: install
 
 controls: install
 	dvc repro stages/controls/dvc.yaml
+
+sensitivity: install
+	dvc repro stages/sensitivity/dvc.yaml
 
 hardware: install
 	python -m pip install --quiet --disable-pip-version-check -r requirements-hardware.txt
