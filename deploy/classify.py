@@ -76,18 +76,19 @@ class Classifier:
     """A model in OpenCV DNN on the CPU.
 
     ``classes`` names the columns of what it returns, ``size`` is the (height, width) in pixels
-    that it brings every image to: the centre square of the image, or with ``stretch`` all of it.
+    that it brings every image to: the centre square of the image, or with ``stretch`` all of it;
+    None is what the model was trained with.
     ``engine`` is OpenCV's engine that computes: "auto" times one image in each (``engine_ms``) and
     keeps the fastest. ``left_out`` says which engines cannot be used, and why.
 
     Raises ``InputError`` when the file is missing, not of this pipeline, or refused by OpenCV.
     """
 
-    def __init__(self, path: str | Path, engine: str = "auto", stretch: bool = False):
+    def __init__(self, path: str | Path, engine: str = "auto", stretch: bool | None = None):
         if engine not in (*ENGINES, "auto"):
             raise ValueError(f"engine is {engine!r}; expected 'auto', 'new' or 'classic'")
-        self.classes, self.size = read_description(path)
-        self.stretch = stretch
+        self.classes, self.size, stretched = read_description(path)
+        self.stretch = stretched if stretch is None else stretch
         probe = np.zeros((1, 3, *self.size), np.float32)
         names = ENGINES if engine == "auto" else (engine,)
         nets, self.left_out = load_nets(path, names, probe)
@@ -133,8 +134,9 @@ class Classifier:
         return outputs
 
 
-def read_description(path: str | Path) -> tuple[tuple[str, ...], tuple[int, int]]:
-    """The names of the classes, and the (height, width) of the input, from the model's metadata.
+def read_description(path: str | Path) -> tuple[tuple[str, ...], tuple[int, int], bool]:
+    """The names of the classes, the (height, width) of the input, and whether it was trained on
+    stretched images, from the model's metadata.
 
     Raises ``InputError`` when the file is missing or is no model that this program understands.
     """
@@ -153,7 +155,10 @@ def read_description(path: str | Path) -> tuple[tuple[str, ...], tuple[int, int]
         raise foreign(path, f"its input's 'size' is {size}, not [height, width]")
     if shape != [3, *size] or not 1 <= min(size) <= max(size) <= MOST_PIXELS:
         raise foreign(path, f"its input's 'size' is {size}, but the network takes {shape}")
-    return tuple(classes), (size[0], size[1])
+    resize = description.get("resize", "crop")
+    if resize not in ("crop", "stretch"):
+        raise foreign(path, f"its input's 'resize' is {resize!r}, neither crop nor stretch")
+    return tuple(classes), (size[0], size[1]), resize == "stretch"
 
 
 def json_of(metadata: dict[str, str], key: str, path: str | Path) -> object:
@@ -829,7 +834,7 @@ def main() -> int:
         cv2.setNumThreads(args.threads)
     report = Report()
     files = files_of(args.inputs, report)
-    model = Classifier(args.model, args.engine, args.stretch)
+    model = Classifier(args.model, args.engine, args.stretch or None)
     for reason in model.left_out:
         print(f"engine left out: {printable(reason)}", file=sys.stderr)
     timed = ", ".join(f"{name} {ms:.2f} ms" for name, ms in model.engine_ms.items())

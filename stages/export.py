@@ -88,9 +88,12 @@ def use_flatten(model: ModelProto) -> None:
 def metadata_of(checkpoint: Checkpoint, images: Images) -> dict[str, str]:
     """The metadata that goes into the file, of a network for such images; each value is JSON."""
     assert "data_digest" in checkpoint.provenance, "a checkpoint names the data that made it"
+    description = {**INPUT_DESCRIPTION, "size": images.shape[1:]}
+    if images.info.resize:  # a device brings its pictures to size in the same way
+        description["resize"] = images.info.resize
     content = {
         "classes": images.classes,
-        "input": {**INPUT_DESCRIPTION, "size": images.shape[1:]},
+        "input": description,
         "widths": checkpoint.model.config["widths"],
         "provenance": checkpoint.provenance,
     }

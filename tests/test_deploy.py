@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -32,11 +33,13 @@ from deploy.classify import (
     missing_bytes,
     read_image,
 )
+from stages import export
 from stages.common.data.cifar10 import CLASSES
 from stages.common.inference.runtimes.opencv import OpenCVSession
 from stages.common.inference.sessions import to_blob
+from stages.common.network.network import Checkpoint
 from tests.conftest import make_images
-from tests.networks import fp32_model, int8_model, write_models
+from tests.networks import PROVENANCE, fp32_model, int8_model, random_network, write_models
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 
@@ -208,6 +211,29 @@ def test_an_image_is_cut_to_its_centre_square_or_stretched(models):
     stretched = Classifier(models[0], "classic", stretch=True).blob([image])
     assert stretched.shape == (1, 3, 32, 32)
     assert np.array_equal(stretched[0, 0, 0], np.repeat([0.0, 200.0, 0.0], [8, 16, 8]))
+
+
+@pytest.mark.parametrize(("resize", "stretch"), [("crop", False), ("stretch", True)])
+def test_an_image_is_brought_to_size_as_the_model_was_trained(tmp_path, resize, stretch):
+    path = with_resize(tmp_path / "model.onnx", resize)
+    assert Classifier(path, "classic").stretch is stretch
+    assert Classifier(path, "classic", stretch=True).stretch is True
+
+
+def test_another_way_of_resizing_is_refused(tmp_path):
+    with pytest.raises(InputError, match="'resize' is 'pad', neither crop nor stretch"):
+        Classifier(with_resize(tmp_path / "model.onnx", "pad"), "classic")
+
+
+def with_resize(path: Path, resize: str) -> Path:
+    """A model for photos that were resized so in training."""
+    images = make_images(1)
+    images = replace(images, info=replace(images.info, resize=resize))
+    model = fp32_model()
+    checkpoint = Checkpoint(random_network(), PROVENANCE)
+    onnx.helper.set_model_props(model, export.metadata_of(checkpoint, images))
+    path.write_bytes(model.SerializeToString())
+    return path
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 400), (1000, 3), (33, 31)])
