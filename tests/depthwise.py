@@ -12,12 +12,15 @@ CLASSES = 10
 
 
 def depthwise_model() -> ModelProto:
-    """FP32: 3x3 convolution, ReLU, depthwise 3x3, ReLU, 1x1, ReLU, mean over the image, linear."""
+    """FP32: 3x3 convolution, twice (1x1, depthwise 3x3), each with ReLU; 1x1, mean, linear."""
     rng = np.random.default_rng(0)
     shapes = {
         "stem": (CHANNELS, 3, 3, 3),
-        "depthwise": (CHANNELS, 1, 3, 3),
-        "pointwise": (CHANNELS, CHANNELS, 1, 1),
+        "expand1": (CHANNELS, CHANNELS, 1, 1),
+        "depthwise1": (CHANNELS, 1, 3, 3),
+        "expand2": (CHANNELS, CHANNELS, 1, 1),
+        "depthwise2": (CHANNELS, 1, 3, 3),
+        "project": (CHANNELS, CHANNELS, 1, 1),
     }
     constants, nodes, last = [], [], "pixels"
     for name, shape in shapes.items():
@@ -31,19 +34,21 @@ def depthwise_model() -> ModelProto:
                 [last, f"{name}.weight", f"{name}.bias"],
                 [f"{name}_out"],
                 f"node_{name}",
-                group=CHANNELS if name == "depthwise" else 1,
-                pads=[1] * 4 if name == "depthwise" else [0] * 4,
+                group=CHANNELS if name.startswith("depthwise") else 1,
+                pads=[1] * 4 if name.startswith("depthwise") else [0] * 4,
             )
         )
         last = f"{name}_relu"
         nodes.append(helper.make_node("Relu", [f"{name}_out"], [last], f"node_{last}"))
-    head = rng.normal(size=(CHANNELS, CLASSES)).astype(np.float32)
+    head = rng.normal(size=(CLASSES, CHANNELS)).astype(np.float32)
     constants.append(numpy_helper.from_array(head, "head.weight"))
     constants.append(numpy_helper.from_array(np.zeros(CLASSES, np.float32), "head.bias"))
     nodes += [
         helper.make_node("GlobalAveragePool", [last], ["mean"], "node_mean"),
         helper.make_node("Flatten", ["mean"], ["flat"], "node_flat"),
-        helper.make_node("Gemm", ["flat", "head.weight", "head.bias"], ["logits"], "node_head"),
+        helper.make_node(
+            "Gemm", ["flat", "head.weight", "head.bias"], ["logits"], "node_head", transB=1
+        ),
     ]
     graph = helper.make_graph(
         nodes,

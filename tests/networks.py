@@ -59,7 +59,7 @@ PARAMS = {
         "activation_type": "uint8",
         "reduce_range": True,
         "max_accuracy_drop": 10.0,
-        "logit_tolerance": 5,
+        "logit_tolerance": 10,
         "exclude": [],
         "repair": "none",
     },

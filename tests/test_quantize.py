@@ -322,7 +322,7 @@ def test_each_engine_is_used_for_a_depthwise_network_just_where_it_is_right(
     expected = predict(OnnxRuntimeSession(arguments["int8"], 1, optimized=False), images, 50)
     for engine in ("classic", "new"):
         session = OpenCVSession(arguments["int8"], engine=engine, threads=1)
-        is_right = logit_error(predict(session, images, 50), expected) <= 5
+        is_right = logit_error(predict(session, images, 50), expected) <= 10
         assert is_right == (f"opencv_{engine}" not in wrong)
 
 
@@ -433,6 +433,25 @@ def test_the_first_layer_is_not_rounded_where_it_stays_fp32(tmp_path):
         if tensor.name == "whitening.weight"
     ]
     np.testing.assert_array_equal(weight, original)
+
+
+def test_a_padded_first_layer_is_quantized_without_gptq():
+    model = depthwise_model()
+    first = model.graph.node[0]
+    [pads] = [each for each in first.attribute if each.name == "pads"]
+    pads.ints[:] = [1, 1, 1, 1]
+    weight = numpy_helper.to_array(model.graph.initializer[0])
+
+    params = QuantizeParams(**PARAMS["quantize"])
+    result = quantized(model, make_images(20), params)
+
+    [found] = [
+        numpy_helper.to_array(tensor)
+        for tensor in result.graph.initializer
+        if list(tensor.dims) == list(weight.shape)
+    ]
+    scale = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 64
+    assert np.abs(found - np.round(weight / scale)).max() <= 1
 
 
 def test_the_file_says_which_layers_stay_fp32():

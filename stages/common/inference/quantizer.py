@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, NodeProto, numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -127,17 +127,33 @@ def recorded(params: QuantizeParams) -> dict:
 
 
 def round_first_layer(model: ModelProto, images: Images, levels: int) -> None:
-    """Put the first convolution's weights on their INT8 grid, in place."""
+    """Put the first convolution's weights on their INT8 grid, in place.
+
+    Only where it reads the pixels without padding: GPTQ needs the patches that its filters see.
+    """
     first = next(node for node in model.graph.node if node.op_type == "Conv")
-    pads = next((list(each.ints) for each in first.attribute if each.name == "pads"), [])
-    assert first.input[0] == model.graph.input[0].name, "it reads the pixels"
-    assert not any(pads), "every patch lies within the image"
+    if not reads_unpadded_pixels(first, model):
+        return
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     filters, bias = (numpy_helper.to_array(constants[name]) for name in first.input[1:])
     patches = patches_of(images.pixels, filters.shape[2:])
     rounded = round_filters(filters, bias, patches, levels)
     for name, value in zip(first.input[1:], rounded, strict=True):
         constants[name].CopyFrom(numpy_helper.from_array(value, name))
+
+
+def reads_unpadded_pixels(convolution: NodeProto, model: ModelProto) -> bool:
+    """And has a bias, which takes the mean error, and one group."""
+    attributes = {
+        each.name: onnx.helper.get_attribute_value(each) for each in convolution.attribute
+    }
+    return (
+        convolution.input[0] == model.graph.input[0].name
+        and len(convolution.input) == 3
+        and not any(attributes.get("pads", []))
+        and attributes.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
+        and attributes.get("group", 1) == 1
+    )
 
 
 def shorten_names(model: ModelProto) -> None:

@@ -3,7 +3,8 @@
 The stage that writes a file decides. A runtime or engine that disagrees with the reference, or
 refuses the file, is wrong here: the stage's JSON says so, and the file is neither evaluated nor
 timed there. OpenCV 5.0.0's new engine, for example, computes depthwise INT8 convolutions wrongly on
-many processors (github.com/opencv/opencv/issues/28798).
+many processors (github.com/opencv/opencv/issues/28798): the logits of an untrained MobileNetV2 were
+203 % off on an AMD EPYC with VNNI, those of the classic engine 9 %, of ONNX Runtime 0.1 %.
 """
 
 from collections.abc import Collection
