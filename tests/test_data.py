@@ -63,3 +63,7 @@ def test_accuracy_is_in_percent_over_all_and_by_class():
     predictions = np.array([0, 1, 1, 1])
     assert accuracy(predictions, labels) == 75.0
     assert class_accuracy(predictions, labels, ("cat", "dog")) == {"cat": 50.0, "dog": 100.0}
+    assert list(class_accuracy(predictions, labels, ("cat", "dog", "without images"))) == [
+        "cat",
+        "dog",
+    ]

@@ -409,3 +409,8 @@ def test_the_base_learns_from_the_teacher_or_without_distillation_from_the_label
     assert objective(other, params, RECIPE).key != taught.key
     alone = objective(teacher, dataclasses.replace(params, distillation=0), RECIPE)
     assert alone.teacher is None
+
+
+def test_a_batch_larger_than_the_training_split_is_refused(tmp_path):
+    with pytest.raises(InputError, match="batch_size is 50; allowed: at most 30"):
+        run_fit(tmp_path, make_images(30))

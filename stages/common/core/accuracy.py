@@ -11,10 +11,11 @@ def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 
 def class_accuracy(predictions: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> dict:
-    """Share of right predictions among the images of each class, in percent, by class name."""
+    """Share of right predictions, in percent, by name of each class that has images."""
     return {
         name: accuracy(predictions[labels == index], labels[labels == index])
         for index, name in enumerate(classes)
+        if (labels == index).any()
     }
 
 

@@ -71,7 +71,7 @@ def opened(kind: Any, name: str, downloads: Path) -> dict[str, Any]:
                 break
             except ValueError:  # a dataset refuses a split that it does not have
                 continue
-            except (OSError, RuntimeError) as error:
+            except (OSError, RuntimeError, ImportError, TypeError) as error:  # or lacks arguments
                 reason = " ".join(str(error).split())
                 raise InputError(f"torchvision could not fetch {name}: {reason}") from None
     if "train" not in found:

@@ -86,8 +86,14 @@ def fit(
 
     Every epoch sees a new view of the images, or, with a teacher, the next of the teacher's. Every
     epoch is saved in the context's store; when the same work (same start, data, recipe, objective)
-    is found there, it goes on from the last whole epoch and ends in the same bits.
+    is found there, it goes on from the last whole epoch and ends in the same bits. Raises
+    ``InputError`` when a batch is larger than the training split.
     """
+    if schedule.batch_size > len(context.images):
+        raise InputError(
+            f"batch_size is {schedule.batch_size}; allowed: at most {len(context.images)}, the "
+            "number of training images"
+        )
     keep_freed_memory()
     key = fit_key(model, objective, schedule, seed, context)
     model.to(context.device).to(memory_format=torch.channels_last)
