@@ -17,7 +17,7 @@ from tests.pipelines import FIRST_OUTPUT, TINY, Repository, copy_working_tree, s
 
 DATA = {
     "source": "cifar10",
-    "path": "photos",
+    "path": "examples/photos",
     "image_size": [32, 32],
     "resize": "crop",
     "bad_files": "refuse",

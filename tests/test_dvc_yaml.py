@@ -112,6 +112,7 @@ def test_every_code_dep_of_a_stage_is_used_and_named_once(name):
     words = STAGES[name]["cmd"].split()  # a profile or a folder of Verilog comes by argument
     for dep in deps:
         assert (ROOT / dep).exists(), dep
+        assert not list((ROOT / dep).glob("**/dvc.lock")), f"{dep} changes whenever it has run"
         used = any(covers(dep, file) for file in files) or dep in words or "profiles" in dep
         assert used, dep
         assert [other for other in deps if covers(other, dep)] == [dep], f"{dep} is named twice"
