@@ -481,7 +481,7 @@ def filled_table(grid: tuple[list[int], list[int]], points: dict, most: int) -> 
 
 @dataclass(frozen=True)
 class Terms:
-    """What the latency of a network is a sum of, each a table (channels in, channels out).
+    """The parts whose sum is the latency of a network, each a table (channels in, channels out).
 
     ``tables`` are milliseconds; ``prices`` holds, for each of the three counts (activations in,
     activations out, weights, in millions), a table a layer.
@@ -580,7 +580,7 @@ def fitted(terms: Terms, networks: list[list[list[int]]], ms: np.ndarray) -> dic
 
 
 def environment(threads: int) -> dict:
-    """What a latency depends on besides the device's name."""
+    """All that a latency depends on besides the device's name."""
     return {
         "cpu": cpu_name(),
         "system": f"{platform.system()} {platform.machine()}",

@@ -1,4 +1,4 @@
-"""What goes onto the device: deploy/classify.py, alone, on files that the tests make."""
+"""The program for a device, deploy/classify.py, alone, on files that the tests make."""
 
 import ast
 import http.server
@@ -710,7 +710,7 @@ def test_without_stderr_stdout_has_the_answers_alone(models, tmp_path):
 
 
 def write_results(path: Path, logits: list[list[float]], folder: str = "a") -> Path:
-    """What `classify.py --json` prints, as far as it is compared."""
+    """The output of `classify.py --json`, as far as it is compared."""
     lines = [
         json.dumps({"source": f"{folder}/{i}.png", "class": int(np.argmax(row)), "logits": row})
         for i, row in enumerate(logits)

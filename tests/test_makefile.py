@@ -19,7 +19,7 @@ INSTALLED = ("--old-file", ".venv/installed", "--old-file", "install")  # set up
 
 
 def commands(target: str) -> list[str]:
-    """What `make` would run for it, without what sets up .venv."""
+    """The commands that `make` would run for it, without what sets up .venv."""
     output = subprocess.run(
         ["make", "--dry-run", *INSTALLED, target], cwd=ROOT, check=True, capture_output=True
     ).stdout.decode()

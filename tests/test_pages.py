@@ -147,7 +147,7 @@ def split(line: str) -> list[list[str]]:
 
 
 def problems(words: list[str], folder: Path) -> list[str]:
-    """What is wrong with a command of a page in ``folder``; empty when it can be given."""
+    """The fault of a command of a page in ``folder``; empty when it can be given."""
     while words and re.fullmatch(r"[A-Z_]+=.*|for|do|done", words[0]):
         words = words[1:]
     if not words:
@@ -428,7 +428,7 @@ def test_the_readme_has_a_row_for_each_stage():
 
 
 def test_the_figures_of_the_readme_follow_from_the_committed_results():
-    """What stands before the quick start: the claim, its conditions and the three findings."""
+    """The part before the quick start: the claim, its conditions and the three findings."""
     summary = json.loads((ROOT / "metrics" / "summary.json").read_text())
     environment = json.loads((ROOT / "metrics" / "benchmark.json").read_text())["environment"]
     text = PLACE.sub("", readme().partition("## Quick start")[0]).replace("\n", " ")

@@ -15,7 +15,7 @@ VARIANTS = ["base", "pruned", "base_int8", "pruned_int8"]
 
 @pytest.fixture(autouse=True)
 def put_back(repository):
-    """What a test changes, a failing one too, the next one does not find."""
+    """Every change of a test, a failing one too, is undone before the next."""
     yield
     if repository.run("git", "status", "--porcelain"):
         repository.run("git", "checkout", "--quiet", ".")

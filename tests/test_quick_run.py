@@ -1,4 +1,4 @@
-"""What `make quick` says while it runs and when it is done."""
+"""The lines that `make quick` prints while it runs and when it is done."""
 
 import io
 

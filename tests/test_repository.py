@@ -1,4 +1,4 @@
-"""What must hold between the files of the repository."""
+"""Rules that hold between the files of the repository."""
 
 from pathlib import Path
 

@@ -19,7 +19,7 @@ def test_the_deviation_is_that_of_a_sample():
 
 
 def test_a_difference_is_paired_by_seed():
-    """What the seeds move in both alike does not widen the interval."""
+    """A shift that the seeds cause in both alike does not widen the interval."""
     lead = paired_difference([70.0, 80.0, 90.0], [68.0, 77.0, 86.0])  # 2, 3, 4
     assert lead["points"] == 3.0
     assert lead["std"] == 1.0

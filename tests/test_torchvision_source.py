@@ -12,7 +12,7 @@ from tests.conftest import data_params
 
 
 class Picture:
-    """What a dataset of torchvision returns: PIL's image has this method."""
+    """A picture as a dataset of torchvision returns it: PIL's image has this method."""
 
     def __init__(self, pixels: np.ndarray):
         self.pixels = pixels

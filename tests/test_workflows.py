@@ -134,7 +134,7 @@ BOT = {"login": "github-actions[bot]"}
 
 
 class Service:
-    """What the comment's script asks GitHub for, in files, and what it writes there."""
+    """GitHub's answers to the comment's script, in files, and what it writes there."""
 
     def __init__(self, folder: Path):
         self.folder = folder

@@ -102,8 +102,8 @@ A small network on few images: it shows the way, not the result.
 
 Pictures:  {pictures}
 All plots: cd {folder} && ../../.venv/bin/dvc plots show
-Next:      source .venv/bin/activate && dvc repro
-           (all of CIFAR-10: hours on two cores, minutes on a GPU); README.md, Everyday commands"""
+Next:      source .venv/bin/activate && dvc pull --allow-missing && dvc repro --pull
+           (the committed models and their results, in seconds); README.md, Everyday commands"""
 
 
 def aligned(table: str) -> str:

@@ -33,9 +33,9 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is true of all splits: the names of the classes, in the order of the labels, the mean
-    and standard deviation (red, green, blue) of the training pixels in 0-255, and how photos came
-    to their size ("crop" or "stretch"; "" where they had it). For training: whether a mirror image
+    """Facts of all splits: the names of the classes, in the order of the labels, the mean and
+    standard deviation (red, green, blue) of the training pixels in 0-255, and how photos came to
+    their size ("crop" or "stretch"; "" where they had it). For training: whether a mirror image
     is still of its class, and how often each class is drawn ("natural" or "balanced").
     """
 

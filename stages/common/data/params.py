@@ -46,7 +46,7 @@ class DataParams:
     validation_images: int = whole(at_least=1)
 
     def provenance(self) -> dict:
-        """What a checkpoint keeps; of CIFAR-10 the keys that its checkpoints have always had."""
+        """For a checkpoint; of CIFAR-10 the keys that its checkpoints have always had."""
         values = dataclasses.asdict(self)
         if self.source != "cifar10":
             return values

@@ -118,7 +118,7 @@ def with_int8_layers(
 
 
 def recorded(params: QuantizeParams) -> dict:
-    """What a file says of how it was made: no check, and no exclusion where there is none."""
+    """The params that a file states: no check, and no exclusion where there is none."""
     values = dataclasses.asdict(params)
     del values["logit_tolerance"], values["repair"]
     if not params.exclude:

@@ -1,4 +1,4 @@
-"""What a source collects, and how it becomes three splits that share no picture."""
+"""The pictures that a source collects, and how they become three splits that share no picture."""
 
 from collections import Counter
 from collections.abc import Iterator
