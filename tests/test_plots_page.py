@@ -43,7 +43,7 @@ AXES = {
 
 
 class Page(HTMLParser):
-    """Addresses a page would fetch, its inline scripts, and the drawings inside each of its plots."""
+    """Addresses a page fetches, its inline scripts, and the drawings inside each of its plots."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
