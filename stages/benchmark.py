@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.common.core.cli import InputError, run
+from stages.common.core.cli import InputError, named_path, run
 from stages.common.core.files import write_csv, write_json
 from stages.common.core.params import load_params
 from stages.common.data.cifar10 import IMAGE_SHAPE
@@ -102,18 +102,19 @@ def measure(sessions: Iterable[Session], params: BenchmarkParams) -> tuple[np.nd
     return samples_ms[:, :-1], samples_ms[:, -1]
 
 
-def named_path(text: str) -> tuple[str, str]:
-    name, separator, path = text.partition("=")
-    if not (name and separator and path) or name == ENVIRONMENT:
-        raise argparse.ArgumentTypeError(f"{text!r}; expected NAME=PATH, such as base=model.onnx")
+def variant_path(text: str) -> tuple[str, str]:
+    """A NAME=PATH whose name is not that of the environment's block."""
+    name, path = named_path(text)
+    if name == ENVIRONMENT:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected NAME=PATH, with another name")
     return name, path
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--params", required=True)
-    parser.add_argument("--variant", required=True, action="append", type=named_path)
-    parser.add_argument("--check", default=[], action="append", type=named_path)
+    parser.add_argument("--variant", required=True, action="append", type=variant_path)
+    parser.add_argument("--check", default=[], action="append", type=variant_path)
     parser.add_argument("--metrics", required=True)
     parser.add_argument("--latency", required=True)
     return parser.parse_args()

@@ -17,7 +17,7 @@ from stages.common.core.files import read_metrics, write_csv, write_json, write_
 from stages.common.measuring.int8_or_fp32 import RATIO_KEYS as FP32_RATIO_KEYS
 from stages.common.measuring.int8_or_fp32 import recommendation
 from stages.common.reporting.comparison_charts import accuracy_chart, latency_chart, pareto_chart
-from stages.common.reporting.markdown import as_table
+from stages.common.reporting.markdown import as_table, name_and_figures
 from stages.common.reporting.style import save_png
 
 WRONG = "wrong_here"  # of the environment: the runtimes left out, by variant; missing where none is
@@ -151,12 +151,7 @@ def markdown_page(results: list[Result], environment: dict) -> str:
 
 def main_table(results: list[Result]) -> str:
     heads = ["variant", "accuracy", "bytes", "params", "MACs", *RUNTIMES.values()]
-    return as_table([heads, align(heads), *map(main_row, results)])
-
-
-def align(heads: list[str]) -> list[str]:
-    """Names to the left, figures to the right."""
-    return ["---", *["---:"] * (len(heads) - 1)]
+    return as_table([heads, name_and_figures(heads), *map(main_row, results)])
 
 
 def main_row(result: Result) -> list[str]:
@@ -190,9 +185,10 @@ def achieved_rates(results: list[Result], environment: dict) -> str:
         [result.variant, *(rate_cell(result.latency.get(runtime)) for runtime in RUNTIMES)]
         for result in results
     ]
+    table = as_table([heads, name_and_figures(heads), *rows])
     return (
         "GFLOP/s, and as a share of this machine's float32 matrix product in the same rounds "
-        f"({environment['matmul_gflops']:.0f} GFLOP/s):\n\n{as_table([heads, align(heads), *rows])}"
+        f"({environment['matmul_gflops']:.0f} GFLOP/s):\n\n{table}"
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import read_metrics, write_text
-from stages.common.reporting.markdown import as_table
+from stages.common.reporting.markdown import as_table, name_and_figures
 
 
 def read(folder: Path, names: list[str]) -> dict[str, dict]:
@@ -28,7 +28,7 @@ def widths_rows(metrics: dict[str, dict]) -> list[list[str]]:
     widths = list(next(iter(metrics.values()))["widths"])
     heads = ["network", "FP32", *[f"{width} bits" for width in widths]]
     heads += ["design", "images simulated", "logits differing"]
-    rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    rows = [heads, name_and_figures(heads)]
     for name, block in metrics.items():
         built = block["design"]
         found = [f"{block['widths'][width]['accuracy']:.2f} %" for width in widths]

@@ -17,7 +17,7 @@ import numpy as np
 from stages.common.core.cli import run
 from stages.common.core.files import write_json, write_text
 from stages.common.core.params import load_params
-from stages.common.reporting.markdown import as_table
+from stages.common.reporting.markdown import as_table, name_and_figures
 from stages.hardware.mac.params import MacAreaParams
 from stages.hardware.mac.simulation import FORMATS, Format, check
 from stages.hardware.mac.synthesis import refuse_without_tools, standard_cells, xilinx_parts
@@ -41,7 +41,7 @@ def measured(rtl: Path, form: Format, liberty: Path, params: MacAreaParams) -> d
 def markdown_table(metrics: dict[str, dict], library: str) -> str:
     heads = ["multiply-accumulate", "sum", "area", "× int8", "cells", "flip-flops"]
     heads += ["LUTs without DSPs", "× int8", "with DSPs: LUTs", "DSPs"]
-    rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    rows = [heads, name_and_figures(heads)]
     int8 = metrics["int8"]
     for name, block in metrics.items():
         cells, logic = block["standard_cells"], block["xilinx7_without_dsps"]

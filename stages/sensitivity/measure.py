@@ -17,7 +17,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from stages.common.core.cli import run
+from stages.common.core.cli import named_path, run
 from stages.common.core.files import write_csv, write_text
 from stages.common.core.params import load_params
 from stages.common.data.dataset import DataParams, first_images, load_training_images
@@ -79,13 +79,6 @@ def chart(found: dict[str, list[Sensitivity]], images: int) -> Figure:
         panel.margins(x=0.2)
         panel.set(title=network, xlabel="Logits off by (%)")
     return figure
-
-
-def named_path(text: str) -> tuple[str, Path]:
-    name, separator, path = text.partition("=")
-    if not (name and separator and path):
-        raise argparse.ArgumentTypeError(f"{text!r}; expected NAME=PATH, such as base=model.onnx")
-    return name, Path(path)
 
 
 def parse_args() -> argparse.Namespace:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import write_text
-from stages.common.reporting.markdown import as_table
+from stages.common.reporting.markdown import as_table, name_and_figures
 
 PLACE = re.compile(
     r"(?P<begin><!-- (?P<path>\S+): begin \(make readme\) -->\n).*?"
@@ -58,7 +58,7 @@ def short_table(summary: dict[str, dict]) -> str:
         ]
         for variant, block in summary.items()
     ]
-    return as_table([HEADS, ["---", *["---:"] * (len(HEADS) - 1)], *cells])
+    return as_table([HEADS, name_and_figures(HEADS), *cells])
 
 
 def ratio_cell(ratio: float | None, base: str) -> str:

@@ -1,5 +1,6 @@
 """Running a program's ``main``: errors in one line, Ctrl-C without a traceback."""
 
+import argparse
 import errno
 import sys
 from collections.abc import Callable
@@ -22,6 +23,14 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(_fail(f"error: {error}{hint}", code=2))
     except KeyboardInterrupt:
         sys.exit(_fail(INTERRUPTED, code=130))
+
+
+def named_path(text: str) -> tuple[str, str]:
+    """Argument of argparse: 'base=model.onnx' -> ('base', 'model.onnx')."""
+    name, separator, path = text.partition("=")
+    if not (name and separator and path):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected NAME=PATH, such as base=model.onnx")
+    return name, path
 
 
 def is_disk_full(error: Exception) -> bool:

@@ -1,6 +1,6 @@
 """The comparison of two revisions as Markdown: a sentence, a table, and the conditions."""
 
-from stages.common.reporting.markdown import as_table
+from stages.common.reporting.markdown import as_table, name_and_figures
 from stages.common.revisions.changes import (
     COMPARED,
     NO_CHANGE,
@@ -57,7 +57,7 @@ def markdown(
     """``summary``: of ``sentence``; ``revisions``: BASE and HEAD; ``environment``: the machine."""
     base, head = (named(revision) for revision in revisions)
     measured = any(comparison.status == COMPARED for comparison in comparisons)
-    rows = [HEADS, ["---", *["---:"] * (len(HEADS) - 1)], *map(row, comparisons)]
+    rows = [HEADS, name_and_figures(HEADS), *map(row, comparisons)]
     paragraphs = [
         f"**{summary}**",
         f"HEAD ({head}) against BASE ({base}): times are multiples of BASE's, accuracy is HEAD's "

@@ -1,6 +1,6 @@
 """The estimated energies as Markdown tables."""
 
-from stages.common.reporting.markdown import as_table
+from stages.common.reporting.markdown import as_table, name_and_figures
 from stages.hardware.energy_model.energy import MEMORIES
 from stages.hardware.energy_model.params import EnergyParams
 
@@ -53,7 +53,7 @@ def count_rows(resident: dict[str, dict]) -> list[list[str]]:
 def energy_rows(streamed: dict[str, dict], resident: dict[str, dict]) -> list[list[str]]:
     heads = ["variant", "arithmetic", "activations", "total, weights from DRAM", "× base"]
     heads += ["total, weights on chip if they fit", "× base"]
-    rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    rows = [heads, name_and_figures(heads)]
     for label, row in streamed.items():
         rows.append(
             [
