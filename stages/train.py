@@ -14,14 +14,13 @@ folder --resume.
 """
 
 import argparse
-import dataclasses
 from functools import partial
 
 import torch
 
 from stages.common.core.cli import run
 from stages.common.core.files import write_csv, write_json
-from stages.common.core.params import load_params
+from stages.common.core.params import load_params, recorded
 from stages.common.data.dataset import load_training_images
 from stages.common.data.params import DataParams
 from stages.common.measuring.machine import available_cores, cpu_model
@@ -78,9 +77,9 @@ def main() -> None:
     provenance = {
         "data_digest": images.digest(),
         "data": data.provenance(),
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": recorded(recipe),
         "teacher": teacher.digest if params.distillation else None,
-        "train": dataclasses.asdict(params),
+        "train": recorded(params),
     }
     metrics = summary(network, progress, images, validation)
     save_checkpoint(args.model, network, provenance)

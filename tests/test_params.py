@@ -2,12 +2,23 @@
 
 import copy
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from stages.common.core.cli import InputError
-from stages.common.core.params import RENAMED, load_params, read_params
+from stages.common.core.params import (
+    RENAMED,
+    flag,
+    load_params,
+    number,
+    parse_section,
+    read_params,
+    recorded,
+    texts,
+    whole,
+)
 from stages.common.data.params import DataParams
 from stages.common.training.params import RecipeParams
 from stages.validate_params import SECTIONS, accepted, check
@@ -147,6 +158,25 @@ def test_numbers_are_read_however_dvc_or_a_person_writes_them(tmp_path, written)
     path.write_text(text)
     assert load_params(RecipeParams, path, section="recipe").weight_decay == 1e-5
     check(read_params(path), path)
+
+
+@dataclass(frozen=True)
+class WithUsualValues:
+    seed: int = whole(at_least=0)
+    colour: float = number(at_least=0, usual=0.0)
+    flip: bool = flag(usual=True)
+    exclude: list = texts(usual=[])
+
+
+def test_params_at_their_usual_value_are_not_recorded():
+    assert recorded(WithUsualValues(seed=0, colour=0, flip=True, exclude=[])) == {"seed": 0}
+    others = {"seed": 0, "colour": 0.2, "flip": False, "exclude": ["head"]}
+    assert recorded(WithUsualValues(**others)) == others
+
+
+def test_a_usual_value_is_no_default():
+    with pytest.raises(InputError, match=r"recipe\.colour is missing"):
+        parse_section(WithUsualValues, {"recipe": {"seed": 0}}, "recipe", "params.yaml")
 
 
 def test_a_large_number_with_an_exponent_is_a_number(tmp_path):

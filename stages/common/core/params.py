@@ -6,6 +6,7 @@ A stage declares its section as a dataclass whose fields carry a rule:
     class PruneParams:
         method: str = one_of("structured", "unstructured")
         amount: float = number(at_least=0, below=1)
+        flip: bool = flag(usual=True)    # left out of what ``recorded`` returns where true
 
 pydantic would not make this shorter: its errors take several lines and name no nearest key, so that
 each would be written anew from its list of errors, and the rules for widths and lists would stay.
@@ -44,16 +45,25 @@ class Rule:
     allowed: str
 
 
-def rule(accepts: Callable[[Any], bool], allowed: str) -> Any:
-    """A required dataclass field that takes only what ``accepts`` is true for."""
-    return dataclasses.field(metadata={"rule": Rule(accepts, allowed)})
+def rule(accepts: Callable[[Any], bool], allowed: str, usual: Any = None) -> Any:
+    """A required dataclass field that takes only what ``accepts`` is true for.
+
+    ``usual``: the value that ``recorded`` leaves out; None: every value is recorded.
+    """
+    assert usual is None or accepts(usual), f"{usual!r} is not {allowed}"
+    return dataclasses.field(metadata={"rule": Rule(accepts, allowed), "usual": usual})
 
 
-def one_of(*choices: str) -> Any:
-    return rule(lambda value: value in choices, " or ".join(choices))
+def one_of(*choices: str, usual: str | None = None) -> Any:
+    return rule(lambda value: value in choices, " or ".join(choices), usual)
 
 
-def number(at_least: float = -math.inf, at_most: float = math.inf, below: float = math.inf) -> Any:
+def number(
+    at_least: float = -math.inf,
+    at_most: float = math.inf,
+    below: float = math.inf,
+    usual: float | None = None,
+) -> Any:
     """A finite number in ``[at_least, at_most]`` and under ``below``; int counts as float."""
     return rule(
         lambda value: (
@@ -63,26 +73,28 @@ def number(at_least: float = -math.inf, at_most: float = math.inf, below: float 
             and value < below
         ),
         f"a number {_interval(at_least, at_most, below)}".strip(),
+        usual,
     )
 
 
-def whole(at_least: int, at_most: float = math.inf) -> Any:
+def whole(at_least: int, at_most: float = math.inf, usual: int | None = None) -> Any:
     """A whole number in ``[at_least, at_most]``."""
     return rule(
         lambda value: _is_whole(value) and at_least <= value <= at_most,
         f"a whole number {_interval(at_least, at_most, math.inf)}".strip(),
+        usual,
     )
 
 
-def flag() -> Any:
-    return rule(lambda value: isinstance(value, bool), "true or false")
+def flag(usual: bool | None = None) -> Any:
+    return rule(lambda value: isinstance(value, bool), "true or false", usual)
 
 
-def text() -> Any:
-    return rule(lambda value: isinstance(value, str), "a text")
+def text(usual: str | None = None) -> Any:
+    return rule(lambda value: isinstance(value, str), "a text", usual)
 
 
-def texts() -> Any:
+def texts(usual: list[str] | None = None) -> Any:
     """A list of different texts; it may be empty."""
     return rule(
         lambda value: (
@@ -91,10 +103,11 @@ def texts() -> Any:
             and len(set(value)) == len(value)
         ),
         "a list of different texts, or []",
+        usual,
     )
 
 
-def list_of(*choices: str) -> Any:
+def list_of(*choices: str, usual: list[str] | None = None) -> Any:
     """A non-empty list of different choices."""
     return rule(
         lambda value: (
@@ -104,10 +117,11 @@ def list_of(*choices: str) -> Any:
             and len(set(value)) == len(value)
         ),
         f"a list of one or more of {', '.join(choices)}",
+        usual,
     )
 
 
-def channel_widths(fewest_blocks: int = 1) -> Any:
+def channel_widths(fewest_blocks: int = 1, usual: list[list[int]] | None = None) -> Any:
     """A list of blocks, each a list of convolution widths: ``[[64, 64], [256, 256], ...]``."""
     return rule(
         lambda value: (
@@ -122,6 +136,7 @@ def channel_widths(fewest_blocks: int = 1) -> Any:
         ),
         f"{fewest_blocks} to 4 blocks, each a list of channel counts from 1 to 4096, such as "
         "[[64, 64], [256]]",
+        usual,
     )
 
 
@@ -179,6 +194,18 @@ def reject_unknown_keys(values: dict, known: list[str], prefix: str, path: str |
         near = difflib.get_close_matches(str(key), known, n=1)
         hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(known)}"
         raise InputError(f"{path}: {prefix}{key} is unknown; {hint}")
+
+
+def recorded(params: "DataclassInstance") -> dict:
+    """The params as a checkpoint or a model states them: without those at their usual value.
+
+    A new param, whose usual value changes no result, thus changes no file's bytes.
+    """
+    usual = {field.name: field.metadata.get("usual") for field in dataclasses.fields(params)}
+    values = dataclasses.asdict(params)
+    return {
+        key: value for key, value in values.items() if usual[key] is None or value != usual[key]
+    }
 
 
 def with_stored_names(section: str, values: dict) -> dict:

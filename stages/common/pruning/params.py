@@ -1,11 +1,17 @@
 """The params section 'prune', and which of its values contradict each other."""
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
 from stages.common.core.cli import InputError
-from stages.common.core.params import channel_widths, number, one_of, whole, with_stored_names
+from stages.common.core.params import (
+    channel_widths,
+    number,
+    one_of,
+    recorded,
+    whole,
+    with_stored_names,
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class PruneParams:
 
     def provenance(self) -> dict:
         """The params as a checkpoint states them; those of mixup only where it is used."""
-        values = dataclasses.asdict(self)
+        values = recorded(self)
         if not self.mixup_share:
             values = {key: value for key, value in values.items() if "mixup" not in key}
         return with_stored_names("prune", values)
