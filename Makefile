@@ -135,7 +135,7 @@ baseline: install
 
 compare: install
 	$(call needs,BASE,main)
-	python -m stages.tools.compare_revisions $(BASE) $(HEAD) --params params.yaml --data data/cifar10 \
+	python -m stages.tools.compare_revisions $(BASE) $(HEAD) --params params.yaml \
 		--json build/compare.json --markdown build/compare.md
 
 throughput: install

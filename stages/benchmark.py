@@ -24,7 +24,6 @@ import numpy as np
 from stages.common.core.cli import InputError, named_path, run
 from stages.common.core.files import write_csv, write_json
 from stages.common.core.params import load_params
-from stages.common.data.cifar10 import IMAGE_SHAPE
 from stages.common.inference.onnx_graph import cost_of, load_model
 from stages.common.inference.runtimes.onnx_files import (
     WRONG,
@@ -90,9 +89,11 @@ def load_contestants(
 
 def measure(sessions: Iterable[Session], params: BenchmarkParams) -> tuple[np.ndarray, np.ndarray]:
     """Samples in milliseconds: (rounds, sessions), and (rounds,) of the matrix product."""
+    sessions = list(sessions)
     rng = np.random.default_rng(params.seed)
-    blob = rng.integers(256, size=(1, *IMAGE_SHAPE)).astype(np.float32)
-    calls = [partial(session.logits, blob) for session in sessions]
+    shapes = dict.fromkeys(session.shape for session in sessions)
+    blobs = {shape: rng.integers(256, size=(1, *shape)).astype(np.float32) for shape in shapes}
+    calls = [partial(session.logits, blobs[session.shape]) for session in sessions]
     samples_ms = time_interleaved(
         [*calls, matrix_product(params.threads)],
         rounds=params.rounds,

@@ -32,15 +32,24 @@ PARAMS = {
 SLOW_WIDTH = 96  # about a hundred times the work of width 4
 
 
-def write_model(path: Path, width: int, int8: bool = False) -> str:
-    """Two 3x3 convolutions of this width, a global pool and a linear layer; INT8 as QDQ."""
+def write_model(
+    path: Path,
+    width: int,
+    int8: bool = False,
+    size: tuple[int | str, int | str] = (32, 32),
+    classes: int = 10,
+) -> str:
+    """Two 3x3 convolutions of this width, a global pool and a linear layer; INT8 as QDQ.
+
+    ``size``: height and width of the images.
+    """
     rng = np.random.default_rng(0)
     weights = {
         "first": rng.normal(size=(width, 3, 3, 3), scale=0.1),
         "second": rng.normal(size=(width, width, 3, 3), scale=0.1),
-        "head": rng.normal(size=(width, 10), scale=0.1),
+        "head": rng.normal(size=(width, classes), scale=0.1),
         "bias": np.zeros(width),
-        "head_bias": np.zeros(10),
+        "head_bias": np.zeros(classes),
     }
     constants = [
         numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()
@@ -64,8 +73,8 @@ def write_model(path: Path, width: int, int8: bool = False) -> str:
     graph = helper.make_graph(
         nodes,
         "network",
-        inputs=[helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 32, 32])],
-        outputs=[helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 10])],
+        inputs=[helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, *size])],
+        outputs=[helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", classes])],
         initializer=constants,
     )
     opset = helper.make_opsetid("", 18)
@@ -209,6 +218,15 @@ def test_every_contestant_gets_a_session_of_its_own(model, monkeypatch):
     loaded, _ = benchmark.load_contestants(variants, benchmark.BenchmarkParams(**PARAMS), {})
     assert made == [(model, engine, 1) for engine in ("classic", "new", "cpu")] * 2
     assert len({id(session) for _, session in loaded}) == 6
+
+
+def test_every_model_is_timed_on_images_of_its_own_size(tmp_path, monkeypatch):
+    variants = {
+        "base": write_model(tmp_path / "base.onnx", width=4, size=(48, 40)),
+        "small": write_model(tmp_path / "small.onnx", width=4, size=(8, 8)),
+    }
+    metrics, _ = run_benchmark(tmp_path, monkeypatch, variants)
+    assert set(blocks(metrics)) == {"base", "small"}
 
 
 def test_int8_files_are_recognized_by_their_operators(tmp_path, model):

@@ -1,5 +1,6 @@
 """Comparing revisions finds real changes and no others."""
 
+import argparse
 import json
 import sys
 import time
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 from stages.common.core.cli import InputError
-from stages.common.data.cifar10 import CLASSES
+from stages.common.data.cifar10 import CLASSES, IMAGE_SHAPE
 from stages.common.measuring import interleaved_timing as timing
 from stages.common.revisions import paired_timing
 from stages.common.revisions.changes import (
@@ -28,6 +29,7 @@ from stages.common.revisions.changes import (
 from stages.common.revisions.changes_table import sentence
 from stages.common.revisions.paired_timing import compare_latency
 from stages.tools import compare_revisions as tool
+from tests.conftest import DATA
 from tests.test_benchmark import SLOW_WIDTH, write_model
 from tests.test_model_files import commit_models, make_repository
 
@@ -100,7 +102,9 @@ def test_one_network_twice_has_no_detectable_change_in_19_of_20_tries(tmp_path):
     """With the real clock: on a busy machine too."""
     base = Path(write_model(tmp_path / "base.onnx", width=8))
     head = renamed(base, tmp_path / "head.onnx")
-    tries = [compare_latency(base, head, "new", params(seed=seed)) for seed in range(20)]
+    tries = [
+        compare_latency(base, head, IMAGE_SHAPE, "new", params(seed=seed)) for seed in range(20)
+    ]
     for runtime in ("opencv", "onnxruntime"):
         changed = [each[runtime] for each in tries if each[runtime].outcome != NO_CHANGE]
         assert len(changed) <= 1, changed
@@ -119,7 +123,7 @@ def test_both_files_are_loaded_anew_in_every_block_in_changing_order(tmp_path, m
 
     monkeypatch.setattr(paired_timing, "OpenCVSession", FakeSession)
     monkeypatch.setattr(paired_timing, "OnnxRuntimeSession", FakeSession)
-    samples_ms = paired_timing.time_blocks(*files, "new", params(blocks=20))
+    samples_ms = paired_timing.time_blocks(*files, IMAGE_SHAPE, "new", params(blocks=20))
     assert samples_ms.shape == (20, 10, 2, 2)
     blocks = [loaded[start : start + 4] for start in range(0, len(loaded), 4)]
     assert len(blocks) == 20
@@ -142,7 +146,7 @@ def test_samples_are_those_of_the_file_and_runtime_whatever_the_order(tmp_path, 
     monkeypatch.setattr(paired_timing, "load", lambda runtime, path, *_: FakeSession(runtime, path))
     monkeypatch.setattr(timing.time, "perf_counter_ns", lambda: clock[0])
     files = tmp_path / "base.onnx", tmp_path / "head.onnx"
-    samples_ms = paired_timing.time_blocks(*files, "new", params())
+    samples_ms = paired_timing.time_blocks(*files, IMAGE_SHAPE, "new", params())
     assert (samples_ms == np.array([[1, 2], [4, 8]])).all()
 
 
@@ -158,12 +162,12 @@ def test_a_loss_in_one_class_is_worse_and_names_only_that_class():
     base = predictions_with(labels, wrong=np.zeros(10_000, bool))
     cats = labels == CLASSES.index("cat")
     head = predictions_with(labels, wrong=cats & (np.arange(10_000) < 800))  # 80 of 1,000 cats
-    change = judge_accuracy(base, head, labels)
+    change = judge_accuracy(base, head, labels, CLASSES)
     assert (change.outcome, change.base, change.head, change.change) == ("worse", 100, 99.2, -0.8)
     assert change.classes_moved == {"cat": -8.0}
     assert (change.only_base_right, change.only_head_right) == (80, 0)
     assert change.change_low <= change.change <= change.change_high < 0
-    assert judge_accuracy(head, base, labels).outcome == "better"
+    assert judge_accuracy(head, base, labels, CLASSES).outcome == "better"
 
 
 def test_classes_that_moved_are_named_even_where_the_overall_accuracy_did_not():
@@ -172,7 +176,7 @@ def test_classes_that_moved_are_named_even_where_the_overall_accuracy_did_not():
     cats, dogs = (labels == CLASSES.index(name) for name in ("cat", "dog"))
     base = predictions_with(labels, wrong=cats & (index < 500))
     head = predictions_with(labels, wrong=dogs & (index < 500))
-    change = judge_accuracy(base, head, labels)
+    change = judge_accuracy(base, head, labels, CLASSES)
     assert (change.outcome, change.change) == (NO_CHANGE, 0)
     assert change.classes_moved == {"cat": 5.0, "dog": -5.0}
     compared = Comparison("pruned", "compared", Footprint(1, 1), Footprint(1, 1), {}, change)
@@ -184,7 +188,7 @@ def test_as_many_errors_on_other_images_are_no_change():
     index = np.arange(10_000)
     base = predictions_with(labels, wrong=index < 500)
     head = predictions_with(labels, wrong=(index >= 500) & (index < 1010))
-    change = judge_accuracy(base, head, labels)
+    change = judge_accuracy(base, head, labels, CLASSES)
     assert (change.outcome, change.classes_moved) == (NO_CHANGE, {})
     assert change.change_low < 0 < change.change_high
     assert change.change == -0.1
@@ -192,7 +196,7 @@ def test_as_many_errors_on_other_images_are_no_change():
 
 def test_two_different_wrong_answers_are_no_change():
     labels = np.zeros(100, int)
-    change = judge_accuracy(np.ones(100, int), np.full(100, 2), labels)
+    change = judge_accuracy(np.ones(100, int), np.full(100, 2), labels, CLASSES)
     assert (change.outcome, change.p_value, change.change) == (NO_CHANGE, 1, 0)
 
 
@@ -330,6 +334,44 @@ def test_the_same_revision_twice_runs_nothing_and_needs_no_images(root, tmp_path
         assert set(block["outcomes"].values()) == {NO_CHANGE}
     assert result["summary"] == f"No tolerance exceeded: {NO_CHANGE}."
     assert result["exit"] == 0
+
+
+@pytest.mark.parametrize(
+    ("base", "head", "said"),
+    [
+        (
+            {"size": (64, 64)},
+            {},
+            "net is for 64x64 pixels and 10 classes in sized and for 32x32 pixels and 10 classes "
+            "in the working tree; compare a revision with the same images",
+        ),
+        ({}, {"classes": 2}, "and for 32x32 pixels and 2 classes in the working tree"),
+        (
+            {"size": (48, 40)},
+            {"size": (48, 40), "width": 6},
+            "net is for 48x40 pixels and 10 classes, the test images are 32x32 pixels and 10",
+        ),
+    ],
+)
+def test_models_for_other_images_are_refused_in_one_line(
+    tmp_path, data_directory, monkeypatch, base, head, said
+):
+    root = make_repository(tmp_path / "repository")
+    for tag, kind in (("sized", base), ("head", head)):
+        path = write_model(tmp_path / f"{tag}.onnx", **{"width": 4, **kind})
+        commit_models(root, tag, {"net": Path(path).read_bytes()})
+    with pytest.raises(InputError) as refusal:
+        run_tool(root, data_directory, monkeypatch, "sized")
+    assert said in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_test_images_are_those_of_the_params_unless_others_are_named(tmp_path):
+    params = tmp_path / "params.yaml"
+    params.write_text(yaml.safe_dump({"data": {**DATA, "source": "folder"}}))
+    args = argparse.Namespace(params=params, data=None)
+    assert tool.data_folder(args) == Path("data/folder")
+    assert tool.data_folder(argparse.Namespace(params=params, data=tmp_path)) == tmp_path
 
 
 def test_missing_test_images_are_named(root, tmp_path, monkeypatch):

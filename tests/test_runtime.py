@@ -1,6 +1,7 @@
 """Sessions: every runtime makes the same predictions, and refuses in one line."""
 
 from dataclasses import fields
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -22,6 +23,7 @@ from stages.common.inference.sessions import predict, to_blob
 from stages.common.measuring.params import BenchmarkParams
 from tests.conftest import make_images
 from tests.networks import fp32_model, write_models
+from tests.test_benchmark import write_model
 
 OPENERS = {
     "onnxruntime": lambda path: OnnxRuntimeSession(path, threads=1),
@@ -72,6 +74,20 @@ def test_all_runtimes_predict_the_same(models, open_session, index):
 
     assert (found == expected).mean() >= (1.0 if index == 0 else 0.97)
     assert (found == images.labels).mean() > 0.65
+
+
+@everywhere
+def test_a_session_takes_images_of_the_size_that_the_file_says(tmp_path, open_session):
+    session = open_session(Path(write_model(tmp_path / "oblong.onnx", width=4, size=(24, 40))))
+    assert session.shape == (3, 24, 40)
+    assert session.logits(np.zeros((2, 3, 24, 40), np.float32)).shape == (2, 10)
+
+
+@everywhere
+def test_a_file_for_images_of_any_size_is_refused_in_one_line(tmp_path, open_session):
+    path = Path(write_model(tmp_path / "any.onnx", width=4, size=("H", "W")))
+    with pytest.raises(InputError, match=r"any\.onnx.* (refuses this model|expected images of)"):
+        open_session(path)
 
 
 def test_predict_returns_every_image_in_order_whatever_the_batch_size(models):

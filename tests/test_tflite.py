@@ -82,7 +82,9 @@ def test_integers_are_those_of_onnx_runtime_rounded_to_the_outputs_scale(tmp_pat
 def test_fp32_is_the_same_function(tmp_path):
     fp32, _ = write_models(tmp_path)
     (tmp_path / "fp32.tflite").write_bytes(tflite_bytes(read_chain(fp32)))
-    found = predict(LiteRTSession(tmp_path / "fp32.tflite", 1, "xnnpack"), IMAGES, 30)
+    session = LiteRTSession(tmp_path / "fp32.tflite", 1, "xnnpack")
+    assert session.shape == IMAGES.shape
+    found = predict(session, IMAGES, 30)
     expected = predict(OnnxRuntimeSession(fp32, threads=1), IMAGES, 30)
     np.testing.assert_allclose(found, expected, atol=1e-3)
 

@@ -3,9 +3,9 @@
 Reads   dvc.yaml and dvc.lock of both revisions and the ONNX files they name, from the DVC cache
         or remote; the test images (their accuracy is compared; nothing is chosen on them)
 Writes  a JSON and a Markdown, where asked for; prints the Markdown
-Params  compare_revisions.*  (see common/revisions/changes.py), evaluate.*
-Raises  InputError for an unknown revision, a model or test images that cannot be had, more threads
-        than cores; the exit code is then 2
+Params  compare_revisions.*  (see common/revisions/changes.py), evaluate.*, data.source
+Raises  InputError for an unknown revision, a model or test images that cannot be had, models for
+        images of another size or other classes, more threads than cores; the exit code is then 2
 Exits   1 when HEAD exceeds a tolerance (compare_revisions.max_*), else 0
 
 Both revisions are run here, in one process. In each of several blocks both files are loaded anew,
@@ -30,6 +30,7 @@ from stages.common.core.cli import run
 from stages.common.core.files import write_json, write_text
 from stages.common.core.params import load_params
 from stages.common.data.dataset import Images, load_test_images
+from stages.common.data.params import DataParams
 from stages.common.inference.onnx_graph import cost_of, load_model
 from stages.common.inference.params import EvaluateParams
 from stages.common.inference.runtimes.opencv import OpenCVSession
@@ -51,7 +52,7 @@ from stages.common.revisions.changes import (
 from stages.common.revisions.changes_table import markdown, sentence
 from stages.common.revisions.model_files import Revision, open_repository, read_revision
 from stages.common.revisions.paired_timing import compare_latency
-from stages.common.revisions.pairs import Pair, fetch_pairs
+from stages.common.revisions.pairs import Pair, fetch_pairs, require_same_images
 
 
 def compare_all(
@@ -61,9 +62,19 @@ def compare_all(
     with open_repository(Path()) as repository, tempfile.TemporaryDirectory() as folder:
         base, head = (read_revision(repository, name) for name in (args.base, args.head))
         pairs = fetch_pairs(repository, base, head, Path(folder))
-        differ = any(pair.status == COMPARED for pair in pairs)
-        images = load_test_images(args.data) if differ else None
+        different = [pair for pair in pairs if pair.status == COMPARED]
+        images = load_test_images(data_folder(args)) if different else None
+        for pair in different:
+            assert images is not None
+            require_same_images(pair, base, head, images)
         return [compare(pair, images, params, evaluation) for pair in pairs], (base, head)
+
+
+def data_folder(args: argparse.Namespace) -> Path:
+    """--data, or what ``prepare`` fills in the working tree."""
+    if args.data:
+        return args.data
+    return Path("data") / load_params(DataParams, args.params, section="data").source
 
 
 def compare(
@@ -87,8 +98,9 @@ def compare(
             base=predictions_of(pair.base, images, evaluation),
             head=predictions_of(pair.head, images, evaluation),
             labels=images.labels,
+            classes=images.classes,
         ),
-        latency=compare_latency(pair.base, pair.head, evaluation.engine, params),
+        latency=compare_latency(pair.base, pair.head, images.shape, evaluation.engine, params),
     )
 
 
@@ -109,7 +121,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("base", metavar="BASE", help="a git revision or DVC experiment")
     parser.add_argument("head", metavar="HEAD", nargs="?", help="another; else the working tree")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--data", type=Path, default=Path("data/cifar10"))
+    parser.add_argument("--data", type=Path, help="folder of the images; else data.source's")
     parser.add_argument("--json", type=Path, help="JSON to write")
     parser.add_argument("--markdown", type=Path, help="Markdown to write")
     return parser.parse_args()

@@ -209,6 +209,20 @@ def buffer_bytes(graph: GraphProto, buffers: dict[str, str]) -> dict[str, int]:
     return sizes
 
 
+def image_shape(model: ModelProto, path: str | Path) -> tuple[int, int, int]:
+    """Channels, height and width of the images that a network takes; ``path`` is for the error.
+
+    Raises ``InputError`` when its first input is no batch of images of a fixed size.
+    """
+    shape = shape_of(model.graph.input[0]) if model.graph.input else ()
+    if len(shape) != 4 or not all(shape[1:]):
+        raise InputError(
+            f"{path} takes inputs of shape {shape}; expected images of one size, (N, 3, H, W)"
+        )
+    _, channels, height, width = shape
+    return channels, height, width
+
+
 def read_metadata(model: ModelProto) -> dict[str, str]:
     """The file's metadata: class names, input description, provenance (each JSON)."""
     return {entry.key: entry.value for entry in model.metadata_props}

@@ -1,9 +1,9 @@
 """The seam between model files and the runtimes that run them.
 
 A session is a loaded model: a blob in, logits out. Each runtime is a file of its own in
-``runtimes/``. A blob holds RGB pixels, (N, 3, 32, 32) float32 in 0-255, as
-``cv2.dnn.blobFromImages(images, scalefactor=1, swapRB=True)`` makes it of 32x32 BGR images. N may
-change from call to call. The model itself holds the normalization.
+``runtimes/``. A blob holds RGB pixels, (N, 3, H, W) float32 in 0-255, as
+``cv2.dnn.blobFromImages(images, scalefactor=1, swapRB=True)`` makes it of BGR images of the size
+that the model takes. N may change from call to call. The model itself holds the normalization.
 """
 
 from pathlib import Path
@@ -12,22 +12,22 @@ from typing import Protocol
 import numpy as np
 
 from stages.common.core.cli import InputError
-from stages.common.data.cifar10 import IMAGE_SHAPE
 from stages.common.data.dataset import Images
 
 BATCH_SIZE = 250  # where a stage compares runtimes: it bounds memory and shapes no result
-PROBE = np.zeros((1, *IMAGE_SHAPE), np.float32)  # a model that loads may still fail to run
 
 
 class Session(Protocol):
-    """A loaded model."""
+    """A loaded model; ``shape``: channels, height and width of the images that it takes."""
+
+    shape: tuple[int, int, int]
 
     def logits(self, blob: np.ndarray) -> np.ndarray:
-        """(N, 3, 32, 32) float32 -> (N, classes) float32."""
+        """(N, 3, H, W) float32 -> (N, classes) float32."""
 
 
 class OpenSession(Protocol):
-    """Loads a file in one runtime and tries it on ``PROBE``.
+    """Loads a file in one runtime and runs it once: a model that loads may still fail to run.
 
     Raises ``InputError`` when the file is missing or the runtime refuses the model.
     """
@@ -36,7 +36,7 @@ class OpenSession(Protocol):
 
 
 def predict(session: Session, images: Images | np.ndarray, batch_size: int) -> np.ndarray:
-    """Logits (N, classes) float32 of images, or of their pixels (N, 3, 32, 32) uint8.
+    """Logits (N, classes) float32 of images, or of their pixels (N, 3, H, W) uint8.
 
     The prediction is the ``argmax`` of a row.
     """
@@ -48,8 +48,13 @@ def predict(session: Session, images: Images | np.ndarray, batch_size: int) -> n
 
 
 def to_blob(pixels: np.ndarray) -> np.ndarray:
-    """RGB pixels (N, 3, 32, 32) uint8 -> the float32 in 0-255 that every model here takes."""
+    """RGB pixels (N, 3, H, W) uint8 -> the float32 in 0-255 that every model here takes."""
     return pixels.astype(np.float32)
+
+
+def blank_image(shape: tuple[int, int, int]) -> np.ndarray:
+    """A blob of one black image."""
+    return np.zeros((1, *shape), np.float32)
 
 
 def require_file(path: str | Path) -> None:

@@ -14,13 +14,13 @@ beyond the tolerance. Bytes are exact: there the ratio itself counts.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from stages.common.core.accuracy import accuracy
 from stages.common.core.params import number, whole
-from stages.common.data.cifar10 import CLASSES
 from stages.common.measuring.bootstrap import CONFIDENCE, block_ratios, ratio_over_blocks
 from stages.common.measuring.exact_tests import (
     holm,
@@ -151,8 +151,10 @@ def judge_latency(
     )
 
 
-def judge_accuracy(base: np.ndarray, head: np.ndarray, labels: np.ndarray) -> AccuracyChange:
-    """All (N,) class indices: the predictions of both and the labels of the same images.
+def judge_accuracy(
+    base: np.ndarray, head: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+) -> AccuracyChange:
+    """All (N,) indices of ``classes``: the predictions of both and the labels of the same images.
 
     The interval of the change is that of the share of HEAD's among the images that only one of
     them got right, whose number is taken as given; so it excludes 0 exactly when McNemar's test,
@@ -176,7 +178,7 @@ def judge_accuracy(base: np.ndarray, head: np.ndarray, labels: np.ndarray) -> Ac
         only_base_right=only_base,
         only_head_right=only_head,
         images=len(labels),
-        classes_moved=classes_moved(base, head, labels),
+        classes_moved=classes_moved(base, head, labels, classes),
     )
 
 
@@ -186,15 +188,17 @@ def discordant(base: np.ndarray, head: np.ndarray, labels: np.ndarray) -> tuple[
     return int((base_right & ~head_right).sum()), int((head_right & ~base_right).sum())
 
 
-def classes_moved(base: np.ndarray, head: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def classes_moved(
+    base: np.ndarray, head: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+) -> dict[str, float]:
     """The change in points of each class in which it is significant after Holm's correction."""
-    of_class = [labels == index for index in range(len(CLASSES))]
+    of_class = [labels == index for index in range(len(classes))]
     counts = [discordant(base[mask], head[mask], labels[mask]) for mask in of_class]
     p_values = holm([mcnemar_exact(*count) for count in counts])
     return {
         name: round(100 * (only_head - only_base) / int(mask.sum()), 2)
         for name, mask, (only_base, only_head), p_value in zip(
-            CLASSES, of_class, counts, p_values, strict=True
+            classes, of_class, counts, p_values, strict=True
         )
         if p_value < ACCURACY_ALPHA
     }

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from stages.common.data.cifar10 import IMAGE_SHAPE
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.runtimes.opencv import OpenCVSession
 from stages.common.inference.sessions import Session
@@ -21,24 +20,34 @@ from stages.common.revisions.changes import (
 
 
 def compare_latency(
-    base: Path, head: Path, engine: str, params: CompareRevisionsParams
+    base: Path,
+    head: Path,
+    shape: tuple[int, int, int],
+    engine: str,
+    params: CompareRevisionsParams,
 ) -> dict[str, LatencyChange]:
-    """By runtime; ``engine`` is OpenCV's."""
-    samples_ms = time_blocks(base, head, engine, params)
+    """By runtime, for images of this shape (channels, height, width); ``engine`` is OpenCV's."""
+    samples_ms = time_blocks(base, head, shape, engine, params)
     return {
         runtime: judge_latency(samples_ms[:, :, index, 0], samples_ms[:, :, index, 1], params)
         for index, runtime in enumerate(RUNTIMES)
     }
 
 
-def time_blocks(base: Path, head: Path, engine: str, params: CompareRevisionsParams) -> np.ndarray:
+def time_blocks(
+    base: Path,
+    head: Path,
+    shape: tuple[int, int, int],
+    engine: str,
+    params: CompareRevisionsParams,
+) -> np.ndarray:
     """(blocks, rounds, runtimes, 2) milliseconds of a call; the last axis is BASE, HEAD.
 
     Everything that could tell the two apart but the files is drawn anew in each block: who is
     loaded first, and who is timed first in a round.
     """
     rng = np.random.default_rng(params.seed)
-    blob = rng.integers(256, size=(1, *IMAGE_SHAPE)).astype(np.float32)
+    blob = rng.integers(256, size=(1, *shape)).astype(np.float32)
     contestants = [(runtime, path) for runtime in RUNTIMES for path in (base, head)]
     samples_ms = np.empty((params.blocks, params.rounds, len(contestants)))
     for block in tqdm(range(params.blocks), desc=head.stem, unit="block"):

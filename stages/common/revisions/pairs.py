@@ -6,6 +6,8 @@ from pathlib import Path
 from dvc.repo import Repo
 
 from stages.common.core.cli import InputError
+from stages.common.data.dataset import Images
+from stages.common.inference.onnx_graph import image_shape, load_model, shape_of
 from stages.common.revisions.changes import COMPARED, ONLY_IN_BASE, ONLY_IN_HEAD, SAME_FILE
 from stages.common.revisions.model_files import Revision, fetch
 
@@ -51,3 +53,31 @@ def status_of(variant: str, base: Revision, head: Revision) -> str:
         return ONLY_IN_HEAD
     same = base.models[variant].md5 == head.models[variant].md5
     return SAME_FILE if same else COMPARED
+
+
+def require_same_images(pair: Pair, base: Revision, head: Revision, images: Images) -> None:
+    """Raise ``InputError`` where the two files, or they and the test images, are of another size or
+    number of classes.
+    """
+    of_images = in_words(images.shape, len(images.classes))
+    of_base, of_head = (takes(path) if path else of_images for path in (pair.base, pair.head))
+    if of_base != of_head:
+        raise InputError(
+            f"{pair.variant} is for {of_base} in {base.name} and for {of_head} in {head.name}; "
+            "compare a revision with the same images"
+        )
+    if of_head != of_images:
+        raise InputError(
+            f"{pair.variant} is for {of_head}, the test images are {of_images}; give those that "
+            "both revisions were made for by --data"
+        )
+
+
+def takes(path: Path) -> str:
+    model = load_model(path)
+    *_, classes = shape_of(model.graph.output[0])
+    return in_words(image_shape(model, path), classes)
+
+
+def in_words(shape: tuple[int, int, int], classes: int) -> str:
+    return f"{shape[1]}x{shape[2]} pixels and {classes} classes"

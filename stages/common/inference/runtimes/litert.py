@@ -6,7 +6,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from stages.common.core.cli import InputError
-from stages.common.inference.sessions import PROBE, one_line, require_file
+from stages.common.inference.sessions import blank_image, one_line, require_file
 
 KERNELS = {
     "xnnpack": OpResolverType.AUTO,  # what LiteRT chooses on a phone or a PC
@@ -29,7 +29,9 @@ class LiteRTSession:
             self._interpreter.allocate_tensors()
             self._input = self._interpreter.get_input_details()[0]
             self._output = self._interpreter.get_output_details()[0]
-            self.logits(PROBE)
+            height, width, channels = (int(side) for side in self._input["shape"][1:])
+            self.shape = channels, height, width
+            self.logits(blank_image(self.shape))
         except (ValueError, RuntimeError) as error:
             raise InputError(
                 f"{path}: LiteRT refuses this model ({one_line(str(error))}); delete the file and "
@@ -37,7 +39,7 @@ class LiteRTSession:
             ) from None
 
     def logits(self, blob: np.ndarray) -> np.ndarray:
-        """(N, 3, 32, 32) float32 -> (N, classes) float32, the file's integers times their scale."""
+        """(N, 3, H, W) float32 -> (N, classes) float32, the file's integers times their scale."""
         index = self._input["index"]
         if len(blob) != self._interpreter.get_input_details()[0]["shape"][0]:
             self._interpreter.resize_tensor_input(index, [len(blob), *self._input["shape"][1:]])

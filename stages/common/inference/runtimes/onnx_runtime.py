@@ -7,7 +7,8 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
 from stages.common.core.cli import InputError
-from stages.common.inference.sessions import PROBE, one_line, require_file
+from stages.common.inference.onnx_graph import image_shape, load_model
+from stages.common.inference.sessions import blank_image, one_line, require_file
 
 REFUSALS = (  # they share no base class but Exception
     errors.Fail,
@@ -42,7 +43,8 @@ class OnnxRuntimeSession:
                 str(path), options, providers=["CPUExecutionProvider"]
             )
             self._input = self._session.get_inputs()[0].name
-            self.logits(PROBE)
+            self.shape = image_shape(load_model(path), path)
+            self.logits(blank_image(self.shape))
         except REFUSALS as error:
             raise InputError(
                 f"{path}: ONNX Runtime {onnxruntime.__version__} refuses this model "

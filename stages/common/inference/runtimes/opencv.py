@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 
 from stages.common.core.cli import InputError
-from stages.common.inference.sessions import PROBE, one_line, require_file
+from stages.common.inference.onnx_graph import image_shape, load_model
+from stages.common.inference.sessions import blank_image, one_line, require_file
 
 ENGINES = ("classic", "new", "auto")  # auto: the new one and, if it fails, silently the classic one
 NAMED_ENGINES = ("classic", "new")  # their names say which code ran
@@ -35,7 +36,8 @@ class OpenCVSession:
         try:
             with silent_opencv():
                 self._net = cv2.dnn.readNetFromONNX(str(path), code)
-                self.logits(PROBE)
+                self.shape = image_shape(load_model(path), path)
+                self.logits(blank_image(self.shape))
         except cv2.error as error:
             # The new engine answers an operator it does not know with an empty network.
             reason = "an operator it does not know" if error.err == "!empty()" else error.err
