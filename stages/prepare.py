@@ -7,9 +7,10 @@ Reads   folder: class folders at data.path. torchvision:NAME: that dataset, fetc
 Writes  a folder: of CIFAR-10 in the official binary layout (data_batch_1..5.bin, test_batch.bin,
         batches.meta.txt; right files that are there already are kept), else dataset.json and the
         arrays of common/data/dataset.py
-Params  data.*, prepare.*  (see DataParams, PrepareParams)
-Raises  InputError for images that are no dataset, with a line for each source when none gives
-        CIFAR-10, or when the folder cannot be written (a full disk); it is then as it was before
+Params  data.*, prepare.*  (see DataParams, PrepareParams); batch_size of the stages that train
+Raises  InputError for images that are no dataset, or fewer than a batch, with a line for each
+        source when none gives CIFAR-10, or when the folder cannot be written (a full disk); it is
+        then as it was before
 """
 
 import argparse
@@ -20,19 +21,21 @@ from pathlib import Path
 
 from stages.common.core.cli import InputError, is_disk_full, run
 from stages.common.core.files import digest, write_text
-from stages.common.core.params import load_params
+from stages.common.core.params import load_params, read_params
 from stages.common.data.cifar10 import CLASSES_FILE
 from stages.common.data.dataset import CIFAR10, write_dataset
-from stages.common.data.params import DataParams
+from stages.common.data.params import BATCH_SIZES, DataParams, refuse_large_batches
 from stages.common.sources import folder, torchvision
 from stages.common.sources.cifar10 import DIGESTS, describe, fetch
 from stages.common.sources.params import PrepareParams
 from stages.common.sources.splits import Collection, complete
 
+CIFAR10_BYTES = 600_000_000  # an archive, what was unpacked, and the files made of it
+
 
 def prepare(directory: Path, params: PrepareParams, digests: dict[str, str]) -> str:
     """Leave verified files in ``directory``; return a line that says where they are from."""
-    with building(directory) as part:
+    with building(directory, CIFAR10_BYTES) as part:
         if is_complete(directory, digests):
             write_classes(directory)
             return f"{directory}: {len(digests)} files were there already, md5 as published"
@@ -42,13 +45,23 @@ def prepare(directory: Path, params: PrepareParams, digests: dict[str, str]) -> 
     return f"{directory}: {len(digests)} files, md5 as published, from {origin}"
 
 
-def prepare_images(directory: Path, params: DataParams) -> str:
-    """Leave the images of a folder or of torchvision in ``directory``; return a line on them."""
+def prepare_images(
+    directory: Path, params: DataParams, batch_sizes: dict[str, int] | None = None
+) -> str:
+    """Leave the images of a folder or of torchvision in ``directory``; return a line on them.
+
+    ``batch_sizes``: of the stages that train, by params key; none may be larger than the split.
+    """
     collection = collect(params, directory.with_name("downloads"))
     splits = complete(collection, params)
     for note in collection.notes:
         print(f"prepare: {note}", flush=True)
-    with building(directory) as part:
+    trained = len(splits["train"])
+    refuse_large_batches(
+        batch_sizes or {}, trained, f"the number of training images in {params.source}"
+    )
+    size = sum(images.pixels.nbytes for images in splits.values())
+    with building(directory, size) as part:
         write_dataset(empty_directory(part / "new"), splits, params.source)
         replace_directory(directory, part)
     counts = ", ".join(f"{len(images):,} {split}" for split, images in splits.items())
@@ -113,16 +126,16 @@ def all_failed(reasons: list[str]) -> str:
 
 
 @contextmanager
-def building(directory: Path) -> Iterator[Path]:
+def building(directory: Path, size: int) -> Iterator[Path]:
     """Yield an empty folder beside ``directory`` that is gone afterwards, whatever happens.
 
-    One that a killed run left behind is removed first.
+    One that a killed run left behind is removed first. ``size``: bytes that will be needed.
     """
     part = directory.with_name(f".{directory.name}.part")
     try:
         yield empty_directory(part)
     except OSError as error:
-        hint = "; about 600 MB must be free" if is_disk_full(error) else ""
+        hint = f"; about {size / 1e6:,.0f} MB must be free" if is_disk_full(error) else ""
         raise InputError(f"{directory} could not be written: {error}{hint}") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -142,6 +155,12 @@ def replace_directory(directory: Path, part: Path) -> None:
     (part / "new").rename(directory)
 
 
+def batch_sizes(content: dict) -> dict[str, int]:
+    """By key; ``validate_params`` has checked them."""
+    pairs = [key.split(".") for key in BATCH_SIZES]
+    return {f"{section}.{name}": content[section][name] for section, name in pairs}
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--params", type=Path, required=True)
@@ -156,7 +175,7 @@ def main() -> None:
         params = load_params(PrepareParams, args.params, section="prepare")
         print(prepare(args.data, params, digests=DIGESTS))
     else:
-        print(prepare_images(args.data, data))
+        print(prepare_images(args.data, data, batch_sizes(read_params(args.params))))
 
 
 if __name__ == "__main__":

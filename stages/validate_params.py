@@ -17,9 +17,13 @@ from stages.common.core.cli import InputError, run
 from stages.common.core.files import write_json
 from stages.common.core.params import parse_section, read_params, reject_unknown_keys
 from stages.common.data.params import (
+    BATCH_SIZES,
+    CHAIN,
     OFFICIAL_TRAINING_IMAGES,
     DataParams,
     refuse_data_contradictions,
+    refuse_image_size,
+    refuse_large_batches,
 )
 from stages.common.inference.params import (
     EvaluateParams,
@@ -64,6 +68,15 @@ SECTIONS = {
     "studies": StudiesParams,
 }
 
+COUNTS = {  # what takes images of CIFAR-10, and the key that says how many there are
+    "export.check_images": "validation_images",
+    "quantize.calibration_images": "train_images",
+    "tflite.calibration_images": "train_images",
+    "tflite.check_images": "validation_images",
+    "accelerator.images": "validation_images",
+    "hls.calibration_images": "train_images",
+}
+
 
 def check(content: dict, path: str | Path) -> None:
     """Raise ``InputError`` for the first thing in a read params file that is not allowed."""
@@ -73,6 +86,8 @@ def check(content: dict, path: str | Path) -> None:
         for section, cls in SECTIONS.items()
     }
     refuse_data_contradictions(params["data"])
+    blocks = {f"{section}.widths": len(params[section].widths) for section in ("train", "teach")}
+    refuse_image_size(params["data"].image_size, CHAIN, blocks)
     check_counts(params, path)
     refuse_contradictions(params["prune"])
     refuse_other_shapes(params["prune"], params["train"].widths)
@@ -92,58 +107,27 @@ def check_studies(studies: StudiesParams, content: dict, path: str | Path) -> No
 
 
 def check_counts(params: dict[str, Any], path: str | Path) -> None:
-    """No stage may want more images than there are for it; ``params`` by section."""
-    if params["data"].source != "cifar10":
-        return  # how many there are, prepare finds out; smaller datasets give all that they have
-    data, export, quantize, tflite, hls, accelerator = (
-        params[name] for name in ("data", "export", "quantize", "tflite", "hls", "accelerator")
-    )
-    for key, wanted, limit, why in (
-        (
-            "data.train_images",
-            data.train_images,
-            OFFICIAL_TRAINING_IMAGES - data.validation_images,
-            "50,000 less data.validation_images",
-        ),
-        (
-            "export.check_images",
-            export.check_images,
-            data.validation_images,
-            "data.validation_images",
-        ),
-        (
-            "quantize.calibration_images",
-            quantize.calibration_images,
-            data.train_images,
-            "data.train_images",
-        ),
-        (
-            "tflite.calibration_images",
-            tflite.calibration_images,
-            data.train_images,
-            "data.train_images",
-        ),
-        (
-            "tflite.check_images",
-            tflite.check_images,
-            data.validation_images,
-            "data.validation_images",
-        ),
-        (
-            "accelerator.images",
-            accelerator.images,
-            data.validation_images,
-            "data.validation_images",
-        ),
-        (
-            "hls.calibration_images",
-            hls.calibration_images,
-            data.train_images,
-            "data.train_images",
-        ),
-    ):
-        if wanted > limit:
+    """No stage may want more images than there are for it; ``params`` by section.
+
+    How many another source than CIFAR-10 has, ``prepare`` finds out: it refuses batches that are
+    larger, and the other counts are upper limits there.
+    """
+    data = params["data"]
+    batches = {key: value_of(key, params) for key in BATCH_SIZES}
+    refuse_large_batches(batches, data.train_images, "data.train_images")
+    if data.source != "cifar10":
+        return
+    most = OFFICIAL_TRAINING_IMAGES - data.validation_images
+    limits = [("data.train_images", most, "50,000 less data.validation_images")]
+    limits += [(key, getattr(data, name), f"data.{name}") for key, name in COUNTS.items()]
+    for key, limit, why in limits:
+        if (wanted := value_of(key, params)) > limit:
             raise InputError(f"{path}: {key} is {wanted}; allowed: at most {limit}, which is {why}")
+
+
+def value_of(key: str, params: dict[str, Any]) -> int:
+    section, name = key.split(".")
+    return getattr(params[section], name)
 
 
 def accepted() -> dict:

@@ -24,6 +24,7 @@ DATA = {
     "validation_share": 0.2,
     "test_share": 0.2,
     "split_seed": 0,
+    "test_split": "test",
     "sampling": "natural",
     "flip": True,
     "train_images": 400,

@@ -101,6 +101,52 @@ def test_splits_that_are_there_are_kept(tmp_path, capsys):
     assert "split" not in capsys.readouterr().out
 
 
+@pytest.fixture
+def train_and_val(tmp_path) -> Path:
+    root = tmp_path / "photos"
+    class_folders(root / "train", {"ant": 10, "bee": 10})
+    class_folders(root / "val", {"ant": 4, "bee": 6}, start=100)
+    return root
+
+
+def test_without_a_test_split_one_is_made_of_training_pictures(train_and_val, tmp_path):
+    splits = prepared(train_and_val, tmp_path / "data")
+    counts = {name: len(images) for name, images in splits.items()}
+    assert counts == {"train": 16, "validation": 10, "test": 4}
+
+
+def test_the_validation_split_is_the_test_split_where_params_say_so(
+    train_and_val, tmp_path, capsys
+):
+    splits = prepared(train_and_val, tmp_path / "data", test_split="validation")
+    counts = {name: len(images) for name, images in splits.items()}
+    assert counts == {"train": 16, "validation": 4, "test": 10}
+    said = capsys.readouterr().out
+    assert "the validation split, 10 pictures, is the test split\n" in said
+    assert "there is no validation split: 4 training pictures" in said
+    class_folders(train_and_val / "test", {"ant": 1, "bee": 1}, start=200)
+    splits = prepared(train_and_val, tmp_path / "again", test_split="validation")
+    assert len(splits["test"]) == 10
+    assert "the 2 pictures of the source's own are left out" in capsys.readouterr().out
+
+
+def test_a_validation_split_that_is_not_there_is_no_test_split(photos, tmp_path):
+    message = refusal(photos, tmp_path / "data", test_split="validation")
+    assert "the source has no validation split; found: train" in message
+
+
+def test_a_batch_larger_than_the_training_split_is_refused_and_nothing_is_written(photos, tmp_path):
+    params = params_of(photos)
+    sizes = {"teach.batch_size": 19, "train.batch_size": 20, "prune.batch_size": 500}
+    with pytest.raises(InputError) as caught:
+        prepare.prepare_images(tmp_path / "data", params, sizes)
+    assert str(caught.value) == (
+        "train.batch_size is 20, prune.batch_size is 500; allowed: at most 19, which is the "
+        "number of training images in folder"
+    )
+    assert not (tmp_path / "data").exists()
+
+
 def test_the_first_images_of_a_split_are_of_different_classes(tmp_path):
     root = class_folders(tmp_path / "photos", {"a": 40, "b": 40})
     train = prepared(root, tmp_path / "data")["train"]

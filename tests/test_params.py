@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from stages.common.core.cli import InputError
 from stages.common.core.params import (
@@ -19,7 +20,9 @@ from stages.common.core.params import (
     texts,
     whole,
 )
-from stages.common.data.params import DataParams
+from stages.common.data.params import DataParams, refuse_image_size
+from stages.common.inference.folding import folded
+from stages.common.network.network import Network
 from stages.common.training.params import RecipeParams
 from stages.validate_params import SECTIONS, accepted, check
 
@@ -52,7 +55,10 @@ def test_the_committed_params_are_accepted(content):
         ("data.source", "imagenet", "allowed: cifar10 or folder or torchvision:NAME"),
         ("data.source", "torchvision:../x", "allowed: cifar10 or folder or torchvision:NAME"),
         ("data.image_size", 32, "data.image_size is 32; allowed: [height, width]"),
-        ("data.image_size", [64, 64], "data.image_size is [64, 64]; the network (a chain"),
+        ("data.image_size", [64, 64], "data.image_size is [64, 64]; the images of CIFAR-10 are"),
+        ("data.test_split", "val", "data.test_split is 'val'; allowed: test or validation"),
+        ("data.test_split", "validation", "but CIFAR-10 has a test split only"),
+        ("prune.batch_size", 47_501, "prune.batch_size is 47501; allowed: at most 47500, which is"),
         ("data.test_share", 0.6, "data.test_share is 0.6; allowed: a number in [0.01, 0.5]"),
         ("data.bad_files", "keep", "'keep'; allowed: refuse or skip"),
         ("quantize.calibration_images", 0, "quantize.calibration_images is 0; allowed: "),
@@ -221,8 +227,39 @@ def test_a_folder_of_images_that_is_not_there_is_refused_before_any_work(content
 
 
 def test_a_small_dataset_gives_all_it_has_so_that_no_count_is_refused(content, tmp_path):
-    content["data"] |= {"source": "folder", "path": str(tmp_path), "train_images": 100}
+    content["data"] |= {"source": "folder", "path": str(tmp_path), "train_images": 500}
     check(content, path="params.yaml")
+
+
+def test_every_batch_that_is_larger_than_the_training_split_is_named(content, tmp_path):
+    content["data"] |= {"source": "folder", "path": str(tmp_path), "train_images": 300}
+    content["train"]["batch_size"] = 300
+    with pytest.raises(InputError) as refusal:
+        check(content, path="params.yaml")
+    assert str(refusal.value) == (
+        "teach.batch_size is 500, prune.batch_size is 500; allowed: at most 300, which is "
+        "data.train_images"
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "blocks"), [([32, 48], 3), ([8, 8], 3), ([16, 16], 4), ([4, 4], 2)]
+)
+def test_images_that_the_chain_cannot_take_are_refused(size, blocks):
+    with pytest.raises(InputError, match=rf"{blocks} blocks \(teach.widths\) takes squares of at"):
+        refuse_image_size(size, "chain", {"train.widths": 1, "teach.widths": blocks})
+    refuse_image_size(size, "torchvision:resnet18", {"train.widths": 1, "teach.widths": blocks})
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 4])
+def test_the_chain_runs_on_the_smallest_images_that_are_allowed_and_on_none_below(blocks):
+    model = Network({"widths": [[4, 4]] * blocks, "classes": 2}).eval()
+    least = 2**blocks + 1
+    refuse_image_size([least, least], "chain", {"train.widths": blocks})
+    pixels = torch.rand(2, 3, least, least)
+    torch.testing.assert_close(folded(model, size=least)(pixels), model(pixels))
+    with pytest.raises((RuntimeError, IndexError)):
+        model(pixels[..., 1:, 1:])
 
 
 def test_a_checkpoint_of_cifar10_keeps_the_keys_that_it_always_had(content):
@@ -231,4 +268,7 @@ def test_a_checkpoint_of_cifar10_keeps_the_keys_that_it_always_had(content):
     content["data"]["flip"] = False
     assert DataParams(**content["data"]).provenance()["flip"] is False
     content["data"]["source"] = "folder"
+    recorded_keys = DataParams(**content["data"]).provenance().keys()
+    assert recorded_keys == content["data"].keys() - {"test_split"}
+    content["data"]["test_split"] = "validation"
     assert DataParams(**content["data"]).provenance() == content["data"]

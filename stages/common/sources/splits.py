@@ -46,9 +46,12 @@ def complete(collection: Collection, params: DataParams) -> dict[str, Images]:
 
     Copies of a picture are kept once, and a split that the source lacks is taken from its training
     images: the same share of every class, by ``data.split_seed``. Raises ``InputError`` for fewer
-    than two classes, a class without training images, or one too small to be split.
+    than two classes, a class without training images, one too small to be split, or a
+    ``data.test_split`` that the source lacks.
     """
     refuse_one_class(collection)
+    if params.test_split == "validation":
+        test_on_validation(collection)
     drop_copies(collection)
     refuse_missing_classes(collection)
     shares = {"test": params.test_share, "validation": params.validation_share}
@@ -69,6 +72,21 @@ def refuse_one_class(collection: Collection) -> None:
     if len(collection.classes) < 2:
         found = f"only {collection.classes[0]!r}" if collection.classes else "none"
         raise InputError(f"a classifier needs two classes or more; found: {found}")
+
+
+def test_on_validation(collection: Collection) -> None:
+    """Make the validation split the test split, whether or not there is one."""
+    if "validation" not in collection.splits:
+        raise InputError(
+            "data.test_split is 'validation', but the source has no validation split; found: "
+            f"{', '.join(collection.splits)}"
+        )
+    left_out = len(collection.splits.get("test", []))
+    collection.splits["test"] = collection.splits.pop("validation")
+    note = f"the validation split, {len(collection.splits['test'])} pictures, is the test split"
+    if left_out:
+        note += f"; the {left_out} pictures of the source's own are left out"
+    collection.notes.append(note)
 
 
 def drop_copies(collection: Collection) -> None:
