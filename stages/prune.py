@@ -110,7 +110,7 @@ def main() -> None:
     data = load_params(DataParams, args.params, section="data")
     images, validation = load_training_images(args.data, data)
     base = load_checkpoint(args.base)
-    teacher = load_teacher(args.teacher, recipe.translate, recipe.cutout, images.digest())
+    teacher = load_teacher(args.teacher, recipe.augmentation(), images.digest())
     latency = load_latency_model(args.latency) if params.needs_latency() else None
     store = EpochStore(args.resume)
     context = RunContext(images, validation, recipe, pick_device(params.device), store)

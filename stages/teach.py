@@ -17,7 +17,6 @@ last whole epoch or view, kept in the folder --resume.
 """
 
 import argparse
-import dataclasses
 import statistics
 from functools import partial
 
@@ -28,14 +27,14 @@ from tqdm import tqdm
 from stages.common.core.accuracy import accuracy
 from stages.common.core.cli import run
 from stages.common.core.files import write_csv, write_json
-from stages.common.core.params import load_params
+from stages.common.core.params import load_params, recorded
 from stages.common.data.dataset import load_training_images
 from stages.common.data.params import DataParams
 from stages.common.network.network import Network
 from stages.common.network.whitening import build_network
 from stages.common.training.augmentation import Augmenter
 from stages.common.training.checkpoints import EpochStore, Progress, work_key
-from stages.common.training.context import RunContext, pick_device
+from stages.common.training.context import RunContext, evaluation_batch, pick_device
 from stages.common.training.loop import CURVE_COLUMNS, Monitor, fit, summary
 from stages.common.training.losses import label_objective
 from stages.common.training.params import RecipeParams, TeachParams
@@ -46,10 +45,10 @@ GRAIN = 1 / 16  # of a logit; what softened outputs do not show need not be stor
 
 def teach(networks: list[Network], params: TeachParams, context: RunContext) -> TeacherOutputs:
     """The networks' mean logits on views that come after those of the first one's training."""
-    recipe, data = context.recipe, context.images.digest()
+    augmentation, data = context.recipe.augmentation(), context.images.digest()
     pixels = torch.from_numpy(context.images.pixels).to(context.device)
-    augmenter = Augmenter(pixels, context.images.info, recipe.translate, recipe.cutout, params.seed)
-    facts = {"data": data, "recipe": dataclasses.asdict(recipe), "seed": params.seed}
+    augmenter = Augmenter(pixels, context.images.info, augmentation, params.seed)
+    facts = {"data": data, "recipe": recorded(context.recipe), "seed": params.seed}
     keys = [work_key(network, context.device, **facts) for network in networks]
     for network in networks:
         network.to(context.device).to(memory_format=torch.channels_last).eval()
@@ -73,8 +72,7 @@ def teach(networks: list[Network], params: TeachParams, context: RunContext) -> 
         logits=np.stack(logits).astype(np.float16),
         seed=params.seed,
         first_view=params.epochs,
-        translate=recipe.translate,
-        cutout=recipe.cutout,
+        augmentation=augmentation,
         data_digest=data,
     )
 
@@ -124,7 +122,8 @@ def train_networks(
 def ensemble_accuracy(networks: list[Network], context: RunContext) -> float:
     """Accuracy in percent of the mean outputs on the held-out images and their mirror images."""
     validation = context.validation
-    batches = torch.from_numpy(validation.pixels).to(context.device).split(500)
+    pixels = torch.from_numpy(validation.pixels).to(context.device)
+    batches = pixels.split(evaluation_batch(validation))
     flip = context.images.info.flip
     outputs = [mirrored_logits(network, batches, context.precision, flip) for network in networks]
     return accuracy(np.mean(outputs, axis=0).argmax(1), validation.labels)

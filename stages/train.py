@@ -61,7 +61,7 @@ def main() -> None:
     recipe = load_params(RecipeParams, args.params, section="recipe")
     data = load_params(DataParams, args.params, section="data")
     images, validation = load_training_images(args.data, data)
-    teacher = load_teacher(args.teacher, recipe.translate, recipe.cutout, images.digest())
+    teacher = load_teacher(args.teacher, recipe.augmentation(), images.digest())
     network = build_network(params.widths, images, seed=params.seed)
     context = RunContext(
         images, validation, recipe, pick_device(params.device), EpochStore(args.resume)

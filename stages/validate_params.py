@@ -37,7 +37,12 @@ from stages.common.pruning.params import PruneParams, refuse_contradictions, ref
 from stages.common.revisions.changes import CompareRevisionsParams
 from stages.common.sources.params import PrepareParams
 from stages.common.studies.grid import StudiesParams, experiments_of
-from stages.common.training.params import RecipeParams, TeachParams, TrainParams
+from stages.common.training.params import (
+    RecipeParams,
+    TeachParams,
+    TrainParams,
+    refuse_large_augmentation,
+)
 from stages.controls.params import ControlsParams
 from stages.hardware.energy_model.params import EnergyParams
 from stages.hardware.hls_design.params import HLSParams
@@ -88,6 +93,7 @@ def check(content: dict, path: str | Path) -> None:
     refuse_data_contradictions(params["data"])
     blocks = {f"{section}.widths": len(params[section].widths) for section in ("train", "teach")}
     refuse_image_size(params["data"].image_size, CHAIN, blocks)
+    refuse_large_augmentation(params["recipe"], params["data"].image_size)
     check_counts(params, path)
     refuse_contradictions(params["prune"])
     refuse_other_shapes(params["prune"], params["train"].widths)

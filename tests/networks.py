@@ -34,6 +34,8 @@ RECIPE = RecipeParams(
     label_smoothing=0.2,
     translate=2,
     cutout=0,
+    crop_scale=1.0,
+    colour=0.0,
     precision="float32",
 )
 TEACH = TeachParams(

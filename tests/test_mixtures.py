@@ -19,6 +19,7 @@ from stages.common.pruning.mixup_teacher import MixupFirst, MixupTeacher
 from stages.common.training.augmentation import Augmenter
 from stages.common.training.checkpoints import model_digest
 from stages.common.training.loop import Epochs
+from stages.common.training.params import Augmentation
 from stages.common.training.teacher import TeacherOutputs, mirrored_logits, save_teacher
 from tests.conftest import make_images
 from tests.networks import PARAMS as ALL_PARAMS
@@ -54,9 +55,9 @@ def mixup_of(base: Network, images: Images, path: Path) -> MixupTeacher:
 def plain_teacher(base: Network, images: Images) -> TeacherOutputs:
     """Of one view."""
     pixels = torch.from_numpy(images.pixels)
-    view = Augmenter(pixels, CIFAR10, RECIPE.translate, RECIPE.cutout, seed=0).view(0)
+    view = Augmenter(pixels, CIFAR10, RECIPE.augmentation(), seed=0).view(0)
     logits = mirrored_logits(base, view.split(50), torch.float32).astype(np.float16)
-    return TeacherOutputs(logits[None], 0, 0, RECIPE.translate, RECIPE.cutout, images.digest())
+    return TeacherOutputs(logits[None], 0, 0, RECIPE.augmentation(), images.digest())
 
 
 # ------------------------------------------------------------------------------------ the images
@@ -65,7 +66,7 @@ def plain_teacher(base: Network, images: Images) -> TeacherOutputs:
 def of_one_colour(count: int) -> Augmenter:
     """Image i is i all over, so that a pixel tells where it came from."""
     pixels = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
-    return Augmenter(pixels.contiguous(), CIFAR10, translate=0, cutout=0, seed=0)
+    return Augmenter(pixels.contiguous(), CIFAR10, Augmentation(0, 0), seed=0)
 
 
 @pytest.mark.parametrize("number", MEANS)
@@ -94,7 +95,9 @@ def test_a_square_of_another_image_is_all_that_is_new(number):
 
 def test_the_share_of_the_first_image_is_uniform():
     pixels = torch.tensor([0, 255], dtype=torch.uint8).repeat_interleave(2000).view(-1, 1, 1, 1)
-    augmenter = Augmenter(pixels.expand(-1, 3, 32, 32).contiguous(), CIFAR10, 0, 0, seed=0)
+    augmenter = Augmenter(
+        pixels.expand(-1, 3, 32, 32).contiguous(), CIFAR10, Augmentation(0, 0), seed=0
+    )
     white = augmenter.mixture(0).pixels[2000:, 0, 0, 0].float() / 255
     mixed = white[white < 1]  # the others have met a white one
     assert mixed.mean() == pytest.approx(0.5, abs=0.04)
@@ -103,7 +106,9 @@ def test_the_share_of_the_first_image_is_uniform():
 
 def test_mixtures_differ_by_number_and_by_seed_alone():
     pixels = torch.from_numpy(make_images(40).pixels)
-    first, again, other = (Augmenter(pixels, CIFAR10, 2, 8, seed) for seed in (0, 0, 1))
+    first, again, other = (
+        Augmenter(pixels, CIFAR10, Augmentation(2, 8), seed) for seed in (0, 0, 1)
+    )
     mixed = [first.mixture(number).pixels for number in range(4)]
     assert all(torch.equal(one, again.mixture(number).pixels) for number, one in enumerate(mixed))
     assert len({one.numpy().tobytes() for one in [*mixed, other.mixture(0).pixels]}) == 5
@@ -180,7 +185,7 @@ def test_the_outputs_on_a_mixture_are_computed_once_after_a_kill_too(
 
 def test_another_base_has_its_own_outputs(base, images, tmp_path):
     other = build_network([[16, 16], [32, 32]], images, seed=2).eval()
-    augmenter = Augmenter(torch.from_numpy(images.pixels), CIFAR10, RECIPE.translate, 0, seed=0)
+    augmenter = Augmenter(torch.from_numpy(images.pixels), CIFAR10, RECIPE.augmentation(), seed=0)
     one, another = (mixup_of(each, images, tmp_path / "resume") for each in (base, other))
     assert not np.array_equal(
         *(each.epoch_data(augmenter, 0, seed=0).logits for each in (one, another))

@@ -353,7 +353,7 @@ def test_fine_tuning_sees_the_views_in_turn_then_their_mirror_images(images, tea
 
 def test_targets_are_of_no_view_that_the_teacher_was_trained_on(images, teacher, tmp_path):
     pixels = torch.from_numpy(images.pixels)
-    augmenter = Augmenter(pixels, CIFAR10, RECIPE.translate, RECIPE.cutout, TEACH.seed)
+    augmenter = Augmenter(pixels, CIFAR10, RECIPE.augmentation(), TEACH.seed)
     epochs = Epochs(run_context(images, tmp_path), seed=0, teacher=teacher)
     seen = [epochs.load(epoch)[0] for epoch in range(4)]
     for epoch in range(TEACH.epochs):

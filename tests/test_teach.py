@@ -13,15 +13,16 @@ from stages.common.core.cli import InputError
 from stages.common.data.dataset import load_training_images
 from stages.common.data.params import DataParams
 from stages.common.network.whitening import build_network
-from stages.common.training.teacher import TeacherOutputs, load_teacher, save_teacher
+from stages.common.training.params import Augmentation
+from stages.common.training.teacher import TeacherOutputs, load_teacher, no_teacher, save_teacher
+from tests.conftest import make_images
 from tests.networks import PARAMS, RECIPE, TEACH, call, run_context, write_params
 
 TEACHER = TeacherOutputs(
     logits=np.random.default_rng(0).normal(size=(2, 5, 10)).astype(np.float16),
     seed=3,
     first_view=8,
-    translate=2,
-    cutout=8,
+    augmentation=Augmentation(translate=2, cutout=8),
     data_digest="ab" * 32,
 )
 
@@ -30,21 +31,46 @@ def test_a_saved_teacher_is_read_back_and_equal_content_gives_equal_bytes(tmp_pa
     save_teacher(tmp_path / "one.npz", TEACHER)
     save_teacher(tmp_path / "two.npz", TEACHER)
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
-    loaded = load_teacher(tmp_path / "one.npz", translate=2, cutout=8, data_digest="ab" * 32)
+    loaded = load_teacher(tmp_path / "one.npz", TEACHER.augmentation, data_digest="ab" * 32)
     assert np.array_equal(loaded.logits, TEACHER.logits)
     assert (loaded.seed, loaded.first_view, loaded.views) == (3, 8, 2)
 
 
 @pytest.mark.parametrize(
-    "other", [{"translate": 1}, {"cutout": 0}, {"data_digest": "cd" * 32}], ids=str
+    "other", [{"translate": 1}, {"cutout": 0}, {"crop_scale": 0.5}, {"colour": 0.2}], ids=str
 )
-def test_a_teacher_of_other_images_or_views_is_refused(tmp_path, other):
+def test_a_teacher_of_other_views_is_refused(tmp_path, other):
+    save_teacher(tmp_path / "teacher.npz", TEACHER)
+    augmentation = dataclasses.replace(TEACHER.augmentation, **other)
+    with pytest.raises(InputError, match=r"teacher.npz is of other training images or views"):
+        load_teacher(tmp_path / "teacher.npz", augmentation, TEACHER.data_digest)
+
+
+def test_a_teacher_of_other_images_is_refused(tmp_path):
     save_teacher(tmp_path / "teacher.npz", TEACHER)
     with pytest.raises(InputError, match=r"teacher.npz is of other training images or views"):
-        load_teacher(
-            tmp_path / "teacher.npz",
-            **{"translate": 2, "cutout": 8, "data_digest": "ab" * 32, **other},
-        )
+        load_teacher(tmp_path / "teacher.npz", TEACHER.augmentation, data_digest="cd" * 32)
+
+
+def test_the_file_names_crop_and_colour_only_where_there_are_any(tmp_path):
+    path = tmp_path / "teacher.npz"
+    save_teacher(path, TEACHER)
+    names = ["logits", "seed", "first_view", "translate", "cutout", "data_digest"]
+    assert np.load(path).files == names
+    augmentation = Augmentation(2, 8, crop_scale=0.35, colour=0.2)
+    save_teacher(path, dataclasses.replace(TEACHER, augmentation=augmentation))
+    assert set(np.load(path).files) == {*names, "crop_scale", "colour"}
+    loaded = load_teacher(path, augmentation, TEACHER.data_digest)
+    assert loaded.augmentation == augmentation
+
+
+def test_outputs_on_no_views_are_read_back(tmp_path):
+    images = make_images(5)
+    save_teacher(tmp_path / "none.npz", no_teacher(images, TEACHER.augmentation))
+    loaded = load_teacher(tmp_path / "none.npz", TEACHER.augmentation, images.digest())
+    assert loaded.views == 0
+    assert loaded.logits.shape == (0, 5, 10)
+    assert len(loaded.digest) == 64
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", None])
@@ -53,7 +79,7 @@ def test_a_missing_or_damaged_teacher_says_what_to_run(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"teacher.npz .*run 'dvc repro teach'"):
-        load_teacher(path, translate=2, cutout=8, data_digest="")
+        load_teacher(path, TEACHER.augmentation, data_digest="")
 
 
 def test_the_stage_trains_a_network_and_writes_its_outputs_on_every_training_image(
@@ -75,9 +101,7 @@ def test_the_stage_trains_a_network_and_writes_its_outputs_on_every_training_ima
         metrics=tmp_path / "teach.json",
     )
     images, _ = load_training_images(data_directory, DataParams(**PARAMS["data"]))
-    loaded = load_teacher(
-        tmp_path / "teacher.npz", RECIPE.translate, RECIPE.cutout, images.digest()
-    )
+    loaded = load_teacher(tmp_path / "teacher.npz", RECIPE.augmentation(), images.digest())
     assert loaded.logits.shape == (2, len(images), 10)
     assert (loaded.logits % teach.GRAIN == 0).all()
     assert (loaded.logits.argmax(2) == images.labels).mean() > 0.5  # chance: 0.1

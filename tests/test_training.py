@@ -15,11 +15,9 @@ import torch
 import yaml
 
 from stages.common.core.cli import InputError
-from stages.common.data.cifar10 import PIXEL_MEAN
-from stages.common.data.dataset import CIFAR10, Images, load_training_images
+from stages.common.data.dataset import Images, load_training_images
 from stages.common.data.params import DataParams
 from stages.common.network.whitening import build_network, whitening_filters
-from stages.common.training.augmentation import Augmenter, balanced, generator, shuffled
 from stages.common.training.checkpoints import EpochStore, model_digest
 from stages.common.training.context import pick_device, pick_precision
 from stages.common.training.loop import Monitor, fit, ignore
@@ -119,75 +117,6 @@ def test_auto_takes_bfloat16_where_the_device_has_it(
 def test_a_named_precision_is_taken_everywhere():
     assert pick_precision("float32", torch.device("cuda")) == torch.float32
     assert pick_precision("bfloat16", CPU) == torch.bfloat16
-
-
-# ----------------------------------------------------------------------------------- augmentation
-
-
-def test_every_augmented_image_is_its_original_shifted_and_perhaps_flipped():
-    pixels = torch.from_numpy(make_images(30).pixels)
-    augmented = Augmenter(pixels, CIFAR10, translate=2, cutout=0, seed=0).view(0)
-    padded = torch.nn.functional.pad(pixels.float(), (2,) * 4, mode="reflect").byte()
-    for index in range(30):
-        views = {
-            bytes(view.contiguous().numpy().tobytes())
-            for y in range(5)
-            for x in range(5)
-            for crop in [padded[index, :, y : y + 32, x : x + 32]]
-            for view in (crop, crop.flip(-1))
-        }
-        assert augmented[index].contiguous().numpy().tobytes() in views
-
-
-def test_cutout_blanks_one_square_of_every_image_and_leaves_the_rest():
-    pixels = torch.from_numpy(make_images(60).pixels).clamp(min=1, max=100)
-    views = [Augmenter(pixels, CIFAR10, translate=0, cutout=c, seed=0).view(0) for c in (0, 8)]
-    changed = (views[0] != views[1]).any(1)  # (60, 32, 32)
-    blank = torch.tensor([round(value) for value in PIXEL_MEAN], dtype=torch.uint8)
-    for index, square in enumerate(changed):
-        rows, columns = square.any(1).nonzero(), square.any(0).nonzero()
-        box = square[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-        assert box.all()
-        assert 4 <= min(box.shape) <= max(box.shape) <= 8  # a square reaches over the border
-        assert (blank == views[1][index][:, square].T).all()
-    assert len({bytes(square.numpy().tobytes()) for square in changed}) > 50
-
-
-def test_an_epoch_takes_every_image_once_in_its_own_order():
-    orders = [shuffled(30, seed, epoch).tolist() for seed, epoch in ((0, 0), (0, 1), (1, 0))]
-    assert all(sorted(order) == list(range(30)) for order in orders)
-    assert len({tuple(order) for order in orders}) == 3
-
-
-def test_random_numbers_follow_from_their_key_alone():
-    one, same, other = (
-        torch.rand(4, generator=generator(*key)).tolist()
-        for key in (("shift", 0, 1), ("shift", 0, 1), ("shift", 1, 0))
-    )
-    assert one == same != other
-
-
-def test_no_image_is_flipped_where_a_mirror_image_is_not_of_its_class():
-    pixels = torch.from_numpy(make_images(40).pixels)
-    info = dataclasses.replace(CIFAR10, flip=False)
-    augmenter = Augmenter(pixels, info, translate=0, cutout=0, seed=0)
-    assert all(torch.equal(augmenter.view(number), pixels) for number in (0, 1))
-
-
-def test_balanced_sampling_draws_every_class_as_often():
-    labels = torch.tensor([0] * 900 + [1] * 90 + [2] * 10)
-    drawn = torch.bincount(labels[balanced(labels, seed=0, epoch=0)])
-    assert drawn.sum() == 1000
-    assert (drawn - 333).abs().max() < 60
-    assert not torch.equal(balanced(labels, 0, 0), balanced(labels, 0, 1))
-
-
-def test_every_image_is_flipped_in_exactly_one_of_two_views():
-    pixels = torch.from_numpy(make_images(40).pixels)
-    augmenter = Augmenter(pixels, CIFAR10, translate=0, cutout=0, seed=0)
-    even, odd = ((augmenter.view(number) == pixels).flatten(1).all(1).tolist() for number in (0, 1))
-    assert [one != other for one, other in zip(even, odd, strict=True)] == [True] * 40
-    assert 5 < sum(even) < 35
 
 
 # ------------------------------------------------------------------------------------------ fit
@@ -338,8 +267,7 @@ def random_teacher(data: Path) -> TeacherOutputs:
         logits=np.random.default_rng(0).normal(size=(2, len(images), 10)).astype(np.float16),
         seed=0,
         first_view=0,
-        translate=RECIPE.translate,
-        cutout=RECIPE.cutout,
+        augmentation=RECIPE.augmentation(),
         data_digest=images.digest(),
     )
 

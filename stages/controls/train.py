@@ -189,7 +189,7 @@ def load_setup(args: argparse.Namespace) -> Setup:
     base, pruned = (load_checkpoint(path).model for path in (args.base, args.pruned))
     require_smaller(base, pruned)
     images, validation = load_training_images(args.data, data)
-    teacher = load_teacher(args.teacher, recipe.translate, recipe.cutout, images.digest())
+    teacher = load_teacher(args.teacher, recipe.augmentation(), images.digest())
     device, store = pick_device(prune.device), EpochStore(args.resume)
     context = RunContext(images, validation, recipe, device, store)
     objective = distillation_objective(

@@ -7,13 +7,13 @@ consistent", CVPR 2022).
 """
 
 import copy
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from stages.common.core.params import recorded
 from stages.common.data.dataset import Images
 from stages.common.network.network import Network, size_of
 from stages.common.training.augmentation import Augmenter
@@ -83,7 +83,7 @@ def mixup_teacher(
     copied = copy.deepcopy(network).to(context.device).to(memory_format=torch.channels_last).eval()
     facts = {
         "data": context.images.digest(),
-        "recipe": dataclasses.asdict(context.recipe),
+        "recipe": recorded(context.recipe),
         "mixtures": seed,
     }
     digest = work_key(copied, context.device, **facts)

@@ -1,5 +1,6 @@
 """The run context that all training of one program shares, with its device and precision."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,6 +26,13 @@ class RunContext:
     def precision(self) -> torch.dtype:
         """The type of the products in training."""
         return pick_precision(self.recipe.precision, self.device)
+
+
+def evaluation_batch(images: Images) -> int:
+    """How many of the images go through a network at once: 500 of 32x32 pixels, fewer of larger
+    ones, so that they need no more memory.
+    """
+    return min(500, max(1, 500 * 32 * 32 // math.prod(images.shape[1:])))
 
 
 def pick_device(name: str) -> torch.device:

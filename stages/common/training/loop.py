@@ -18,11 +18,12 @@ from tqdm import tqdm
 
 from stages.common.core.accuracy import accuracy
 from stages.common.core.cli import InputError
+from stages.common.core.params import recorded
 from stages.common.data.dataset import Images
 from stages.common.network.network import Network, size_of
 from stages.common.training.augmentation import Augmenter, balanced, shuffled
 from stages.common.training.checkpoints import Progress, work_key
-from stages.common.training.context import RunContext, products_in
+from stages.common.training.context import RunContext, evaluation_batch, products_in
 from stages.common.training.losses import Loss, Objective
 from stages.common.training.muon import Muon
 from stages.common.training.params import RecipeParams, Schedule
@@ -127,7 +128,7 @@ def fit_key(
         model,
         context.device,
         data=context.images.digest(),
-        recipe=dataclasses.asdict(context.recipe),
+        recipe=recorded(context.recipe),
         schedule=dataclasses.asdict(schedule),
         seed=seed,
         objective=objective.key,
@@ -146,10 +147,8 @@ class Epochs:
         self.labels = torch.from_numpy(context.images.labels).to(self.device)
         pixels = torch.from_numpy(context.images.pixels).to(self.device)
         view_seed = teacher.seed if teacher else seed
-        recipe = context.recipe
-        self.augmenter = Augmenter(
-            pixels, context.images.info, recipe.translate, recipe.cutout, view_seed
-        )
+        augmentation = context.recipe.augmentation()
+        self.augmenter = Augmenter(pixels, context.images.info, augmentation, view_seed)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -160,7 +159,7 @@ class Epochs:
         return shuffled(len(self), self.seed, epoch)
 
     def load(self, epoch: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """Pixels (N, 3, 32, 32) uint8; labels (N,) int64 or (N, classes) float32; the teacher's
+        """Pixels (N, 3, H, W) uint8; labels (N,) int64 or (N, classes) float32; the teacher's
         logits (N, classes) float32 if there is one; and the order (N,) int64 to train in.
         """
         order = self.order(epoch).to(self.device)
@@ -197,7 +196,7 @@ class Trainer:
     def add_gradients(self, inputs: Tensor, labels: Tensor, soft: Tensor | None) -> Tensor:
         """Forward and backward; returns the loss, a scalar.
 
-        ``inputs`` (n, 3, 32, 32) float32 in 0-255, ``labels`` (n,) int64 or (n, classes) float32,
+        ``inputs`` (n, 3, H, W) float32 in 0-255, ``labels`` (n,) int64 or (n, classes) float32,
         ``soft`` the teacher's logits (n, classes) float32 if there is a teacher.
         """
         with products_in(self.precision, inputs.device):
@@ -286,12 +285,12 @@ def set_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
 
 
 @torch.no_grad()
-def evaluate(model: Network, images: Images, device: torch.device, batch_size: int = 500) -> float:
+def evaluate(model: Network, images: Images, device: torch.device) -> float:
     """Accuracy in percent, in float32."""
     model.eval()
     predictions = [
         model(batch.to(device, torch.float32, memory_format=torch.channels_last)).argmax(1).cpu()
-        for batch in torch.from_numpy(images.pixels).split(batch_size)
+        for batch in torch.from_numpy(images.pixels).split(evaluation_batch(images))
     ]
     return accuracy(torch.cat(predictions).numpy(), images.labels)
 

@@ -2,7 +2,19 @@
 
 from dataclasses import dataclass
 
+from stages.common.core.cli import InputError
 from stages.common.core.params import channel_widths, number, one_of, whole
+from stages.common.data.params import MOST_PIXELS
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How views differ from their images, besides mirroring (see training/augmentation.py)."""
+
+    translate: int  # largest shift, in pixels; 0: none
+    cutout: int  # side of the square that is blanked out, in pixels; 0: none
+    crop_scale: float = 1.0  # smallest share of the area that a random crop keeps; 1: no crop
+    colour: float = 0.0  # largest relative change of brightness, contrast, saturation; 0: none
 
 
 @dataclass(frozen=True)
@@ -15,9 +27,27 @@ class RecipeParams:
     head_rate: float = number(at_least=0.000001)
     weight_decay: float = number(at_least=0)
     label_smoothing: float = number(at_least=0, below=1)
-    translate: int = whole(at_least=0, at_most=8)
-    cutout: int = whole(at_least=0, at_most=32)
+    translate: int = whole(at_least=0, at_most=MOST_PIXELS)
+    cutout: int = whole(at_least=0, at_most=MOST_PIXELS)
+    crop_scale: float = number(at_least=0.01, at_most=1, usual=1.0)
+    colour: float = number(at_least=0, at_most=1, usual=0.0)
     precision: str = one_of("auto", "float32", "bfloat16")
+
+    def augmentation(self) -> Augmentation:
+        return Augmentation(self.translate, self.cutout, self.crop_scale, self.colour)
+
+
+def refuse_large_augmentation(recipe: RecipeParams, image_size: list[int]) -> None:
+    """Raise ``InputError`` where a shift or a square is too large for images of this size."""
+    side = min(image_size)
+    for key, value, limit, why in (
+        ("translate", recipe.translate, side // 4, "a quarter of the shorter side"),
+        ("cutout", recipe.cutout, side, "the shorter side"),
+    ):
+        if value > limit:
+            raise InputError(
+                f"recipe.{key} is {value}; allowed: at most {limit}, {why} of data.image_size"
+            )
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ target for both. The views are not those that the teacher was trained on: its ou
 partly memorised.
 """
 
+import dataclasses
 import hashlib
 import io
 import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,16 +22,18 @@ from torch import Tensor
 
 from stages.common.core.cli import InputError
 from stages.common.core.files import write_bytes
+from stages.common.data.dataset import Images
 from stages.common.network.network import Network
 from stages.common.training.augmentation import Augmenter
 from stages.common.training.context import products_in
+from stages.common.training.params import Augmentation
 
 
 @dataclass(frozen=True)
 class EpochData:
     """Inputs and targets of one epoch, all in the order of the images."""
 
-    pixels: Tensor  # (N, 3, 32, 32) uint8
+    pixels: Tensor  # (N, 3, H, W) uint8
     logits: np.ndarray  # (N, classes) float16, the teacher's
     labels: Tensor | None = None  # (N, classes) float32 probabilities; None: the images' own labels
 
@@ -54,14 +57,14 @@ class Teacher(Protocol):
 class TeacherOutputs:
     """Logits (views, N, classes) float16 of the images, and what identifies views and images.
 
-    The views are those that ``Augmenter`` numbers from ``first_view`` on.
+    The views are those that ``Augmenter`` numbers from ``first_view`` on. There may be none: then
+    there is no teacher.
     """
 
     logits: np.ndarray
     seed: int
     first_view: int
-    translate: int
-    cutout: int
+    augmentation: Augmentation
     data_digest: str
 
     @property
@@ -88,44 +91,65 @@ def turn_of(epoch: int, views: int) -> tuple[int, bool]:
     return number, passes % 2 == 1
 
 
+def no_teacher(images: Images, augmentation: Augmentation) -> TeacherOutputs:
+    """Outputs on no views, which a pipeline without a teacher writes and reads."""
+    return TeacherOutputs(
+        logits=np.zeros((0, len(images), len(images.classes)), np.float16),
+        seed=0,
+        first_view=0,
+        augmentation=augmentation,
+        data_digest=images.digest(),
+    )
+
+
 def save_teacher(path: str | Path, teacher: TeacherOutputs) -> None:
-    """Equal content gives equal bytes."""
+    """Equal content gives equal bytes. Of the augmentation, what is at its default is left out."""
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
         logits=teacher.logits,
         seed=teacher.seed,
         first_view=teacher.first_view,
-        translate=teacher.translate,
-        cutout=teacher.cutout,
+        **stored_augmentation(teacher.augmentation),
         data_digest=teacher.data_digest,
     )
     write_bytes(path, buffer.getvalue())
 
 
-def load_teacher(path: str | Path, translate: int, cutout: int, data_digest: str) -> TeacherOutputs:
+def stored_augmentation(augmentation: Augmentation) -> dict[str, Any]:
+    """The values that are not at their default."""
+    return {
+        field.name: value
+        for field in dataclasses.fields(augmentation)
+        if (value := getattr(augmentation, field.name)) != field.default
+    }
+
+
+def load_teacher(path: str | Path, augmentation: Augmentation, data_digest: str) -> TeacherOutputs:
     """Raises ``InputError`` when the file is missing, damaged, or of other images or views."""
+    names = [field.name for field in dataclasses.fields(Augmentation)]
     try:
         with np.load(path) as content:
             teacher = TeacherOutputs(
                 logits=content["logits"],
                 seed=int(content["seed"]),
                 first_view=int(content["first_view"]),
-                translate=int(content["translate"]),
-                cutout=int(content["cutout"]),
+                augmentation=Augmentation(
+                    **{name: content[name].item() for name in names if name in content}
+                ),
                 data_digest=str(content["data_digest"]),
             )
     except FileNotFoundError:
         raise InputError(f"{path} is missing; run 'dvc repro teach'") from None
-    except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, TypeError, LookupError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{path} holds no teacher's outputs ({error}); delete it and run 'dvc repro teach'"
         ) from None
-    views = (teacher.translate, teacher.cutout, teacher.data_digest)
-    if views != (translate, cutout, data_digest):
+    if (teacher.augmentation, teacher.data_digest) != (augmentation, data_digest):
+        keys = ", ".join(f"recipe.{name}" for name in names)
         raise InputError(
-            f"{path} is of other training images or views than data.*, recipe.translate and "
-            "recipe.cutout say; run 'dvc repro teach'"
+            f"{path} is of other training images or views than data.* and {keys} say; run "
+            "'dvc repro teach'"
         )
     return teacher
 
