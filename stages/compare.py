@@ -12,6 +12,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages.common.core.accuracy import decimals_of, percent_text
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import read_metrics, write_csv, write_json, write_text
 from stages.common.measuring.int8_or_fp32 import RATIO_KEYS as FP32_RATIO_KEYS
@@ -25,6 +26,7 @@ WRONG_CELL = "wrong here"
 ENVIRONMENT = "environment"  # the block of the benchmark that is no variant
 RUNTIMES = {"opencv": "OpenCV DNN", "onnxruntime": "ONNX Runtime"}
 COST_KEYS = ("size_bytes", "params", "nonzero_params", "macs", "peak_activation_bytes")
+BALANCED = "balanced_accuracy"  # in the evaluation where the test classes are uneven
 EVALUATION_KEYS = ("accuracy", "class_accuracy", "images", *COST_KEYS)
 RATIO_KEYS = ("ratio_to_base", "ratio_to_base_low", "ratio_to_base_high")
 LATENCY_KEYS = ("latency_ms_median", *RATIO_KEYS)
@@ -97,10 +99,14 @@ def require_same_variants(
 
 def require_same_images(results: list[Result], evaluate: str | Path) -> None:
     counts = {result.variant: result.evaluation["images"] for result in results}
-    if len(set(counts.values())) > 1:
+    classes = [
+        result.evaluation.get("class_images", list(result.evaluation["class_accuracy"]))
+        for result in results
+    ]
+    if len(set(counts.values())) > 1 or any(each != classes[0] for each in classes):
         raise InputError(
-            f"{evaluate}: the variants were evaluated on different numbers of images ({counts}); "
-            "run 'dvc repro evaluate'"
+            f"{evaluate}: the variants were evaluated on different images ({counts}); run 'dvc "
+            "repro evaluate'"
         )
 
 
@@ -131,8 +137,13 @@ def summary_of(result: Result) -> dict:
         runtime: None if ratio is None else round(ratio, RATIO_DIGITS)
         for runtime, ratio in measured.items()
     }
-    keys = ("accuracy", "size_bytes", "params", "macs")
+    keys = ["accuracy", *balanced_key(result), "size_bytes", "params", "macs"]
     return {**{key: result.evaluation[key] for key in keys}, "latency_ratio_to_base": ratios}
+
+
+def balanced_key(result: Result) -> list[str]:
+    """Where the test classes are uneven; the test images, and so this, are the same for all."""
+    return [BALANCED] if BALANCED in result.evaluation else []
 
 
 def latencies_of(results: list[Result]) -> dict[str, dict[str, dict]]:
@@ -143,14 +154,16 @@ def latencies_of(results: list[Result]) -> dict[str, dict[str, dict]]:
 def markdown_page(results: list[Result], environment: dict) -> str:
     """The table, the precision to use, the conditions, and what must not be done with it."""
     accuracies = {result.variant: result.evaluation["accuracy"] for result in results}
-    advice = recommendation(latencies_of(results), accuracies, RUNTIMES)
+    decimals = decimals_of(results[0].evaluation["images"])
+    advice = recommendation(latencies_of(results), accuracies, decimals, RUNTIMES)
     rates = achieved_rates(results, environment)
     paragraphs = [main_table(results), advice, rates, conditions(results, environment)]
     return "\n\n".join(filter(None, paragraphs)) + "\n"
 
 
 def main_table(results: list[Result]) -> str:
-    heads = ["variant", "accuracy", "bytes", "params", "MACs", *RUNTIMES.values()]
+    balanced = ["balanced accuracy"] if balanced_key(results[0]) else []
+    heads = ["variant", "accuracy", *balanced, "bytes", "params", "MACs", *RUNTIMES.values()]
     return as_table([heads, name_and_figures(heads), *map(main_row, results)])
 
 
@@ -161,7 +174,7 @@ def main_row(result: Result) -> list[str]:
         params += f" ({evaluation['nonzero_params']:,} non-zero)"
     return [
         result.variant,
-        f"{evaluation['accuracy']:.2f} %",
+        *(accuracy_cell(evaluation, key) for key in ("accuracy", *balanced_key(result))),
         f"{evaluation['size_bytes']:,}",
         params,
         f"{evaluation['macs']:,}",
@@ -176,6 +189,16 @@ def latency_cell(block: dict | None) -> str:
     ratio, low, high = (block[key] for key in RATIO_KEYS)
     median = f"{block['latency_ms_median']:.2f} ms"
     return median if ratio is None else f"{median}, {ratio:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def accuracy_cell(evaluation: dict, key: str) -> str:
+    """With its interval, where the test images are few."""
+    decimals = decimals_of(evaluation["images"])
+    text = percent_text(evaluation[key], evaluation["images"])
+    if f"{key}_low" not in evaluation:
+        return text
+    low, high = evaluation[f"{key}_low"], evaluation[f"{key}_high"]
+    return f"{text} [{low:.{decimals}f}, {high:.{decimals}f}]"
 
 
 def achieved_rates(results: list[Result], environment: dict) -> str:
@@ -209,7 +232,7 @@ def conditions(results: list[Result], environment: dict) -> str:
         f"{machine_note(environment)}; batch 1, input copy included, {environment['rounds']} "
         f"interleaved rounds. OpenCV engine: {engines}. Accuracy: "
         f"{results[0].evaluation['images']:,} test images through OpenCV DNN"
-        f"{evaluated_elsewhere(results)}.{wrong_here(environment)}\n\n"
+        f"{evaluated_elsewhere(results)}.{accuracy_note(results[0])}{wrong_here(environment)}\n\n"
         "Do not compare milliseconds of two machines or two runs; compare the ratios, which were "
         "timed side by side. `make compare BASE=main` times two revisions side by side."
     )
@@ -222,6 +245,16 @@ def evaluated_elsewhere(results: list[Result]) -> str:
         for result in results
         if "evaluated_in" in result.evaluation
     )
+
+
+def accuracy_note(result: Result) -> str:
+    """What an interval and a balanced accuracy are, where there are some."""
+    note = ""
+    if "accuracy_low" in result.evaluation:
+        note += " In brackets: Clopper and Pearson's 95 % interval."
+    if balanced_key(result):
+        note += " Balanced accuracy: the mean of the classes' accuracies."
+    return note
 
 
 def wrong_here(environment: dict) -> str:
@@ -242,15 +275,19 @@ def machine_note(environment: dict) -> str:
     )
 
 
-def save_pictures(plots: Path, results: list[Result], environment: dict) -> None:
+def dataset_title(source: str) -> str:
+    """The dataset's name and a comma; nothing for a folder."""
+    name = "CIFAR-10" if source == "cifar10" else source.rpartition(":")[2]
+    return "" if source == "folder" else f"{name}, "
+
+
+def save_pictures(plots: Path, results: list[Result], environment: dict, source: str) -> None:
     machine = machine_note(environment)
     images = results[0].evaluation["images"]
-    accuracy = {result.variant: result.evaluation["accuracy"] for result in results}
     figure = accuracy_chart(
-        accuracy,
-        class_accuracy={result.variant: result.evaluation["class_accuracy"] for result in results},
-        images=images,
-        note=f"CIFAR-10, {images:,} test images through OpenCV DNN {environment['opencv']}",
+        {result.variant: result.evaluation for result in results},
+        note=f"{dataset_title(source)}{images:,} test images through OpenCV DNN "
+        f"{environment['opencv']}",
     )
     save_png(plots / "accuracy_plot.png", figure)
     latency = {
@@ -285,6 +322,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--evaluate", required=True)
     parser.add_argument("--benchmark", required=True)
+    parser.add_argument("--source", required=True, help="data.source, for the pictures' notes")
     parser.add_argument("--plots", required=True)
     parser.add_argument("--summary", required=True)
     parser.add_argument("--table", required=True)
@@ -298,7 +336,7 @@ def main() -> None:
     tradeoff, sizes = [tradeoff_row(r) for r in results], [size_row(r) for r in results]
     write_csv(plots / "tradeoff.csv", tradeoff, header=list(tradeoff[0]))
     write_csv(plots / "size_chart.csv", sizes, header=list(sizes[0]))
-    save_pictures(plots, results, environment)
+    save_pictures(plots, results, environment, args.source)
     write_json(args.summary, {result.variant: summary_of(result) for result in results})
     write_text(args.table, markdown_page(results, environment))
     print(f"{args.table}:\n{main_table(results)}")

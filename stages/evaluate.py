@@ -1,7 +1,7 @@
 """Measure a model's accuracy on the test images in OpenCV DNN, and count its size and MACs.
 
 Only this stage and evaluate_tflite read the test images. The JSON has the same keys for every
-model, FP32 or INT8.
+model, FP32 or INT8: which ones, the test images decide (see common/core/accuracy_metrics.py).
 
 Where evaluate.engine is wrong for the file, another engine or ONNX Runtime takes its place, and the
 JSON names it under "evaluated_in".
@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.common.core.accuracy import accuracy, class_accuracy
+from stages.common.core.accuracy import percent_text
+from stages.common.core.accuracy_metrics import accuracy_metrics, class_metrics
 from stages.common.core.cli import run
 from stages.common.core.files import write_csv, write_json
 from stages.common.core.params import load_params
@@ -30,14 +31,12 @@ from stages.common.inference.runtimes.onnx_files import open_right, read_wrong, 
 from stages.common.inference.sessions import predict
 
 
-def accuracy_metrics(predictions: np.ndarray, images: Images) -> dict:
+def prediction_metrics(predictions: np.ndarray, images: Images) -> dict:
     """Accuracy in percent, over all images and over those of each class."""
-    labels = images.labels
-    by_class = class_accuracy(predictions, labels, images.classes)
     return {
-        "accuracy": round(accuracy(predictions, labels), 2),
-        "class_accuracy": {name: round(value, 2) for name, value in by_class.items()},
-        "images": len(labels),
+        **accuracy_metrics(predictions, images.labels, len(images.classes)),
+        **class_metrics(predictions, images.labels, images.classes),
+        "images": len(images),
     }
 
 
@@ -72,14 +71,15 @@ def main() -> None:
     runtime, session = open_right(args.onnx, params.engine, read_wrong(args.check))
     images = load_test_images(args.data)
     predictions = predict(session, images, params.batch_size).argmax(axis=1)
-    metrics = {**accuracy_metrics(predictions, images), **cost_metrics(args.onnx)}
+    metrics = {**prediction_metrics(predictions, images), **cost_metrics(args.onnx)}
     if runtime != runtime_name("opencv", params.engine):
         print(f"OpenCV's engine '{params.engine}' is wrong here: evaluated in {runtime}")
         metrics["evaluated_in"] = runtime
     rows = confusion_rows(predictions, images)
     write_csv(args.predictions, rows, header=["actual", "predicted"])
     write_json(args.metrics, metrics)
-    print(f"{args.onnx}: {metrics['accuracy']:.2f} % of {len(images)} test images right")
+    found = percent_text(metrics["accuracy"], len(images))
+    print(f"{args.onnx}: {found} of {len(images)} test images right")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stages.common.core.accuracy import accuracy
+from stages.common.core.accuracy import accuracy, decimals_of, percent_text
+from stages.common.core.accuracy_metrics import accuracy_metrics
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import write_json
 from stages.common.data.dataset import Images, load_test_images
@@ -47,10 +48,11 @@ def metrics_of(
     """
     predictions = litert.argmax(axis=1)
     highest = litert.max(axis=1, keepdims=True)
+    decimals = decimals_of(len(images))
     return {
-        "accuracy": round(accuracy(predictions, images.labels), 2),
-        "agreement_opencv": round(accuracy(predictions, opencv), 2),
-        "agreement_onnxruntime": round(accuracy(predictions, onnxruntime.argmax(axis=1)), 2),
+        **accuracy_metrics(predictions, images.labels, len(images.classes)),
+        "agreement_opencv": round(accuracy(predictions, opencv), decimals),
+        "agreement_onnxruntime": round(accuracy(predictions, onnxruntime.argmax(axis=1)), decimals),
         "tied_predictions": int(((litert == highest).sum(axis=1) > 1).sum()),
         "images": len(images),
     }
@@ -77,8 +79,9 @@ def main() -> None:
     metrics = metrics_of(litert, onnxruntime, opencv, images)
     write_json(args.metrics, {**metrics, "size_bytes": args.tflite.stat().st_size})
     print(
-        f"{args.tflite}: {metrics['accuracy']:.2f} % of {len(images)} test images right in LiteRT, "
-        f"{metrics['agreement_opencv']:.2f} % predicted as in OpenCV DNN"
+        f"{args.tflite}: {percent_text(metrics['accuracy'], len(images))} of {len(images)} test "
+        "images right in LiteRT, "
+        f"{percent_text(metrics['agreement_opencv'], len(images))} predicted as in OpenCV DNN"
     )
 
 

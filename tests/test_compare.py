@@ -90,11 +90,14 @@ def write_inputs(directory: Path) -> None:
     (directory / "metrics" / "benchmark.json").write_text(json.dumps(benchmark))
 
 
-def run_compare(directory: Path, monkeypatch, plots: str = "plots") -> Path:
+def run_compare(
+    directory: Path, monkeypatch, plots: str = "plots", source: str = "cifar10"
+) -> Path:
     """Run the stage as DVC does; the folder of its plots."""
     metrics = directory / "metrics"
     command = ["compare", "--evaluate", metrics / "evaluate"]
     command += ["--benchmark", metrics / "benchmark.json", "--plots", directory / plots]
+    command += ["--source", source]
     command += ["--summary", metrics / "summary.json", "--table", metrics / "summary.md"]
     monkeypatch.setattr(sys, "argv", [str(part) for part in command])
     compare.main()
@@ -281,8 +284,75 @@ def test_a_missing_key_is_named_with_its_file(inputs, monkeypatch):
 def test_variants_evaluated_on_different_images_are_refused(inputs, monkeypatch):
     path = inputs / "metrics" / "evaluate" / "pruned.json"
     path.write_text(json.dumps(evaluation_of("pruned") | {"images": 500}))
-    with pytest.raises(InputError, match="different numbers of images"):
+    with pytest.raises(InputError, match="evaluated on different images"):
         run_compare(inputs, monkeypatch)
+
+
+def few_uneven_images(accuracy: float) -> dict:
+    """Of an evaluation on 20 ants and 133 bees."""
+    return {
+        "accuracy": accuracy,
+        "accuracy_low": round(accuracy - 5.5, 1),
+        "accuracy_high": round(accuracy + 4.5, 1),
+        "balanced_accuracy": round(accuracy - 1, 1),
+        "balanced_accuracy_low": round(accuracy - 7, 1),
+        "balanced_accuracy_high": round(accuracy + 5, 1),
+        "class_accuracy": {"ants": 90.0, "bees": 92.5},
+        "class_accuracy_low": {"ants": 68.0, "bees": 86.6},
+        "class_accuracy_high": {"ants": 99.0, "bees": 96.3},
+        "class_images": {"ants": 20, "bees": 133},
+        "images": 153,
+    }
+
+
+def test_few_uneven_test_images_show_an_interval_and_the_balanced_accuracy(inputs, monkeypatch):
+    for name, (accuracy, *_) in VARIANTS.items():
+        path = inputs / "metrics" / "evaluate" / f"{name}.json"
+        path.write_text(json.dumps(evaluation_of(name) | few_uneven_images(accuracy)))
+
+    plots = run_compare(inputs, monkeypatch, source="folder")
+
+    page = (inputs / "metrics" / "summary.md").read_text()
+    assert page.startswith("| variant | accuracy | balanced accuracy | bytes |")
+    assert "| base | 92.5 % [87.0, 97.0] | 91.5 % [85.5, 97.5] | 7,901,234 |" in page
+    assert "in points: -0.1 (base), -0.1 (pruned)." in page
+    assert "153 test images through OpenCV DNN. In brackets: Clopper and Pearson's 95 %" in page
+    summary = json.loads((inputs / "metrics" / "summary.json").read_text())
+    assert len({tuple(block) for block in summary.values()}) == 1
+    assert summary["base"]["balanced_accuracy"] == 91.5
+    leaves = sum(len(block) - 1 + len(block["latency_ratio_to_base"]) for block in summary.values())
+    assert leaves <= 30
+    assert (plots / "accuracy_plot.png").is_file()
+
+
+def test_whiskers_are_the_intervals_of_few_images_and_the_note_says_so():
+    evaluations = {name: few_uneven_images(values[0]) for name, values in VARIANTS.items()}
+    figure = charts.accuracy_chart(evaluations, note="153 test images")
+    bars, dots = figure.axes
+    assert "Clopper and Pearson" in figure._supxlabel.get_text()
+    assert [text.get_text() for text in bars.texts] == ["92.5 %", "92.1 %", "92.4 %", "92.0 %"]
+    assert len(dots.collections) == len(VARIANTS)
+    plain = {name: evaluation_of(name) for name in VARIANTS}
+    figure = charts.accuracy_chart(plain, note="CIFAR-10")
+    assert "sampling error" in figure._supxlabel.get_text()
+    assert len(figure.axes[1].collections) == 0
+
+
+def test_of_many_classes_the_worst_are_drawn():
+    by_class = {f"class {number}": 50 + number % 50 for number in range(1000)}
+    evaluations = {"base": {"accuracy": 75.0, "images": 50_000, "class_accuracy": by_class}}
+    _, dots = charts.accuracy_chart(evaluations, note="").axes
+    names = [label.get_text() for label in dots.get_yticklabels()]
+    assert names == [f"class {number}" for number in range(0, 1000, 50)]
+    assert dots.get_title() == "The 20 worst of 1,000 classes"
+
+
+@pytest.mark.parametrize(
+    ("source", "title"),
+    [("cifar10", "CIFAR-10, "), ("torchvision:SVHN", "SVHN, "), ("folder", "")],
+)
+def test_the_pictures_name_the_dataset(source, title):
+    assert compare.dataset_title(source) == title
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "is missing"), ("{", "is no JSON")])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stages.common.core.accuracy import accuracy, class_accuracy
+from stages.common.core.accuracy import accuracy
 from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import read_records
 from stages.common.data.dataset import load_test_images, load_training_images
@@ -58,12 +58,7 @@ def test_the_digest_follows_pixels_and_labels():
     assert images.digest() != other.digest()
 
 
-def test_accuracy_is_in_percent_over_all_and_by_class():
+def test_accuracy_is_in_percent():
     labels = np.array([0, 0, 1, 1])
     predictions = np.array([0, 1, 1, 1])
     assert accuracy(predictions, labels) == 75.0
-    assert class_accuracy(predictions, labels, ("cat", "dog")) == {"cat": 50.0, "dog": 100.0}
-    assert list(class_accuracy(predictions, labels, ("cat", "dog", "without images"))) == [
-        "cat",
-        "dog",
-    ]

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from stages import evaluate
@@ -34,12 +35,26 @@ def test_accuracy_is_that_of_the_predictions_by_hand():
     predictions = images.labels.copy()
     predictions[[0, 1, 5]] = 9  # two of the airplanes, one of the automobiles
 
-    metrics = evaluate.accuracy_metrics(predictions, images)
+    metrics = evaluate.prediction_metrics(predictions, images)
 
     assert metrics["accuracy"] == 90.0
     assert metrics["images"] == 30
-    expected = dict.fromkeys(CLASSES, 100.0) | {"airplane": 33.33, "automobile": 66.67}
+    expected = dict.fromkeys(CLASSES, 100.0) | {"airplane": 33.0, "automobile": 67.0}
     assert metrics["class_accuracy"] == expected
+    assert "balanced_accuracy" not in metrics  # three of each class
+
+
+def test_uneven_classes_have_a_balanced_accuracy_and_the_number_of_their_images():
+    images = make_images(100)
+    kept = images[np.flatnonzero((images.labels != 3) | (np.arange(100) < 20))]  # 2 of 10 cats
+    predictions = np.where(kept.labels == 3, 0, kept.labels)
+
+    metrics = evaluate.prediction_metrics(predictions, kept)
+
+    assert metrics["accuracy"] == 98.0  # 90 of 92
+    assert metrics["balanced_accuracy"] == 90.0
+    assert metrics["balanced_accuracy_low"] < 90 < metrics["balanced_accuracy_high"]
+    assert metrics["class_images"] == dict.fromkeys(CLASSES, 10) | {"cat": 2}
 
 
 def test_main_writes_predictions_in_test_order_and_their_accuracy(arguments, monkeypatch, capsys):
@@ -68,7 +83,11 @@ def test_fp32_and_int8_have_the_same_keys(arguments, monkeypatch):
     assert list(fp32["class_accuracy"]) == list(int8["class_accuracy"]) == list(CLASSES)
     assert set(fp32) == {
         "accuracy",
+        "accuracy_low",
+        "accuracy_high",
         "class_accuracy",
+        "class_accuracy_low",
+        "class_accuracy_high",
         "images",
         "size_bytes",
         "params",

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from stages.common.core.accuracy import share_interval
 from stages.common.measuring.exact_tests import (
     holm,
     mcnemar_exact,
-    share_interval,
     signed_rank_exact,
 )
 

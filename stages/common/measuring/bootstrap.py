@@ -2,7 +2,7 @@
 
 import numpy as np
 
-CONFIDENCE = 0.95
+from stages.common.core.accuracy import CONFIDENCE
 
 
 def latency_summary(samples_ms: np.ndarray) -> dict:

@@ -6,30 +6,17 @@ They need neither large samples nor an assumption about the shape of a distribut
 import numpy as np
 import scipy  # its parts load when they are first used
 
-from stages.common.measuring.bootstrap import CONFIDENCE
-
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
     """p-value of two classifiers being right equally often on the same images.
 
     ``only_first`` and ``only_second`` count the images that one of them alone got right. Without
-    a difference each falls on either side like a coin: it is a binomial test of 1/2.
+    a difference each falls on either side like a coin: it is a binomial test of 1/2. The p-value is
+    below 1 - CONFIDENCE exactly when ``share_interval`` of the two counts excludes 1/2.
     Source: McNemar 1947, https://doi.org/10.1007/BF02295996, in its exact form.
     """
     trials = only_first + only_second
     return float(scipy.stats.binomtest(only_first, trials).pvalue) if trials else 1.0
-
-
-def share_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The Clopper-Pearson interval of a binomial share, at ``CONFIDENCE``.
-
-    It excludes 1/2 exactly when ``mcnemar_exact`` is below 1 - CONFIDENCE. Without trials the
-    share may be anything: (0, 1). Source: https://doi.org/10.1093/biomet/26.4.404
-    """
-    if not trials:
-        return 0.0, 1.0
-    interval = scipy.stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, method="exact")
-    return float(interval.low), float(interval.high)
 
 
 def signed_rank_exact(differences: np.ndarray) -> float:

@@ -33,11 +33,15 @@ def pairs(latencies: dict[str, dict[str, dict]]) -> dict[str, str]:
 
 
 def recommendation(
-    latencies: dict[str, dict[str, dict]], accuracies: dict[str, float], runtimes: dict[str, str]
+    latencies: dict[str, dict[str, dict]],
+    accuracies: dict[str, float],
+    decimals: int,
+    runtimes: dict[str, str],
 ) -> str:
     """A Markdown list: for each runtime (key: title) the precision to use for each network.
 
-    ``accuracies`` in percent by variant. Empty when no INT8 variant was timed beside its FP32 one.
+    ``accuracies`` in percent by variant, with so many decimals. Empty when no INT8 variant was
+    timed beside its FP32 one.
     """
     found = pairs(latencies)
     if not found:
@@ -46,9 +50,8 @@ def recommendation(
     for runtime, title in runtimes.items():
         advice = [advice_on(fp32, latencies[int8].get(runtime, {})) for int8, fp32 in found.items()]
         lines.append(f"- in {title} {'; '.join(advice)}")
-    changes = ", ".join(
-        f"{accuracies[int8] - accuracies[fp32]:+.2f} ({fp32})" for int8, fp32 in found.items()
-    )
+    points = {fp32: accuracies[int8] - accuracies[fp32] for int8, fp32 in found.items()}
+    changes = ", ".join(f"{value:+.{decimals}f} ({fp32})" for fp32, value in points.items())
     return "\n".join([*lines, "", f"What INT8 does to accuracy, in points: {changes}."])
 
 

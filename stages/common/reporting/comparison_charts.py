@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
-from stages.common.core.accuracy import sampling_error
+from stages.common.core.accuracy import percent_text, sampling_error
 from stages.common.reporting.style import (
     GREY,
     IN_HOUSE_STYLE,
@@ -22,6 +22,7 @@ from stages.common.reporting.style import (
     new_figure,
 )
 
+MOST_CLASSES = 20  # that one picture can name
 BUBBLE_AREA = 2400  # of the largest file, in square points
 # Where a label may stand: the direction from its bubble, best first, and the gap in points.
 LABEL_DIRECTIONS = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1))
@@ -31,36 +32,80 @@ LINE_PADDING = 6  # pixels to keep free on both sides of the dashed line
 
 
 @IN_HOUSE_STYLE
-def accuracy_chart(
-    accuracy: dict[str, float], class_accuracy: dict[str, dict[str, float]], images: int, note: str
-) -> Figure:
-    """Accuracy of every variant as bars from 0, and of every class as dots on a close-up axis."""
-    margin = max(sampling_error(percent, images) for percent in accuracy.values())
-    note += f"; sampling error of an accuracy: ± {margin:.2f} points (95 %)"
+def accuracy_chart(evaluations: dict[str, dict], note: str) -> Figure:
+    """Accuracy of every variant as bars from 0, and of every class as dots on a close-up axis.
+
+    ``evaluations``: by variant, the metrics of its evaluation. Whiskers are intervals where it has
+    some; of more classes than ``MOST_CLASSES`` the worst are drawn.
+    """
+    note += f"; {error_note(list(evaluations.values()))}"
     figure, (bars, dots) = new_figure("Accuracy on the test images", note, columns=2)
-    names = list(accuracy)
-    draw_bars(bars, names, list(accuracy.values()))
-    for position, percent in enumerate(accuracy.values()):
-        bars.text(position, percent + 1, f"{percent:.2f} %", ha="center", va="bottom")
-    bars.set(title="All classes", ylabel="Accuracy (%)", ylim=(0, 110), yticks=range(0, 101, 20))
-    classes = list(next(iter(class_accuracy.values())))
-    for index, name in enumerate(names):
-        offset = 0.6 * ((index + 0.5) / len(names) - 0.5)  # side by side within the class
-        dots.plot(
-            [class_accuracy[name][label] for label in classes],
-            np.arange(len(classes)) + offset,
+    draw_accuracies(bars, evaluations)
+    draw_class_accuracies(dots, evaluations)
+    return figure
+
+
+def error_note(evaluations: list[dict]) -> str:
+    if "accuracy_low" in evaluations[0]:
+        return "whiskers: Clopper and Pearson's 95 % intervals"
+    margin = max(sampling_error(each["accuracy"], each["images"]) for each in evaluations)
+    return f"sampling error of an accuracy: ± {margin:.2f} points (95 %)"
+
+
+def draw_accuracies(axes: Axes, evaluations: dict[str, dict]) -> None:
+    percents = [each["accuracy"] for each in evaluations.values()]
+    draw_bars(axes, list(evaluations), percents)
+    for position, each in enumerate(evaluations.values()):
+        percent, top = each["accuracy"], each.get("accuracy_high", each["accuracy"])
+        text = percent_text(percent, each["images"])
+        axes.text(position, top + 1, text, ha="center", va="bottom")
+        if "accuracy_low" in each:
+            whisker = [[percent - each["accuracy_low"]], [top - percent]]
+            axes.errorbar(position, percent, whisker, color="black", capsize=4, linewidth=1)
+    axes.set(title="All classes", ylabel="Accuracy (%)", ylim=(0, 110), yticks=range(0, 101, 20))
+
+
+def draw_class_accuracies(axes: Axes, evaluations: dict[str, dict]) -> None:
+    classes = list(next(iter(evaluations.values()))["class_accuracy"])
+    title = "Each class (axis does not start at 0)"
+    if len(classes) > MOST_CLASSES:
+        title = f"The {MOST_CLASSES} worst of {len(classes):,} classes"
+        classes = worst_classes(classes, list(evaluations.values()))
+    for index, (name, each) in enumerate(evaluations.items()):
+        offset = 0.6 * ((index + 0.5) / len(evaluations) - 0.5)  # side by side within the class
+        percents = [each["class_accuracy"][label] for label in classes]
+        heights = np.arange(len(classes)) + offset
+        axes.plot(
+            percents,
+            heights,
             MARKERS[index % len(MARKERS)],
             color=colour(index),
             markersize=5,
             label=name,
         )
-    dots.set_yticks(range(len(classes)), classes)
-    dots.invert_yaxis()
-    dots.set_axisbelow(True)
-    dots.set(title="Each class (axis does not start at 0)", xlabel="Accuracy (%)")
-    dots.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=min(len(names), 4),
+        if "class_accuracy_low" in each:
+            axes.hlines(
+                heights,
+                [each["class_accuracy_low"][label] for label in classes],
+                [each["class_accuracy_high"][label] for label in classes],
+                color=colour(index),
+                linewidth=1,
+            )
+    axes.set_yticks(range(len(classes)), classes, parse_math=False)  # a name may hold $
+    axes.invert_yaxis()
+    axes.set_axisbelow(True)
+    axes.set(title=title, xlabel="Accuracy (%)")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=min(len(evaluations), 4),
                 columnspacing=1, handletextpad=0.1)  # fmt: skip
-    return figure
+
+
+def worst_classes(classes: list[str], evaluations: list[dict]) -> list[str]:
+    """Those of the lowest mean accuracy over the variants, the worst first."""
+
+    def mean(name: str) -> float:
+        return sum(each["class_accuracy"][name] for each in evaluations) / len(evaluations)
+
+    return sorted(classes, key=mean)[:MOST_CLASSES]
 
 
 @IN_HOUSE_STYLE

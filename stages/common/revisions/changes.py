@@ -19,13 +19,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stages.common.core.accuracy import accuracy
+from stages.common.core.accuracy import CONFIDENCE, accuracy, decimals_of, share_interval
 from stages.common.core.params import number, whole
-from stages.common.measuring.bootstrap import CONFIDENCE, block_ratios, ratio_over_blocks
+from stages.common.measuring.bootstrap import block_ratios, ratio_over_blocks
 from stages.common.measuring.exact_tests import (
     holm,
     mcnemar_exact,
-    share_interval,
     signed_rank_exact,
 )
 
@@ -214,9 +213,10 @@ def exceeded(comparison: Comparison, params: CompareRevisionsParams) -> list[str
     name, found = comparison.variant, []
     change = comparison.accuracy
     if change and change.outcome == "worse" and -change.change_high > params.max_accuracy_drop:
+        digits = decimals_of(change.images)
         found.append(
-            f"{name} loses {-change.change:.2f} points of accuracy "
-            f"[{-change.change_high:.2f}, {-change.change_low:.2f}], allowed "
+            f"{name} loses {-change.change:.{digits}f} points of accuracy "
+            f"[{-change.change_high:.{digits}f}, {-change.change_low:.{digits}f}], allowed "
             f"{params.max_accuracy_drop:g}"
         )
     for runtime, latency in comparison.latency.items():

@@ -1,5 +1,6 @@
 """The comparison of two revisions as Markdown: a sentence, a table, and the conditions."""
 
+from stages.common.core.accuracy import decimals_of
 from stages.common.reporting.markdown import as_table, name_and_figures
 from stages.common.revisions.changes import (
     COMPARED,
@@ -102,8 +103,9 @@ def latency_cell(change: LatencyChange) -> str:
 
 
 def accuracy_cell(change: AccuracyChange) -> str:
-    interval = f"[{change.change_low:+.2f}, {change.change_high:+.2f}]"
-    return f"{in_short(change.outcome)}: {change.change:+.2f} {interval}"
+    digits = decimals_of(change.images)
+    interval = f"[{change.change_low:+.{digits}f}, {change.change_high:+.{digits}f}]"
+    return f"{in_short(change.outcome)}: {change.change:+.{digits}f} {interval}"
 
 
 def in_short(outcome: str) -> str:
@@ -121,7 +123,10 @@ def moved(variant: str, change: AccuracyChange) -> str:
 
 
 def classes_of(change: AccuracyChange) -> str:
-    return ", ".join(f"{name} {points:+.2f}" for name, points in change.classes_moved.items())
+    digits = decimals_of(change.images)
+    return ", ".join(
+        f"{name} {points:+.{digits}f}" for name, points in change.classes_moved.items()
+    )
 
 
 def conditions(environment: dict, params: CompareRevisionsParams) -> str:
