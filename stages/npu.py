@@ -4,15 +4,16 @@ Four variants: base and pruned, INT8; "unstructured", the base with its smallest
 set to 0 until as many non-zero weights are left as in pruned; and the base in FP32, a control that
 no NPU takes. Vela's estimates are not measurements. "unstructured" is compiled only, never
 fine-tuned or evaluated: zeros as such change what the compiler makes of it, whatever it predicts.
+A network that has no TFLite file is named with the reason; without base, nothing is estimated.
 
-Reads   the INT8 TFLite files of base and pruned, the FP32 ONNX file of base
+Reads   the INT8 TFLite files of base and pruned with the JSONs of the stage that wrote them, the
+        FP32 ONNX file of base
 Writes  a JSON by variant and target, a CSV with all that Vela says, a Markdown table, a picture
 Params  npu.*  (see NPUParams)
 Raises  InputError when Vela refuses a network or a target
 """
 
 import argparse
-import dataclasses
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,16 +22,16 @@ from tempfile import TemporaryDirectory
 from stages.common.core.cli import run
 from stages.common.core.files import write_csv, write_json, write_text
 from stages.common.core.params import load_params
-from stages.common.inference.layer_chain import read_chain
-from stages.common.inference.tflite_file import load_tflite, packed
-from stages.common.inference.tflite_writer import tflite_bytes
-from stages.common.npu.chart import npu_chart
+from stages.common.inference.layer_graph.graph import UnsupportedNetwork
+from stages.common.inference.layer_graph.reader import read_graph
+from stages.common.inference.tflite.file import UNSUPPORTED, load_tflite, packed, read_unsupported
+from stages.common.inference.tflite.writer import tflite_bytes
+from stages.common.npu.chart import no_chart, npu_chart
 from stages.common.npu.sparse_tflite import nonzero_weights, share_of_zeros, thinned
-from stages.common.npu.vela import VERSION, Costs, Estimate, NPUParams, Target, estimate
-from stages.common.reporting.markdown import as_table
+from stages.common.npu.table import COLUMNS, ESTIMATED, Estimates, markdown_table, rows_of
+from stages.common.npu.vela import NPUParams, Target, estimate
 from stages.common.reporting.style import save_png
 
-ESTIMATED = f"Estimates of Arm's compiler (Vela {VERSION}), not measurements"
 CONTROL = "base_fp32"
 METRICS = (  # of the JSON; the CSV has all costs
     "npu_cycles",
@@ -39,16 +40,31 @@ METRICS = (  # of the JSON; the CSV has all costs
     "sram_bytes",
     "encoded_weight_bytes",
 )
-Estimates = dict[str, dict[Target, Estimate]]  # by variant
 
 
-def write_variants(folder: Path, base: Path, pruned: Path, fp32: Path) -> dict[str, Path]:
-    """The TFLite file of every variant; those that only this stage needs go to ``folder``."""
-    unstructured, control = folder / "unstructured.tflite", folder / "fp32.tflite"
-    nonzero = nonzero_weights(load_tflite(pruned))
-    unstructured.write_bytes(packed(thinned(load_tflite(base), nonzero)))
-    control.write_bytes(tflite_bytes(read_chain(fp32)))
-    return {"base": base, "pruned": pruned, "unstructured": unstructured, CONTROL: control}
+def write_variants(
+    folder: Path, written: dict[str, Path], fp32: Path, missing: dict[str, str]
+) -> dict[str, Path]:
+    """The TFLite file of every variant; those that only this stage needs go to ``folder``.
+
+    ``written``: those of base and pruned that have one; nothing is made without base. Why there is
+    no control goes to ``missing``.
+    """
+    if "base" not in written:
+        return {}
+    variants = dict(written)
+    if "pruned" in written:
+        nonzero = nonzero_weights(load_tflite(written["pruned"]))
+        variants["unstructured"] = folder / "unstructured.tflite"
+        variants["unstructured"].write_bytes(packed(thinned(load_tflite(written["base"]), nonzero)))
+    try:
+        control = tflite_bytes(read_graph(fp32))
+    except UnsupportedNetwork as error:
+        missing[CONTROL] = error.reason
+    else:
+        variants[CONTROL] = folder / "fp32.tflite"
+        variants[CONTROL].write_bytes(control)
+    return variants
 
 
 def estimate_all(variants: dict[str, Path], targets: list[Target]) -> Estimates:
@@ -61,81 +77,22 @@ def estimate_all(variants: dict[str, Path], targets: list[Target]) -> Estimates:
     return estimates
 
 
-def metrics_of(estimates: Estimates, zeros: dict[str, float]) -> dict:
+def metrics_of(estimates: Estimates, zeros: dict[str, float], missing: dict[str, str]) -> dict:
     """By variant and target; ``zeros``: percent of the weights, by variant."""
-    return {
+    found = {
         name: {
             "zero_weights_percent": zeros.get(name),
             **{
                 str(target): {
-                    "npu_operators": found.npu_operators,
-                    **{key: getattr(found.costs, key, None) for key in METRICS},
+                    "npu_operators": each.npu_operators,
+                    **{key: getattr(each.costs, key, None) for key in METRICS},
                 }
-                for target, found in by_target.items()
+                for target, each in by_target.items()
             },
         }
         for name, by_target in estimates.items()
     }
-
-
-def rows_of(estimates: Estimates) -> list[dict]:
-    """One flat row for each target and variant that runs on the NPU."""
-    return [
-        {
-            "name": f"{variant} | {target.npu} {found.weights_in}",
-            "variant": variant,
-            "target": str(target),
-            "npu": target.npu,
-            "weights_in": found.weights_in,
-            "operators": found.operators,
-            "npu_operators": found.npu_operators,
-            "million_cycles": found.costs.total_cycles / 1e6,
-            **dataclasses.asdict(found.costs),
-        }
-        for variant, by_target in estimates.items()
-        for target, found in by_target.items()
-        if found.costs
-    ]
-
-
-def markdown_table(estimates: Estimates, zeros: dict[str, float]) -> str:
-    heads = ["NPU", "weights in", "memory mode", "variant", "NPU cycles", "total cycles", "× base"]
-    heads += ["limited by", "inferences/s", "SRAM", "encoded weights"]
-    rows = [heads, [*["---"] * 4, *["---:"] * 3, "---", *["---:"] * 3]]
-    for target, base in estimates["base"].items():
-        for variant, by_target in estimates.items():
-            if (costs := by_target[target].costs) and base.costs:
-                place = [target.npu, base.weights_in, target.memory_mode]
-                rows.append([*place, variant, *cost_cells(costs, base.costs)])
-    return f"{as_table(rows)}\n\n{conditions(estimates, zeros)}\n"
-
-
-def cost_cells(costs: Costs, base: Costs) -> list[str]:
-    return [
-        f"{costs.npu_cycles:,}",
-        f"{costs.total_cycles:,}",
-        f"{costs.total_cycles / base.total_cycles:.2f}",
-        "arithmetic" if costs.limited_by == "npu" else costs.limited_by,
-        f"{costs.inferences_per_second:,.0f}",
-        f"{costs.sram_bytes / 1000:,.0f} KB",
-        f"{costs.encoded_weight_bytes / 1000:,.0f} KB",
-    ]
-
-
-def conditions(estimates: Estimates, zeros: dict[str, float]) -> str:
-    systems = sorted({target.system_config for target in estimates["base"]})
-    counts = [
-        f"{name} {min(found.npu_operators for found in by_target.values())} of "
-        f"{max(found.operators for found in by_target.values())}"
-        for name, by_target in estimates.items()
-    ]
-    shares = ", ".join(f"{name} {share:.1f} %" for name, share in zeros.items())
-    return (
-        f"{ESTIMATED}; batch 1; memories as Vela's Arm/vela.ini has them: {', '.join(systems)}. "
-        f"Weights that are 0: {shares}; unstructured is neither fine-tuned nor evaluated. "
-        f"Operators on the NPU: {', '.join(counts)}. KB are 1000 bytes; SRAM holds the weights too "
-        "where they are in it."
-    )
+    return found | {name: {UNSUPPORTED: reason} for name, reason in missing.items()}
 
 
 def parse_args() -> argparse.Namespace:
@@ -143,6 +100,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--params", type=Path, required=True)
     parser.add_argument("--base", type=Path, required=True, help="INT8 TFLite file")
     parser.add_argument("--pruned", type=Path, required=True, help="INT8 TFLite file")
+    parser.add_argument("--checks", type=Path, required=True, help="folder of their JSONs")
     parser.add_argument("--fp32", type=Path, required=True, help="FP32 ONNX file of base")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON to write")
     parser.add_argument("--csv", type=Path, required=True, help="CSV to write")
@@ -155,8 +113,12 @@ def main() -> None:
     args = parse_args()
     params = load_params(NPUParams, args.params, section="npu")
     targets = [Target(*text.split()) for text in params.targets]
+    files = {"base": args.base, "pruned": args.pruned}
+    checks = {name: read_unsupported(args.checks / f"{name}.json") for name in files}
+    missing = {name: reason for name, reason in checks.items() if reason}
+    written = {name: path for name, path in files.items() if name not in missing}
     with TemporaryDirectory() as folder:
-        variants = write_variants(Path(folder), args.base, args.pruned, args.fp32)
+        variants = write_variants(Path(folder), written, args.fp32, missing)
         estimates = estimate_all(variants, targets)
         zeros = {
             name: share_of_zeros(load_tflite(path))
@@ -164,11 +126,11 @@ def main() -> None:
             if name != CONTROL
         }
     rows = rows_of(estimates)
-    table = markdown_table(estimates, zeros)
-    write_json(args.metrics, metrics_of(estimates, zeros))
-    write_csv(args.csv, rows, header=list(rows[0]))
+    table = markdown_table(estimates, zeros, missing)
+    write_json(args.metrics, metrics_of(estimates, zeros, missing))
+    write_csv(args.csv, rows, header=COLUMNS)
     write_text(args.table, table)
-    save_png(args.picture, npu_chart(rows, note=ESTIMATED))
+    save_png(args.picture, npu_chart(rows, note=ESTIMATED) if rows else no_chart(table))
     print(table)
 
 

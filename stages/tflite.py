@@ -5,12 +5,15 @@ input is int8 (NHWC) and so are its logits, whose range comes from training imag
 all other scales are those of the ONNX file. LiteRT has two kinds of kernels: XNNPACK's, for phones
 and PCs, and fixed-point ones, which compute as microcontrollers do. Both are checked.
 
+A network has no TFLite file where an operator cannot be converted or a layer is FP32
+(quantize.exclude): the JSON says so under "unsupported", the file is empty, and the other stages go
+on without it.
+
 Reads   an INT8 ONNX file, the training images (range of the logits), the validation images (check)
 Writes  a TFLite file, a JSON of LiteRT's accuracy and its agreement with ONNX Runtime
 Params  data.*, tflite.*  (see DataParams, TFLiteParams)
-Raises  InputError when an operator cannot be converted or a layer is FP32 (quantize.exclude), and
-        when LiteRT agrees with ONNX Runtime on fewer predictions than tflite.min_agreement; the
-        TFLite file is then not written
+Raises  InputError when LiteRT agrees with ONNX Runtime on fewer predictions than
+        tflite.min_agreement; the TFLite file is then not written
 """
 
 import argparse
@@ -21,21 +24,38 @@ import numpy as np
 
 from stages.common.core.accuracy import accuracy
 from stages.common.core.cli import InputError, run
-from stages.common.core.files import replacing, write_json
+from stages.common.core.files import replacing, write_bytes, write_json
 from stages.common.core.params import load_params
 from stages.common.data.dataset import Images, first_images, load_training_images
 from stages.common.data.params import DataParams
-from stages.common.inference.layer_chain import (
+from stages.common.inference.layer_graph.graph import (
+    Graph,
+    UnsupportedNetwork,
     quantization_between,
-    read_chain,
     require_int8,
     with_output,
 )
+from stages.common.inference.layer_graph.reader import read_graph
 from stages.common.inference.params import TFLiteParams
 from stages.common.inference.runtimes.litert import KERNELS, LiteRTSession
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.sessions import BATCH_SIZE, predict
-from stages.common.inference.tflite_writer import tflite_bytes
+from stages.common.inference.tflite.file import UNSUPPORTED
+from stages.common.inference.tflite.writer import tflite_bytes
+
+
+def int8_graph(path: Path) -> Graph:
+    """Raises ``UnsupportedNetwork``, see above."""
+    graph = read_graph(path)
+    require_int8(graph, path)
+    return graph
+
+
+def write_none(tflite: Path, metrics: Path, reason: str) -> None:
+    """An empty file, and the reason."""
+    write_bytes(tflite, b"")
+    write_json(metrics, {UNSUPPORTED: reason})
+    print(f"{tflite}: none, and the others go on without it: {reason}")
 
 
 def compare_kernels(path: Path, images: Images, expected: np.ndarray) -> dict[str, dict]:
@@ -81,8 +101,11 @@ def main() -> None:
     args = parse_args()
     params = load_params(TFLiteParams, args.params, section="tflite")
     data_params = load_params(DataParams, args.params, section="data")
-    chain = read_chain(args.onnx)
-    require_int8(chain, args.onnx)
+    try:
+        graph = int8_graph(args.onnx)
+    except UnsupportedNetwork as error:
+        write_none(args.tflite, args.metrics, error.reason)
+        return
     training, validation = load_training_images(args.data, data_params)
     calibration = first_images(
         training, params.calibration_images, "tflite.calibration_images", "data.train_images"
@@ -92,10 +115,12 @@ def main() -> None:
     )
     session = OnnxRuntimeSession(args.onnx, threads=cv2.getNumberOfCPUs())
     logits = predict(session, calibration, BATCH_SIZE)
-    output = quantization_between(float(logits.min()), float(logits.max()))
+    output = graph.layers[-1].output or quantization_between(
+        float(logits.min()), float(logits.max())
+    )
     expected = predict(session, checked, BATCH_SIZE)
     with replacing(args.tflite) as temporary:
-        temporary.write_bytes(tflite_bytes(with_output(chain, output)))
+        temporary.write_bytes(tflite_bytes(with_output(graph, output)))
         results = compare_kernels(temporary, checked, expected)
         refuse_disagreement(results, args.tflite, params.min_agreement)
     size = args.tflite.stat().st_size

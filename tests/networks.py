@@ -15,10 +15,11 @@ from torch import nn
 from stages import export
 from stages.common.data.dataset import Images
 from stages.common.inference.folding import folded
-from stages.common.inference.layer_chain import quantization_between, read_chain, with_output
+from stages.common.inference.layer_graph.graph import quantization_between, with_output
+from stages.common.inference.layer_graph.reader import read_graph
 from stages.common.inference.params import QuantizeParams
 from stages.common.inference.quantizer import quantized
-from stages.common.inference.tflite_writer import tflite_bytes
+from stages.common.inference.tflite.writer import tflite_bytes
 from stages.common.network.network import BatchNorm, Checkpoint, Network, save_checkpoint
 from stages.common.training.checkpoints import EpochStore
 from stages.common.training.context import RunContext
@@ -136,7 +137,7 @@ def int8_tflite() -> bytes:
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
         file.write(int8_bytes())
         file.flush()
-        return tflite_bytes(with_output(read_chain(file.name), quantization_between(-8.0, 8.0)))
+        return tflite_bytes(with_output(read_graph(file.name), quantization_between(-8.0, 8.0)))
 
 
 def fp32_model() -> ModelProto:

@@ -14,7 +14,7 @@ import pytest
 
 from stages.common.core.cli import InputError
 from stages.common.core.params import parse_section
-from stages.common.inference.layer_chain import read_chain
+from stages.common.inference.layer_graph.chain import read_chain
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.sessions import predict
 from stages.hardware import accelerator, accelerator_table

@@ -13,9 +13,10 @@ from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_te
 
 from stages.common.core.cli import InputError
 from stages.common.core.params import parse_section, read_params
-from stages.common.inference.layer_chain import quantization_between, read_chain, with_output
-from stages.common.inference.tflite_file import int8_values, load_tflite, weight_tensors
-from stages.common.inference.tflite_writer import tflite_bytes
+from stages.common.inference.layer_graph.graph import quantization_between, with_output
+from stages.common.inference.layer_graph.reader import read_graph
+from stages.common.inference.tflite.file import int8_values, load_tflite, weight_tensors
+from stages.common.inference.tflite.writer import tflite_bytes
 from stages.common.npu.sparse_tflite import thinned as thinned_tflite
 from stages.hardware import energy
 from stages.hardware.energy_model.energy import estimates
@@ -215,7 +216,7 @@ def test_thinning_leaves_the_asked_number_of_weights_the_same_as_in_tflite(tmp_p
     assert nonzero_weights(model) == 53 + 11  # unchanged
     assert nonzero_weights(thinned(model, 5)) == 11  # the linear layer stays whole
     onnx.save(model, tmp_path / "int8.onnx")
-    chain = with_output(read_chain(tmp_path / "int8.onnx"), quantization_between(-1.0, 1.0))
+    chain = with_output(read_graph(tmp_path / "int8.onnx"), quantization_between(-1.0, 1.0))
     (tmp_path / "int8.tflite").write_bytes(tflite_bytes(chain))
     tflite = thinned_tflite(load_tflite(tmp_path / "int8.tflite"), 31)
     filters = next(t for t in weight_tensors(tflite) if t.shape[1:3].tolist() == [3, 3])

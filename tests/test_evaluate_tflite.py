@@ -31,11 +31,13 @@ def arguments(tmp_path, data_directory) -> dict[str, Path]:
     found = {
         "data": data_directory,
         "tflite": tmp_path / "int8.tflite",
+        "check": tmp_path / "tflite.json",
         "onnx": write_models(tmp_path)[1],
         "predictions": tmp_path / "predictions.csv",
         "metrics": tmp_path / "metrics.json",
     }
     found["tflite"].write_bytes(int8_tflite())
+    found["check"].write_text("{}")
     return found
 
 
@@ -76,3 +78,15 @@ def test_predictions_of_other_images_are_refused(arguments, monkeypatch):
     with pytest.raises(InputError, match=r"predictions\.csv is missing; run 'dvc repro evaluate'"):
         call(evaluate_tflite, monkeypatch, **arguments)
     assert not arguments["metrics"].exists()
+
+
+def test_a_network_without_a_tflite_file_is_passed_over_with_the_reason(
+    arguments, monkeypatch, capsys
+):
+    arguments["tflite"].write_bytes(b"")
+    arguments["check"].write_text(json.dumps({"unsupported": "Sigmoid cannot be converted"}))
+    call(evaluate_tflite, monkeypatch, **arguments)
+    assert json.loads(arguments["metrics"].read_text()) == {
+        "unsupported": "Sigmoid cannot be converted"
+    }
+    assert "not there: Sigmoid cannot be converted" in capsys.readouterr().out

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from stages.common.core.cli import InputError
-from stages.common.inference.layer_chain import Chain, Layer, read_chain
+from stages.common.inference.layer_graph.chain import Chain, read_chain
+from stages.common.inference.layer_graph.graph import Layer
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.sessions import predict
 from stages.hardware import hls, hls_table
@@ -79,13 +80,14 @@ def small_chain() -> Chain:
         return rng.normal(scale=scale, size=shape).astype(np.float32)
 
     layers = (
-        Layer("conv", (4, 31, 31), (2, 2), relu=True,
+        Layer("conv_1", "conv", ("pixels",), (4, 31, 31), (2, 2), activation="relu",
               weight=normal(4, 3, 2, 2, scale=0.01), bias=normal(4)),
-        Layer("max_pool", (4, 6, 6), (5, 5), (5, 5)),
-        Layer("conv", (6, 6, 6), (3, 3), same=True, relu=True,
+        Layer("pool_1", "max_pool", ("conv_1",), (4, 6, 6), (5, 5), (5, 5)),
+        Layer("conv_2", "conv", ("pool_1",), (6, 6, 6), (3, 3), pads=(1, 1, 1, 1),
+              activation="relu",
               weight=normal(6, 4, 3, 3), bias=normal(6)),
-        Layer("max_pool", (6, 1, 1), (6, 6), (6, 6)),
-        Layer("linear", (10, 1, 1), weight=normal(10, 6)),
+        Layer("pool_2", "max_pool", ("conv_2",), (6, 1, 1), (6, 6), (6, 6)),
+        Layer("linear", "linear", ("pool_2",), (10, 1, 1), weight=normal(10, 6)),
     )  # fmt: skip
     return Chain((3, 32, 32), None, layers, {})
 

@@ -7,16 +7,19 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from stages import npu
 from stages.common.core.cli import InputError
-from stages.common.inference.layer_chain import read_chain
-from stages.common.inference.tflite_file import int8_values, load_tflite, packed, weight_tensors
-from stages.common.inference.tflite_writer import tflite_bytes
+from stages.common.inference.layer_graph.graph import quantization_between, with_output
+from stages.common.inference.layer_graph.reader import read_graph
+from stages.common.inference.tflite.file import int8_values, load_tflite, packed, weight_tensors
+from stages.common.inference.tflite.writer import tflite_bytes
 from stages.common.npu.sparse_tflite import magnitudes, nonzero_weights, share_of_zeros, thinned
 from stages.common.npu.vela import Costs, Estimate, Target, estimate, estimate_of, is_target
 from tests.networks import PARAMS, call, int8_tflite, write_models, write_params
+from tests.small_graphs import inverted_residual, residual, write_int8
 
 TARGET = Target(*PARAMS["npu"]["targets"][0].split())
 SUMMARY = {
@@ -91,7 +94,7 @@ def test_zeros_shrink_the_encoded_weights_and_not_the_arithmetic(model_file, tmp
 
 def test_fp32_stays_off_the_npu_and_has_no_cycles(tmp_path):
     fp32, _ = write_models(tmp_path)
-    found = estimate_of_bytes(tflite_bytes(read_chain(fp32)), tmp_path)
+    found = estimate_of_bytes(tflite_bytes(read_graph(fp32)), tmp_path)
     assert found.npu_operators == 0 < found.operators
     assert found.costs is None
 
@@ -135,11 +138,14 @@ def test_a_target_needs_velas_names_and_memories_of_its_family(text, allowed):
     assert is_target(text) == allowed
 
 
-def test_main_writes_the_same_keys_for_every_variant(tmp_path, model_file, monkeypatch):
-    arguments = {
+@pytest.fixture
+def arguments(tmp_path, model_file) -> dict[str, Path]:
+    """Base and pruned have TFLite files, the pruned one with two thirds of the weights 0."""
+    found = {
         "params": write_params(tmp_path / "params.yaml"),
         "base": model_file,
         "pruned": tmp_path / "pruned.tflite",
+        "checks": tmp_path / "checks",
         "fp32": write_models(tmp_path)[0],
         "metrics": tmp_path / "npu.json",
         "csv": tmp_path / "npu.csv",
@@ -147,9 +153,21 @@ def test_main_writes_the_same_keys_for_every_variant(tmp_path, model_file, monke
         "picture": tmp_path / "npu.png",
     }
     model = load_tflite(model_file)
-    left = nonzero_weights(model) // 3
-    arguments["pruned"].write_bytes(packed(thinned(model, left)))
+    found["pruned"].write_bytes(packed(thinned(model, nonzero_weights(model) // 3)))
+    found["checks"].mkdir()
+    for name in ("base", "pruned"):
+        (found["checks"] / f"{name}.json").write_text("{}")
+    return found
 
+
+def leave_out(arguments: dict[str, Path], name: str) -> None:
+    """As stages.tflite does where an operator has no such form."""
+    arguments[name].write_bytes(b"")
+    content = json.dumps({"unsupported": "Sigmoid cannot be converted"})
+    (arguments["checks"] / f"{name}.json").write_text(content)
+
+
+def test_main_writes_the_same_keys_for_every_variant(arguments, monkeypatch):
     call(npu, monkeypatch, **arguments)
 
     metrics = json.loads(arguments["metrics"].read_text())
@@ -169,3 +187,65 @@ def test_main_writes_the_same_keys_for_every_variant(tmp_path, model_file, monke
     assert "base_fp32 0 of 12" in table
     assert "unstructured is neither fine-tuned nor evaluated" in table
     assert arguments["picture"].read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_pruned_network_without_a_file_is_named_and_base_is_estimated(arguments, monkeypatch):
+    leave_out(arguments, "pruned")
+    call(npu, monkeypatch, **arguments)
+    metrics = json.loads(arguments["metrics"].read_text())
+    assert list(metrics) == ["base", "base_fp32", "pruned"]
+    assert metrics["pruned"] == {"unsupported": "Sigmoid cannot be converted"}
+    assert metrics["base"][str(TARGET)]["total_cycles"] > 0
+    table = arguments["table"].read_text()
+    assert "No estimate of pruned: Sigmoid cannot be converted." in table
+    rows = list(csv.DictReader(arguments["csv"].read_text().splitlines()))
+    assert [row["variant"] for row in rows] == ["base"]
+
+
+def test_without_base_nothing_is_estimated_and_every_file_is_there(arguments, monkeypatch):
+    for name in ("base", "pruned"):
+        leave_out(arguments, name)
+    call(npu, monkeypatch, **arguments)
+    metrics = json.loads(arguments["metrics"].read_text())
+    assert metrics == {
+        name: {"unsupported": "Sigmoid cannot be converted"} for name in ("base", "pruned")
+    }
+    assert len(arguments["table"].read_text().splitlines()) == 2
+    assert arguments["csv"].read_text().startswith("name,variant,target")
+    assert len(arguments["csv"].read_text().splitlines()) == 1
+    assert arguments["picture"].read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_control_that_cannot_be_converted_is_named(arguments, monkeypatch):
+    model = onnx.load(arguments["fp32"])
+    model.graph.node[1].op_type = "Sigmoid"
+    onnx.save(model, arguments["fp32"])
+    call(npu, monkeypatch, **arguments)
+    metrics = json.loads(arguments["metrics"].read_text())
+    assert "Sigmoid" in metrics["base_fp32"]["unsupported"]
+    assert list(metrics) == ["base", "pruned", "unstructured", "base_fp32"]
+
+
+def test_a_residual_and_a_depthwise_network_run_whole_on_the_npu(tmp_path):
+    for name, make in (("residual", residual), ("depthwise", inverted_residual)):
+        path = write_int8(tmp_path / f"{name}.onnx", make())
+        graph = with_output(read_graph(path), quantization_between(-8.0, 8.0))
+        found = estimate_of_bytes(tflite_bytes(graph), tmp_path)
+        assert found.npu_operators == found.operators > 10
+        assert found.costs.npu_cycles > 0
+
+
+def test_zeros_are_found_among_depthwise_filters_and_not_in_additions(tmp_path):
+    path = write_int8(tmp_path / "int8.onnx", inverted_residual())
+    graph = with_output(read_graph(path), quantization_between(-8.0, 8.0))
+    (tmp_path / "int8.tflite").write_bytes(tflite_bytes(graph))
+    model = load_tflite(tmp_path / "int8.tflite")
+    shapes = [tensor.shape.tolist() for tensor in weight_tensors(model)]
+    assert shapes.count([1, 3, 3, 24]) == 2
+    assert len(shapes) == 8
+    nonzero = nonzero_weights(model) // 2
+    thin = thinned(model, nonzero)
+    assert nonzero_weights(thin) == nonzero
+    first, last = (weight_tensors(thin)[index] for index in (0, -1))
+    assert np.count_nonzero(int8_values(thin, first)) > 0.9 * np.prod(first.shape)
+    assert np.count_nonzero(int8_values(thin, last)) > 0.9 * np.prod(last.shape)

@@ -1,6 +1,7 @@
 """stages.tflite: the same network in integers only, or no file."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,15 @@ from onnx import TensorProto, helper
 from stages import tflite
 from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import CLASSES
-from stages.common.inference.layer_chain import quantization_between, read_chain, with_output
+from stages.common.inference.layer_graph.graph import quantization_between, with_output
+from stages.common.inference.layer_graph.reader import read_graph
 from stages.common.inference.params import QuantizeParams
 from stages.common.inference.quantizer import quantized
 from stages.common.inference.runtimes.litert import KERNELS, LiteRTSession
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.sessions import predict
-from stages.common.inference.tflite_file import ALIGNMENT, load_tflite, packed
-from stages.common.inference.tflite_writer import tflite_bytes
+from stages.common.inference.tflite.file import ALIGNMENT, load_tflite, packed
+from stages.common.inference.tflite.writer import tflite_bytes
 from tests.conftest import make_images
 from tests.networks import PARAMS, call, fp32_model, int8_tflite, write_models, write_params
 
@@ -45,17 +47,39 @@ def write_quantized(path: Path, activation_type: str) -> Path:
 
 
 @pytest.mark.parametrize("name", ["whitening", "block2_conv1", "head"])
-def test_a_layer_in_fp32_is_refused_in_one_line(arguments, monkeypatch, name):
+def test_a_network_with_a_layer_in_fp32_has_no_file_and_the_reason(
+    arguments, monkeypatch, name, capsys
+):
     params = QuantizeParams(**PARAMS["quantize"] | {"exclude": [name]})
     model = quantized(fp32_model(), make_images(100), params)
     arguments["onnx"].write_bytes(model.SerializeToString())
 
-    with pytest.raises(
-        InputError, match=r"int8\.onnx: 1 of 8 layers are FP32; .*quantize\.exclude"
-    ):
-        call(tflite, monkeypatch, **arguments)
+    call(tflite, monkeypatch, **arguments)
 
-    assert not arguments["tflite"].exists()
+    assert_has_no_file(arguments, r"1 of 8 layers are FP32; .*quantize\.exclude")
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_a_network_with_another_operator_has_no_file_and_the_reason(arguments, monkeypatch, capsys):
+    arguments["tflite"].write_bytes(b"of an earlier run")
+    write_graph(arguments["onnx"], helper.make_node("Sigmoid", ["pixels"], ["logits"]))
+
+    call(tflite, monkeypatch, **arguments)
+
+    assert_has_no_file(arguments, "Sigmoid .it makes 'logits'. cannot be converted")
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def assert_has_no_file(arguments: dict[str, Path], reason: str) -> None:
+    """An empty one, which nothing takes for a model."""
+    metrics = json.loads(arguments["metrics"].read_text())
+    assert list(metrics) == ["unsupported"]
+    assert re.search(reason, metrics["unsupported"])
+    assert arguments["tflite"].read_bytes() == b""
+    with pytest.raises(InputError, match=r"int8\.tflite is empty: .*metrics/tflite says why"):
+        load_tflite(arguments["tflite"])
+    with pytest.raises(InputError, match=r"int8\.tflite: LiteRT refuses this model"):
+        LiteRTSession(arguments["tflite"], 1, "xnnpack")
 
 
 @pytest.mark.parametrize("activation_type", ["uint8", "int8"])
@@ -64,7 +88,7 @@ def test_integers_are_those_of_onnx_runtime_rounded_to_the_outputs_scale(tmp_pat
     path = write_quantized(tmp_path / "int8.onnx", activation_type)
     expected = predict(OnnxRuntimeSession(path, threads=1), IMAGES, 50)
     output = quantization_between(expected.min(), expected.max())
-    (tmp_path / "int8.tflite").write_bytes(tflite_bytes(with_output(read_chain(path), output)))
+    (tmp_path / "int8.tflite").write_bytes(tflite_bytes(with_output(read_graph(path), output)))
 
     rounded = np.rint(expected / output.scale[0]) * output.scale[0]
     assert rounded.std() > 20 * output.scale[0]
@@ -81,7 +105,7 @@ def test_integers_are_those_of_onnx_runtime_rounded_to_the_outputs_scale(tmp_pat
 
 def test_fp32_is_the_same_function(tmp_path):
     fp32, _ = write_models(tmp_path)
-    (tmp_path / "fp32.tflite").write_bytes(tflite_bytes(read_chain(fp32)))
+    (tmp_path / "fp32.tflite").write_bytes(tflite_bytes(read_graph(fp32)))
     session = LiteRTSession(tmp_path / "fp32.tflite", 1, "xnnpack")
     assert session.shape == IMAGES.shape
     found = predict(session, IMAGES, 30)
@@ -166,7 +190,7 @@ def write_graph(path: Path, *nodes: onnx.NodeProto) -> Path:
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3, 32, 32])
         for name in ("pixels", "logits")
     ]
-    filters = helper.make_tensor("filters", TensorProto.FLOAT, [3, 1, 1, 1], [1.0] * 3)
+    filters = helper.make_tensor("filters", TensorProto.FLOAT, [3, 3, 1, 1], [1.0] * 9)
     graph = helper.make_graph(nodes, "graph", ends[:1], ends[1:], [filters])
     onnx.save(helper.make_model(graph), path)
     return path
@@ -179,25 +203,25 @@ def write_graph(path: Path, *nodes: onnx.NodeProto) -> Path:
             [helper.make_node("Sigmoid", ["pixels"], ["logits"])],
             "Sigmoid .it makes 'logits'.*knows",
         ),
-        ([helper.make_node("Relu", ["pixels"], ["logits"])], "Relu .*must follow Conv or Gemm"),
-        ([helper.make_node("Flatten", ["pixels"], ["logits"])], r"Flatten .*\(C, 1, 1\)"),
+        ([helper.make_node("Relu", ["pixels"], ["logits"])], "Relu .*must follow Conv, Gemm or"),
         (
-            [helper.make_node("Conv", ["pixels", "filters"], ["logits"], group=3)],
-            "Conv .*one group",
+            [helper.make_node("Identity", ["pixels"], ["logits"])],
+            "its last layer does not make 'logits'",
         ),
         (
-            [
-                helper.make_node("Sigmoid", ["pixels"], ["left"]),
-                helper.make_node("Add", ["pixels", "left"], ["logits"]),
-            ],
-            "2 operators read 'pixels'; expected a chain",
+            [helper.make_node("Conv", ["pixels", "filters"], ["logits"], dilations=[2, 2])],
+            "Conv .*no dilation",
+        ),
+        (
+            [helper.make_node("Add", ["pixels", "filters"], ["logits"])],
+            "Add .*'filters', which it reads, is no activation",
         ),
     ],
 )
 def test_an_operator_that_cannot_be_converted_is_named_with_its_file(tmp_path, nodes, said):
     path = write_graph(tmp_path / "odd.onnx", *nodes)
     with pytest.raises(InputError, match=rf"odd\.onnx: {said}"):
-        read_chain(path)
+        read_graph(path)
 
 
 def test_a_damaged_or_missing_file_is_named(tmp_path):

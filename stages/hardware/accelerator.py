@@ -25,7 +25,8 @@ from stages.common.core.files import write_json, write_text
 from stages.common.core.params import load_params
 from stages.common.data.dataset import Images, load_test_images, load_training_images
 from stages.common.data.params import DataParams
-from stages.common.inference.layer_chain import Chain, read_chain, require_int8
+from stages.common.inference.layer_graph.chain import Chain, read_chain
+from stages.common.inference.layer_graph.graph import require_int8
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.sessions import BATCH_SIZE, predict
 from stages.hardware.external.verilator import refuse_without_verilator

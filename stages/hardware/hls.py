@@ -22,7 +22,7 @@ from stages.common.core.files import write_json
 from stages.common.core.params import load_params
 from stages.common.data.dataset import Images, load_test_images, load_training_images
 from stages.common.data.params import DataParams
-from stages.common.inference.layer_chain import Chain, read_chain
+from stages.common.inference.layer_graph.chain import Chain, read_chain
 from stages.hardware.hls_design.cost import cost_of
 from stages.hardware.hls_design.design import BATCH_SIZE, percent_right, verified_design
 from stages.hardware.hls_design.fixed_point import (

@@ -25,6 +25,14 @@ def npu_chart(rows: list[dict], note: str) -> Figure:
     return figure
 
 
+@IN_HOUSE_STYLE
+def no_chart(reason: str) -> Figure:
+    """A picture without bars, where there is nothing to show."""
+    figure, (axes,) = new_figure("On an Ethos-U NPU", reason, columns=1)
+    axes.set_axis_off()
+    return figure
+
+
 def draw_times(axes: Axes, by_target: dict[str, dict[str, dict]]) -> None:
     """Total cycles as shares of base's on the same target, from the top down."""
     variants = list(next(iter(by_target.values())))

@@ -6,7 +6,7 @@ import numpy as np
 from ai_edge_litert.schema_py_generated import ModelT, TensorT
 
 from stages.common.inference.magnitude_mask import smallest
-from stages.common.inference.tflite_file import AlignedBuffer, int8_values, weight_tensors
+from stages.common.inference.tflite.file import AlignedBuffer, int8_values, weight_tensors
 
 
 def nonzero_weights(model: ModelT) -> int:
@@ -22,13 +22,15 @@ def share_of_zeros(model: ModelT) -> float:
 
 
 def thinned(model: ModelT, nonzero: int) -> ModelT:
-    """A copy with zeros for the smallest weights of all 3x3 filters, ``nonzero`` weights left.
+    """A copy with zeros for the smallest weights of the convolutions, ``nonzero`` weights left.
 
     Smallest in what they stand for, integer times scale, as ``prune.method: unstructured`` ranks
-    them. Other weights stay, so that more than ``nonzero`` are left where these alone are more.
+    them. Of several convolutions the first stays, and the linear layers do, so that more than
+    ``nonzero`` are left where these alone are more.
     """
     model = copy.deepcopy(model)
-    filters = [tensor for tensor in weight_tensors(model) if tensor.shape[1:3].tolist() == [3, 3]]
+    convolutions = [tensor for tensor in weight_tensors(model) if len(tensor.shape) == 4]
+    filters = convolutions[1:] or convolutions
     values = [int8_values(model, tensor) for tensor in filters]
     sizes = [magnitudes(value, tensor) for value, tensor in zip(values, filters, strict=True)]
     cleared = smallest(sizes, surplus=nonzero_weights(model) - nonzero)
@@ -39,5 +41,9 @@ def thinned(model: ModelT, nonzero: int) -> ModelT:
 
 
 def magnitudes(values: np.ndarray, tensor: TensorT) -> np.ndarray:
-    """|real value| of int8 filters (O, kH, kW, I) with a scale for each output channel."""
-    return np.abs(values.astype(np.float32)) * tensor.quantization.scale.reshape(-1, 1, 1, 1)
+    """|real value| of int8 filters with a scale for each output channel: (O, kH, kW, I), or
+    (1, kH, kW, O) where depthwise.
+    """
+    axis = tensor.quantization.quantizedDimension
+    shape = [-1 if index == axis else 1 for index in range(values.ndim)]
+    return np.abs(values.astype(np.float32)) * tensor.quantization.scale.reshape(shape)

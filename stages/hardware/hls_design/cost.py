@@ -70,8 +70,8 @@ def matrix_of(fixed: FixedLayer, height_width: tuple[int, int]) -> Matrix:
     inputs = layer.weight.size // outputs
     if layer.kind == "linear":
         return Matrix(inputs, outputs, bits)
-    padding = [size - 1 if layer.same else 0 for size in layer.kernel]
-    reads = math.prod(size + more for size, more in zip(height_width, padding, strict=True))
+    top, left, bottom, right = layer.pads
+    reads = (height_width[0] + top + bottom) * (height_width[1] + left + right)
     return Matrix(inputs, outputs, bits, math.prod(layer.shape[1:]), reads)
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from stages.common.inference.layer_chain import Chain, Layer
+from stages.common.inference.layer_graph.chain import Chain
+from stages.common.inference.layer_graph.graph import Layer
 
 EXACT = 2.0**53  # up to here a float64 holds every integer
 PIXEL = 255
@@ -111,14 +112,13 @@ def applied(
     if layer.bias is not None:
         bias = torch.tensor(layer.bias, dtype=values.dtype) * 2.0 ** (bits + fraction)
         sums = sums + bias.reshape(-1, 1, 1)
-    return sums.clamp(min=0) if layer.relu else sums
+    return sums.clamp(min=0) if layer.activation else sums
 
 
 def sums_of(layer: Layer, values: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
     if layer.kind == "linear":
         return functional.linear(values.flatten(1), filters)[:, :, None, None]
-    padding = tuple((size - 1) // 2 for size in layer.kernel) if layer.same else 0
-    return functional.conv2d(values, filters, stride=layer.stride, padding=padding)
+    return functional.conv2d(values, filters, stride=layer.stride, padding=layer.pads[:2])
 
 
 def real_activations(chain: Chain, pixels: np.ndarray) -> list[torch.Tensor]:
@@ -152,7 +152,7 @@ def fixed_chain(
         bits = width if index else max(width, first_width)
         weight = nearest_format(torch.tensor(layer.weight), bits, signed=True)
         last = index == len(chain.layers) - 1
-        output = None if last else nearest_format(values, width, signed=not layer.relu)
+        output = None if last else nearest_format(values, width, signed=not layer.activation)
         layers.append(fixed_layer(layer, weight, output, fraction + weight.fraction))
         bound = largest_sum(layers[-1], largest, fraction + weight.fraction)
         assert bound < EXACT, f"a float64 does not hold sums up to {bound:.3g}"

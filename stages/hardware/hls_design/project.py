@@ -125,7 +125,7 @@ def operators_of(
         return [pool], {}
     weight = f"{name}.weight"
     if layer.kind == "linear":
-        if layer.bias is not None or layer.relu:
+        if layer.bias is not None or layer.activation:
             raise InputError("a linear layer with a bias or a ReLU is not made into C++ yet")
         flat = make_node("Flatten", [source], [f"{name}.flat"])
         product = make_node("MatMul", [f"{name}.flat", weight], [name])
@@ -133,18 +133,17 @@ def operators_of(
     constants = {weight: layer.weight}
     if layer.bias is not None:
         constants[f"{name}.bias"] = layer.bias
-    half = [(size - 1) // 2 if layer.same else 0 for size in layer.kernel]
     convolution = make_node(
         "Conv",
         [source, *constants],
         [name],
         kernel_shape=layer.kernel,
         strides=layer.stride,
-        pads=half + half,
+        pads=layer.pads,
         dilations=[1, 1],  # QONNX needs these two spelled out
         group=1,
     )
-    relu = [make_node("Relu", [name], [f"{name}.relu"])] if layer.relu else []
+    relu = [make_node("Relu", [name], [f"{name}.relu"])] if layer.activation else []
     return [convolution, *relu], constants
 
 
@@ -166,7 +165,7 @@ def settings_of(chain: FixedChain, reuse_factor: int) -> dict:
         if fixed.layer.kind == "linear":
             add("Flatten", result="auto")
             add("MatMul", **weights, result=str(fixed.output or "auto"))
-        elif fixed.layer.relu:
+        elif fixed.layer.activation:
             assert fixed.output is not None, "only the last layer, a linear one, has no format"
             add("Conv", **weights, result=str(signed_too(fixed.output)))
             add("Relu", result=str(fixed.output))

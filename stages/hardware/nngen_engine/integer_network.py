@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stages.common.core.cli import InputError
-from stages.common.inference.layer_chain import Chain, Layer, Quantization
+from stages.common.inference.layer_graph.chain import Chain
+from stages.common.inference.layer_graph.graph import Layer, Quantization
 
 MULTIPLIER_MAX = 2**15 - 1
 SUM_MAX = 2**31 - 1
@@ -101,10 +102,9 @@ def integer_layer(layer: Layer, source: Quantization, final: bool) -> IntegerLay
         multiplier, shift = final_factors(real, largest)
     else:
         multiplier, shift = factors(real / layer.output.scale)
-    rows, columns = ((size - 1) // 2 if layer.same else 0 for size in layer.kernel)
     return replace(
         made,
-        padding=(rows, columns),
+        padding=layer.pads[:2],
         weight=np.ascontiguousarray(weight),
         bias=bias,
         multiplier=multiplier,

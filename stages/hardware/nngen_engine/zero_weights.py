@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from stages.common.inference.layer_chain import Chain, Layer
+from stages.common.inference.layer_graph.chain import Chain
+from stages.common.inference.layer_graph.graph import Layer
 from stages.common.inference.magnitude_mask import smallest
 from stages.hardware.nngen_engine.integer_network import IntegerNetwork
 

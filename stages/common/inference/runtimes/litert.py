@@ -7,6 +7,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from stages.common.core.cli import InputError
 from stages.common.inference.sessions import blank_image, one_line, require_file
+from stages.common.inference.tflite.file import read_metadata
 
 KERNELS = {
     "xnnpack": OpResolverType.AUTO,  # what LiteRT chooses on a phone or a PC
@@ -29,6 +30,7 @@ class LiteRTSession:
             self._interpreter.allocate_tensors()
             self._input = self._interpreter.get_input_details()[0]
             self._output = self._interpreter.get_output_details()[0]
+            self._mean = np.float32(read_metadata(path).get("input", {}).get("subtract", 0))
             height, width, channels = (int(side) for side in self._input["shape"][1:])
             self.shape = channels, height, width
             self.logits(blank_image(self.shape))
@@ -45,9 +47,10 @@ class LiteRTSession:
             self._interpreter.resize_tensor_input(index, [len(blob), *self._input["shape"][1:]])
             self._interpreter.allocate_tensors()
         pixels = blob.transpose(0, 2, 3, 1)  # NHWC
-        self._interpreter.set_tensor(index, to_integers(pixels, self._input))
+        self._interpreter.set_tensor(index, to_integers(pixels - self._mean, self._input))
         self._interpreter.invoke()
-        return to_reals(self._interpreter.get_tensor(self._output["index"]), self._output)
+        found = self._interpreter.get_tensor(self._output["index"])
+        return to_reals(found.reshape(len(blob), -1), self._output)
 
 
 def to_integers(values: np.ndarray, tensor: dict) -> np.ndarray:

@@ -1,8 +1,9 @@
-"""TFLite files as trees of tables: reading, writing, and the weights in them.
+"""TFLite files as trees of tables: reading, writing, the weights and the metadata in them.
 
 Through the classes that LiteRT generates from the format's flatbuffer schema.
 """
 
+import json
 from pathlib import Path
 
 import flatbuffers
@@ -10,8 +11,18 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from stages.common.core.cli import InputError
+from stages.common.core.files import read_metrics
 
 IDENTIFIER = b"TFL3"
+# The key, in the JSON of the stage that writes the files, of why a network has none. The file is
+# empty then, which no reader takes for a model: DVC wants something in its place.
+UNSUPPORTED = "unsupported"
+METADATA = "edge_model"  # the name of the metadata buffer: JSON
+WEIGHTED = (
+    schema.BuiltinOperator.CONV_2D,
+    schema.BuiltinOperator.DEPTHWISE_CONV_2D,
+    schema.BuiltinOperator.FULLY_CONNECTED,
+)
 ALIGNMENT = 16  # bytes; the schema's force_align of a buffer, which microcontrollers rely on
 
 
@@ -41,6 +52,10 @@ def load_tflite(path: str | Path) -> schema.ModelT:
         data = Path(path).read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path} is missing; run 'dvc repro' (or 'dvc pull')") from None
+    if not data:
+        raise InputError(
+            f"{path} is empty: this network has no TFLite file; metrics/tflite says why"
+        )
     if data[4:8] != IDENTIFIER:
         raise InputError(f"{path} is no TFLite model; delete it and run 'dvc repro'")
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
@@ -51,10 +66,28 @@ def load_tflite(path: str | Path) -> schema.ModelT:
     return model
 
 
+def read_unsupported(check: Path) -> str:
+    """Why the network of this JSON has no TFLite file; "" where it has one."""
+    return str(read_metrics(check, "'dvc repro tflite'").get(UNSUPPORTED, ""))
+
+
+def read_metadata(path: str | Path) -> dict:
+    """What the writer says of the network and its input; empty for another's file."""
+    model = schema.Model.GetRootAsModel(Path(path).read_bytes(), 0)
+    for index in range(model.MetadataLength()):
+        if model.Metadata(index).Name() == METADATA.encode():
+            return json.loads(bytes(model.Buffers(model.Metadata(index).Buffer()).DataAsNumpy()))
+    return {}
+
+
 def weight_tensors(model: schema.ModelT) -> list[schema.TensorT]:
     """The filters and matrices of all operators that have one, in the operators' order."""
     subgraph = model.subgraphs[0]
-    return [subgraph.tensors[node.inputs[1]] for node in subgraph.operators if len(node.inputs) > 1]
+    return [
+        subgraph.tensors[node.inputs[1]]
+        for node in subgraph.operators
+        if model.operatorCodes[node.opcodeIndex].builtinCode in WEIGHTED
+    ]
 
 
 def int8_values(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray:
