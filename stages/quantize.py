@@ -3,7 +3,7 @@
 The first layer's weights are rounded so that its outputs on the calibration images change least
 (GPTQ): rounding each to the nearest integer cost more accuracy there than in all other layers. The
 logits stay FP32, so that rounding does not tie two classes, and so do the layers that
-quantize.exclude names. See inference/quantizer.py.
+quantize.exclude names. See inference/int8/quantizer.py.
 
 quantize.repair: greedy leaves more layers in FP32, those first whose INT8 alone changes the logits
 most, until quantize.max_accuracy_drop is met; each such island costs time.
@@ -34,10 +34,10 @@ from stages.common.core.files import replacing, write_json
 from stages.common.core.params import load_params
 from stages.common.data.dataset import Images, first_images, load_training_images
 from stages.common.data.params import DataParams
+from stages.common.inference.int8.quantizer import quantized
 from stages.common.inference.int8.sensitivity import sensitivities, worst_first
 from stages.common.inference.onnx_graph import load_model
 from stages.common.inference.params import QuantizeParams
-from stages.common.inference.quantizer import quantized
 from stages.common.inference.runtimes.agreement import print_wrong, right_logits
 from stages.common.inference.runtimes.onnx_files import WRONG, logits_by_runtime, read_wrong
 from stages.common.inference.runtimes.opencv import NAMED_ENGINES, installed_engines

@@ -14,11 +14,11 @@ from torch import nn
 
 from stages import export
 from stages.common.data.dataset import Images
-from stages.common.inference.folding import folded
+from stages.common.inference.export.onnx_export import onnx_of
+from stages.common.inference.int8.quantizer import quantized
 from stages.common.inference.layer_graph.graph import quantization_between, with_output
 from stages.common.inference.layer_graph.reader import read_graph
 from stages.common.inference.params import QuantizeParams
-from stages.common.inference.quantizer import quantized
 from stages.common.inference.tflite.writer import tflite_bytes
 from stages.common.network.network import BatchNorm, Checkpoint, Network, save_checkpoint
 from stages.common.training.checkpoints import EpochStore
@@ -119,8 +119,7 @@ def fp32_bytes() -> bytes:
     checkpoint = Checkpoint(model=random_network(), provenance=PROVENANCE)
     images = make_images(1)
     metadata = export.metadata_of(checkpoint, images)
-    chain = folded(checkpoint.model, size=32)
-    model = export.to_onnx(chain, images.shape, opset=18, metadata=metadata)
+    model = onnx_of(checkpoint.model, images.shape, opset=18, metadata=metadata)
     return model.SerializeToString(deterministic=True)
 
 

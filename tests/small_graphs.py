@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from stages.common.inference.int8.quantizer import quantized
 from stages.common.inference.params import QuantizeParams
-from stages.common.inference.quantizer import quantized
 from tests.conftest import make_images
 from tests.networks import PARAMS
 

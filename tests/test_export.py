@@ -11,7 +11,8 @@ import torch
 from stages import export
 from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import CLASSES
-from stages.common.inference.folding import folded
+from stages.common.inference.export import check
+from stages.common.inference.export.folding import folded
 from stages.common.inference.onnx_graph import load_model, read_metadata
 from stages.common.network.network import Network
 from tests.conftest import make_images
@@ -147,7 +148,7 @@ def test_runtimes_all_beyond_the_tolerance_are_named_and_no_file_stays(arguments
 def test_one_runtime_that_is_wrong_is_recorded_and_the_others_go_on(
     arguments, monkeypatch, capsys, how
 ):
-    logits_by_runtime = export.logits_by_runtime
+    logits_by_runtime = check.logits_by_runtime
 
     def distorted(path, images, engines):
         logits, refused = logits_by_runtime(path, images, engines)
@@ -158,7 +159,7 @@ def test_one_runtime_that_is_wrong_is_recorded_and_the_others_go_on(
             refused = {"opencv_new": "refuses the file"}
         return logits, refused
 
-    monkeypatch.setattr(export, "logits_by_runtime", distorted)
+    monkeypatch.setattr(check, "logits_by_runtime", distorted)
     call(export, monkeypatch, **arguments)
 
     why = {"wrong": "differs from PyTorch by nan in a logit", "refused": "refuses the file"}[how]
@@ -171,7 +172,7 @@ def test_one_runtime_that_is_wrong_is_recorded_and_the_others_go_on(
 def test_differences_are_the_largest_logit_and_the_changed_predictions():
     expected = np.array([[1.0, 2.0], [3.0, 0.0]])
 
-    found = export.differences(np.array([[1.0, 2.5], [3.0, 3.1]]), expected)
+    found = check.differences(np.array([[1.0, 2.5], [3.0, 3.1]]), expected)
 
     assert found == {"max_logit_difference": 3.1, "flipped_predictions": 1}
 

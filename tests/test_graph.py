@@ -7,7 +7,7 @@ from onnx import TensorProto, numpy_helper
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
 from stages.common.core.cli import InputError
-from stages.common.inference.folding import folded
+from stages.common.inference.export.folding import folded
 from stages.common.inference.onnx_graph import cost_of, load_model, read_metadata, strip
 from stages.common.network.network import size_of
 from tests.networks import fp32_model, int8_model, random_network

@@ -21,7 +21,7 @@ from stages.common.core.params import (
     whole,
 )
 from stages.common.data.params import DataParams, refuse_image_size
-from stages.common.inference.folding import folded
+from stages.common.inference.export.folding import folded
 from stages.common.network.network import Network
 from stages.common.training.params import RecipeParams
 from stages.validate_params import SECTIONS, accepted, check

@@ -15,10 +15,10 @@ from stages import quantize
 from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import RECORD_BYTES, TEST_FILE, TRAIN_FILES
 from stages.common.inference.int8.layers import layers_of
+from stages.common.inference.int8.quantizer import ACTIVATION_TYPES, METHODS, quantized
 from stages.common.inference.int8.sensitivity import sensitivities, worst_first
 from stages.common.inference.onnx_graph import cost_of, load_model, read_metadata
 from stages.common.inference.params import QuantizeParams
-from stages.common.inference.quantizer import ACTIVATION_TYPES, METHODS, quantized
 from stages.common.inference.runtimes import agreement
 from stages.common.inference.runtimes.agreement import logit_error
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession

@@ -7,9 +7,9 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from stages.common.inference.gptq import patches_of, round_filters, round_weights
+from stages.common.inference.int8.gptq import patches_of, round_filters, round_weights
+from stages.common.inference.int8.quantizer import quantized
 from stages.common.inference.params import QuantizeParams
-from stages.common.inference.quantizer import quantized
 from tests.conftest import make_images
 from tests.networks import PARAMS, fp32_model
 

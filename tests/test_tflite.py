@@ -13,10 +13,10 @@ from onnx import TensorProto, helper
 from stages import tflite
 from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import CLASSES
+from stages.common.inference.int8.quantizer import quantized
 from stages.common.inference.layer_graph.graph import quantization_between, with_output
 from stages.common.inference.layer_graph.reader import read_graph
 from stages.common.inference.params import QuantizeParams
-from stages.common.inference.quantizer import quantized
 from stages.common.inference.runtimes.litert import KERNELS, LiteRTSession
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.sessions import predict

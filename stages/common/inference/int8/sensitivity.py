@@ -11,8 +11,8 @@ from onnx import ModelProto
 from stages.common.core.accuracy import accuracy
 from stages.common.data.dataset import Images
 from stages.common.inference.int8.layers import Layer, find_layers, layers_of, named
+from stages.common.inference.int8.quantizer import with_int8_layers
 from stages.common.inference.params import QuantizeParams
-from stages.common.inference.quantizer import with_int8_layers
 from stages.common.inference.runtimes.agreement import logit_error
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.sessions import BATCH_SIZE, predict

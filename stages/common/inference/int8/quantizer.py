@@ -30,7 +30,7 @@ from onnxruntime.quantization.quant_utils import (
 
 from stages.common.core.cli import InputError
 from stages.common.data.dataset import Images
-from stages.common.inference.gptq import patches_of, round_filters
+from stages.common.inference.int8.gptq import patches_of, round_filters
 from stages.common.inference.int8.layers import Layer, find_layers, layers_of, named
 from stages.common.inference.onnx_graph import read_metadata, strip
 from stages.common.inference.params import QuantizeParams

@@ -1,0 +1,56 @@
+"""Does an ONNX file compute what its network computes in PyTorch, in each runtime?"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stages.common.data.dataset import Images
+from stages.common.inference.runtimes.onnx_files import logits_by_runtime
+from stages.common.inference.runtimes.opencv import NAMED_ENGINES, installed_engines
+from stages.common.inference.sessions import BATCH_SIZE
+from stages.common.network.network import Network
+
+# A float32 sum is exact to a share of its terms: of larger logits, a share is allowed.
+LARGE_LOGIT = 10
+
+
+def compare_runtimes(
+    path: Path, model: Network, images: Images, tolerance: float
+) -> tuple[dict[str, dict], dict[str, str]]:
+    """Each runtime's difference from the network in PyTorch, before any folding; those that are
+    wrong or refuse the file, each with that in words.
+    """
+    expected = pytorch_logits(model, images)
+    logits, refused = logits_by_runtime(path, images, installed_engines(NAMED_ENGINES))
+    results = {runtime: differences(found, expected) for runtime, found in logits.items()}
+    return results, {**refused, **wrong_runtimes(results, allowed(tolerance, expected))}
+
+
+def pytorch_logits(model: Network, images: Images) -> np.ndarray:
+    """(N, classes) float32."""
+    with torch.inference_mode():
+        batches = torch.from_numpy(images.pixels).split(BATCH_SIZE)
+        return torch.cat([model(batch.float()) for batch in batches]).numpy()
+
+
+def differences(found: np.ndarray, expected: np.ndarray) -> dict:
+    """Largest absolute difference of a logit (two digits), and how many predictions differ."""
+    return {
+        "max_logit_difference": float(f"{np.abs(found - expected).max():.1e}"),
+        "flipped_predictions": int((found.argmax(1) != expected.argmax(1)).sum()),
+    }
+
+
+def allowed(tolerance: float, expected: np.ndarray) -> float:
+    """The tolerance where no logit is above LARGE_LOGIT, and in proportion to the largest above."""
+    return tolerance * max(1.0, float(np.abs(expected).max()) / LARGE_LOGIT)
+
+
+def wrong_runtimes(results: dict[str, dict], largest: float) -> dict[str, str]:
+    """The runtimes that differ by more than ``largest``, each with its difference in words."""
+    return {
+        name: f"differs from PyTorch by {result['max_logit_difference']:g} in a logit"
+        for name, result in results.items()
+        if not result["max_logit_difference"] <= largest  # also when it is no number
+    }
