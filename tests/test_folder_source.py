@@ -202,6 +202,17 @@ def test_what_systems_leave_behind_is_passed_over(photos, tmp_path):
     assert prepared(photos, tmp_path / "data")["train"].classes == ("ant", "bee")
 
 
+def test_a_name_that_cannot_be_printed_is_refused_on_one_line(photos, tmp_path):
+    for name in ("two\nlines", os.fsdecode(b"not UTF-8: \xff")):
+        folder = write(photos / name / "0.png", 300).parent
+        message = refusal(photos, tmp_path / "data")
+        assert message.endswith("the name cannot be printed; rename the folder")
+        assert len(message.splitlines()) == 1
+        folder.rename(tmp_path / "elsewhere")
+        (tmp_path / "elsewhere" / "0.png").unlink()
+        (tmp_path / "elsewhere").rmdir()
+
+
 @pytest.mark.parametrize(
     ("folders", "said"),
     [

@@ -1,5 +1,9 @@
 """Datasets of torchvision by name; a small one stands in for those that are fetched."""
 
+import http.client
+import struct
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -44,11 +48,28 @@ class Unreachable(Digits):
         raise RuntimeError("Error downloading\nx.gz")
 
 
+class Interrupted(Digits):
+    """The connection breaks off in the middle of the second file, as often as ``breaks`` says."""
+
+    breaks = 0
+
+    def __init__(self, root: str, train: bool = True, download: bool = False):
+        super().__init__(root, train)
+        name = "train" if train else "test"
+        if (Path(root) / name).exists():
+            return
+        (Path(root) / name).write_bytes(b"half")
+        if not train and Interrupted.breaks:
+            Interrupted.breaks -= 1
+            raise http.client.IncompleteRead(b"half")
+        (Path(root) / name).write_bytes(b"whole")
+
+
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
-    for kind in (Digits, Unreachable):
+    for kind in (Digits, Unreachable, Interrupted):
         monkeypatch.setattr(datasets, kind.__name__, kind, raising=False)
-    names = (*datasets.__all__, "Digits", "Unreachable")
+    names = (*datasets.__all__, "Digits", "Unreachable", "Interrupted")
     monkeypatch.setattr(datasets, "__all__", names)
 
 
@@ -66,6 +87,37 @@ def test_its_splits_and_class_names_are_kept_and_a_validation_split_is_made(tmp_
     assert test.shape == (3, 32, 32)
     assert train.info.flip is False
     assert "there is no validation split" in capsys.readouterr().out
+
+
+def test_grey_pictures_of_torchvisions_own_class_become_rgb(tmp_path):
+    """Files that are there already are not fetched."""
+    raw = tmp_path / "downloads" / "MNIST" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 28, 28)).astype(np.uint8)
+    for prefix, count in (("train", 50), ("t10k", 20)):
+        for name, array in (
+            ("images-idx3", pixels[:count]),
+            ("labels-idx1", np.arange(count, dtype=np.uint8) % 10),
+        ):
+            header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+            (raw / f"{prefix}-{name}-ubyte").write_bytes(header + array.tobytes())
+    params = params_of("MNIST", image_size=[28, 28])
+    prepare.prepare_images(tmp_path / "data", params)
+    test = load_test_images(tmp_path / "data")
+    assert test.classes[:2] == ("0 - zero", "1 - one")
+    assert {image.tobytes() for image in test.pixels} == {
+        np.stack([image] * 3).tobytes() for image in pixels[:20]
+    }
+
+
+def test_a_download_that_breaks_off_leaves_nothing_and_the_next_one_is_whole(tmp_path):
+    Interrupted.breaks = 1
+    with pytest.raises(InputError, match="could not fetch Interrupted: IncompleteRead"):
+        prepare.prepare_images(tmp_path / "data", params_of("Interrupted"))
+    assert list((tmp_path / "downloads").iterdir()) == []
+    prepare.prepare_images(tmp_path / "data", params_of("Interrupted"))
+    files = sorted((tmp_path / "downloads" / "Interrupted").iterdir())
+    assert [file.read_bytes() for file in files] == [b"whole", b"whole"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from deploy.classify import printable
 from stages.common.core.cli import InputError
 from stages.common.data.params import DataParams
 from stages.common.sources.photos import digest_of, read_photo, resized
@@ -91,7 +92,7 @@ def split_folders(root: Path) -> tuple[dict[str, Path], list[str]]:
 def class_names(folders: dict[str, Path]) -> tuple[str, ...]:
     """The names of the classes of all splits, sorted.
 
-    Raises ``InputError`` for a name that is not UTF-8, fewer than two classes, or too many.
+    Raises ``InputError`` for a name that cannot be printed, fewer than two classes, or too many.
     """
     names = sorted({name_of(each) for folder in folders.values() for each in subfolders(folder)})
     root = folders["train"]
@@ -114,7 +115,7 @@ def name_of(folder: Path) -> str:
     """The class's name: composed letters, since a Mac stores an umlaut as two."""
     name = unicodedata.normalize("NFC", folder.name)
     if shown(Path(name)) != name:
-        raise InputError(f"{shown(folder)}: the name is not UTF-8; rename the folder")
+        raise InputError(f"{shown(folder)}: the name cannot be printed; rename the folder")
     return name
 
 
@@ -172,5 +173,5 @@ def is_left_behind(name: str) -> bool:
 
 
 def shown(path: Path) -> str:
-    """A name that can be printed, whatever its bytes."""
-    return str(path).encode(errors="backslashreplace").decode()
+    """A name that can be printed on a line, whatever its bytes."""
+    return printable(path)

@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from deploy.classify import PAM, decoded, fitted, read_bytes
 from deploy.classify import InputError as UnreadableImage
-from deploy.classify import decoded, fitted, read_bytes
 from stages.common.core.cli import InputError
 
 JPEG, GIF, END_OF_JPEG, START_OF_SCAN = b"\xff\xd8", b"GIF8", b"\xff\xd9", b"\xff\xda"
@@ -25,8 +25,10 @@ def read_photo(path: Path) -> np.ndarray:
         raise InputError(str(error)) from None
     if content.startswith(GIF):
         raise InputError("is a GIF: a drawing, an animation or a placeholder, rarely a photo")
-    if content.startswith(JPEG) and content.rfind(END_OF_JPEG) < content.rfind(START_OF_SCAN):
+    if content.startswith(JPEG) and content.rfind(END_OF_JPEG) <= content.rfind(START_OF_SCAN):
         raise InputError("is a JPEG that is cut short")
+    if content.startswith(PAM):
+        raise InputError("is a PAM, of which OpenCV mixes up the colours; convert it to PNG")
     if content[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
         raise InputError("is HEIC, which OpenCV does not decode; convert it to JPEG")
     try:

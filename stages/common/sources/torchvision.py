@@ -1,7 +1,12 @@
-"""Any of torchvision's datasets of labelled images, by its name: torchvision:FashionMNIST."""
+"""Any of torchvision's datasets of labelled images, by its name: torchvision:FashionMNIST.
+
+A dataset is fetched into a folder of its own, beside its place until it is whole.
+"""
 
 import difflib
+import http.client
 import inspect
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +14,8 @@ import numpy as np
 
 from stages.common.core.cli import InputError
 from stages.common.data.params import TORCHVISION, DataParams
+from stages.common.sources.archives import DAMAGED
+from stages.common.sources.cifar10 import TIMEOUT_S, socket_timeout
 from stages.common.sources.photos import digest_of, resized
 from stages.common.sources.splits import Collection, Photo
 
@@ -18,17 +25,24 @@ SPLIT_ARGUMENTS = {
     "validation": ("val", "valid", "validation"),
     "test": ("test",),
 }
+NOT_FETCHED = (  # what constructors raise; TypeError where they take more arguments
+    *DAMAGED, OSError, http.client.HTTPException, ImportError, TypeError,
+)  # fmt: skip
 
 
 def collect(params: DataParams, downloads: Path) -> Collection:
-    """Every picture of the dataset, which is fetched into ``downloads`` where it is not there.
+    """Every picture of the dataset, which is fetched into a folder below ``downloads`` where it is
+    not there.
 
     Raises ``InputError`` when torchvision has none of that name, it cannot be fetched, or its
     targets are no classes.
     """
     name = params.source.removeprefix(TORCHVISION)
     kind = dataset_class(name)
-    parts = opened(kind, name, downloads)
+    root = downloads / name
+    if not root.is_dir():
+        fetch(kind, name, root)
+    parts = opened(kind, name, root)
     classes = names_of(parts, name)
     splits = {split: photos_of(part, split, params) for split, part in parts.items()}
     return Collection(classes, splits)
@@ -51,8 +65,20 @@ def dataset_class(name: str) -> Any:
     return kind
 
 
-def opened(kind: Any, name: str, downloads: Path) -> dict[str, Any]:
-    """The dataset's own splits, or all of it as 'train'."""
+def fetch(kind: Any, name: str, root: Path) -> None:
+    """Leave a whole dataset in ``root``, or nothing; what a killed run left is removed first."""
+    part = root.with_name(f".{root.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        opened(kind, name, part)
+        part.rename(root)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def opened(kind: Any, name: str, root: Path) -> dict[str, Any]:
+    """The dataset's own splits, or all of it as 'train'; what is not in ``root`` is fetched."""
     known = inspect.signature(kind).parameters
     choices: dict[str, list[dict]]
     if "train" in known:
@@ -67,13 +93,17 @@ def opened(kind: Any, name: str, downloads: Path) -> dict[str, Any]:
     for split, arguments in choices.items():
         for chosen in arguments:
             try:
-                found[split] = kind(root=str(downloads), download=True, **chosen)
+                with socket_timeout(TIMEOUT_S):
+                    found[split] = kind(root=str(root), download=True, **chosen)
                 break
             except ValueError:  # a dataset refuses a split that it does not have
                 continue
-            except (OSError, RuntimeError, ImportError, TypeError) as error:  # or lacks arguments
-                reason = " ".join(str(error).split())
-                raise InputError(f"torchvision could not fetch {name}: {reason}") from None
+            except NOT_FETCHED as error:
+                reason = " ".join(str(error).split()) or repr(error)
+                raise InputError(
+                    f"torchvision could not fetch {name}: {reason}; try again with a network, or "
+                    f"put its images into class folders and set data.source: folder"
+                ) from None
     if "train" not in found:
         raise InputError(f"torchvision's {name} has no split 'train'")
     return found
