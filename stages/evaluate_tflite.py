@@ -3,8 +3,8 @@
 All images run through LiteRT with the kernels of phones and PCs (XNNPACK). Nothing is chosen by
 the result.
 
-Reads   a TFLite file, the JSON of the stage that wrote it, the INT8 ONNX file that it was made
-        from, that file's predictions in OpenCV DNN (CSV of ``evaluate``), the test images
+Reads   a TFLite file, the INT8 ONNX file that it was made from, that file's predictions in OpenCV
+        DNN (CSV of ``evaluate``), the test images
 Writes  a JSON of accuracy, agreement (same prediction, percent) and bytes; "unsupported" and why
         where the network has no TFLite file
 Params  none
@@ -26,7 +26,7 @@ from stages.common.data.dataset import Images, load_test_images
 from stages.common.inference.runtimes.litert import LiteRTSession
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.sessions import BATCH_SIZE, predict
-from stages.common.inference.tflite.file import UNSUPPORTED, read_unsupported
+from stages.common.inference.tflite.file import UNSUPPORTED, why_none
 
 
 def opencv_predictions(path: Path, images: Images) -> np.ndarray:
@@ -64,7 +64,6 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the images")
     parser.add_argument("--tflite", type=Path, required=True, help="model to evaluate")
-    parser.add_argument("--check", type=Path, required=True, help="JSON of the stage that wrote it")
     parser.add_argument("--onnx", type=Path, required=True, help="INT8 model it was made from")
     parser.add_argument("--predictions", type=Path, required=True, help="CSV of OpenCV DNN's")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON to write")
@@ -73,7 +72,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    if reason := read_unsupported(args.check):
+    if reason := why_none(args.tflite):
         write_json(args.metrics, {UNSUPPORTED: reason})
         print(f"{args.tflite}: not there: {reason}")
         return

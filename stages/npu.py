@@ -6,8 +6,7 @@ no NPU takes. Vela's estimates are not measurements. "unstructured" is compiled 
 fine-tuned or evaluated: zeros as such change what the compiler makes of it, whatever it predicts.
 A network that has no TFLite file is named with the reason; without base, nothing is estimated.
 
-Reads   the INT8 TFLite files of base and pruned with the JSONs of the stage that wrote them, the
-        FP32 ONNX file of base
+Reads   the INT8 TFLite files of base and pruned, the FP32 ONNX file of base
 Writes  a JSON by variant and target, a CSV with all that Vela says, a Markdown table, a picture
 Params  npu.*  (see NPUParams)
 Raises  InputError when Vela refuses a network or a target
@@ -24,7 +23,7 @@ from stages.common.core.files import write_csv, write_json, write_text
 from stages.common.core.params import load_params
 from stages.common.inference.layer_graph.graph import UnsupportedNetwork
 from stages.common.inference.layer_graph.reader import read_graph
-from stages.common.inference.tflite.file import UNSUPPORTED, load_tflite, packed, read_unsupported
+from stages.common.inference.tflite.file import UNSUPPORTED, load_tflite, packed, why_none
 from stages.common.inference.tflite.writer import tflite_bytes
 from stages.common.npu.chart import no_chart, npu_chart
 from stages.common.npu.sparse_tflite import nonzero_weights, share_of_zeros, thinned
@@ -100,7 +99,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--params", type=Path, required=True)
     parser.add_argument("--base", type=Path, required=True, help="INT8 TFLite file")
     parser.add_argument("--pruned", type=Path, required=True, help="INT8 TFLite file")
-    parser.add_argument("--checks", type=Path, required=True, help="folder of their JSONs")
     parser.add_argument("--fp32", type=Path, required=True, help="FP32 ONNX file of base")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON to write")
     parser.add_argument("--csv", type=Path, required=True, help="CSV to write")
@@ -114,8 +112,7 @@ def main() -> None:
     params = load_params(NPUParams, args.params, section="npu")
     targets = [Target(*text.split()) for text in params.targets]
     files = {"base": args.base, "pruned": args.pruned}
-    checks = {name: read_unsupported(args.checks / f"{name}.json") for name in files}
-    missing = {name: reason for name, reason in checks.items() if reason}
+    missing = {name: reason for name, path in files.items() if (reason := why_none(path))}
     written = {name: path for name, path in files.items() if name not in missing}
     with TemporaryDirectory() as folder:
         variants = write_variants(Path(folder), written, args.fp32, missing)

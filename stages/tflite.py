@@ -6,8 +6,8 @@ all other scales are those of the ONNX file. LiteRT has two kinds of kernels: XN
 and PCs, and fixed-point ones, which compute as microcontrollers do. Both are checked.
 
 A network has no TFLite file where an operator cannot be converted or a layer is FP32
-(quantize.exclude): the JSON says so under "unsupported", the file is empty, and the other stages go
-on without it.
+(quantize.exclude): the JSON says so under "unsupported", the file holds that reason in place of a
+model, and the other stages go on without it.
 
 Reads   an INT8 ONNX file, the training images (range of the logits), the validation images (check)
 Writes  a TFLite file, a JSON of LiteRT's accuracy and its agreement with ONNX Runtime
@@ -24,7 +24,7 @@ import numpy as np
 
 from stages.common.core.accuracy import accuracy
 from stages.common.core.cli import InputError, run
-from stages.common.core.files import replacing, write_bytes, write_json
+from stages.common.core.files import replacing, write_json
 from stages.common.core.params import load_params
 from stages.common.data.dataset import Images, first_images, load_training_images
 from stages.common.data.params import DataParams
@@ -40,7 +40,7 @@ from stages.common.inference.params import TFLiteParams
 from stages.common.inference.runtimes.litert import KERNELS, LiteRTSession
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.sessions import BATCH_SIZE, predict
-from stages.common.inference.tflite.file import UNSUPPORTED
+from stages.common.inference.tflite.file import UNSUPPORTED, write_none
 from stages.common.inference.tflite.writer import tflite_bytes
 
 
@@ -49,13 +49,6 @@ def int8_graph(path: Path) -> Graph:
     graph = read_graph(path)
     require_int8(graph, path)
     return graph
-
-
-def write_none(tflite: Path, metrics: Path, reason: str) -> None:
-    """An empty file, and the reason."""
-    write_bytes(tflite, b"")
-    write_json(metrics, {UNSUPPORTED: reason})
-    print(f"{tflite}: none, and the others go on without it: {reason}")
 
 
 def compare_kernels(path: Path, images: Images, expected: np.ndarray) -> dict[str, dict]:
@@ -104,7 +97,9 @@ def main() -> None:
     try:
         graph = int8_graph(args.onnx)
     except UnsupportedNetwork as error:
-        write_none(args.tflite, args.metrics, error.reason)
+        write_none(args.tflite, error.reason)
+        write_json(args.metrics, {UNSUPPORTED: error.reason})
+        print(f"{args.tflite}: none, and the other stages go on without it: {error.reason}")
         return
     training, validation = load_training_images(args.data, data_params)
     calibration = first_images(

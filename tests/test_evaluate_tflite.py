@@ -14,6 +14,7 @@ from stages.common.data.dataset import load_test_images
 from stages.common.inference.runtimes.litert import LiteRTSession
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.sessions import predict
+from stages.common.inference.tflite.file import write_none
 from tests.conftest import make_images
 from tests.networks import call, int8_tflite, write_models
 
@@ -31,13 +32,11 @@ def arguments(tmp_path, data_directory) -> dict[str, Path]:
     found = {
         "data": data_directory,
         "tflite": tmp_path / "int8.tflite",
-        "check": tmp_path / "tflite.json",
         "onnx": write_models(tmp_path)[1],
         "predictions": tmp_path / "predictions.csv",
         "metrics": tmp_path / "metrics.json",
     }
     found["tflite"].write_bytes(int8_tflite())
-    found["check"].write_text("{}")
     return found
 
 
@@ -83,8 +82,7 @@ def test_predictions_of_other_images_are_refused(arguments, monkeypatch):
 def test_a_network_without_a_tflite_file_is_passed_over_with_the_reason(
     arguments, monkeypatch, capsys
 ):
-    arguments["tflite"].write_bytes(b"")
-    arguments["check"].write_text(json.dumps({"unsupported": "Sigmoid cannot be converted"}))
+    write_none(arguments["tflite"], "Sigmoid cannot be converted")
     call(evaluate_tflite, monkeypatch, **arguments)
     assert json.loads(arguments["metrics"].read_text()) == {
         "unsupported": "Sigmoid cannot be converted"

@@ -14,7 +14,13 @@ from stages import npu
 from stages.common.core.cli import InputError
 from stages.common.inference.layer_graph.graph import quantization_between, with_output
 from stages.common.inference.layer_graph.reader import read_graph
-from stages.common.inference.tflite.file import int8_values, load_tflite, packed, weight_tensors
+from stages.common.inference.tflite.file import (
+    int8_values,
+    load_tflite,
+    packed,
+    weight_tensors,
+    write_none,
+)
 from stages.common.inference.tflite.writer import tflite_bytes
 from stages.common.npu.sparse_tflite import magnitudes, nonzero_weights, share_of_zeros, thinned
 from stages.common.npu.vela import Costs, Estimate, Target, estimate, estimate_of, is_target
@@ -145,7 +151,6 @@ def arguments(tmp_path, model_file) -> dict[str, Path]:
         "params": write_params(tmp_path / "params.yaml"),
         "base": model_file,
         "pruned": tmp_path / "pruned.tflite",
-        "checks": tmp_path / "checks",
         "fp32": write_models(tmp_path)[0],
         "metrics": tmp_path / "npu.json",
         "csv": tmp_path / "npu.csv",
@@ -154,17 +159,12 @@ def arguments(tmp_path, model_file) -> dict[str, Path]:
     }
     model = load_tflite(model_file)
     found["pruned"].write_bytes(packed(thinned(model, nonzero_weights(model) // 3)))
-    found["checks"].mkdir()
-    for name in ("base", "pruned"):
-        (found["checks"] / f"{name}.json").write_text("{}")
     return found
 
 
 def leave_out(arguments: dict[str, Path], name: str) -> None:
     """As stages.tflite does where an operator has no such form."""
-    arguments[name].write_bytes(b"")
-    content = json.dumps({"unsupported": "Sigmoid cannot be converted"})
-    (arguments["checks"] / f"{name}.json").write_text(content)
+    write_none(arguments[name], "Sigmoid cannot be converted")
 
 
 def test_main_writes_the_same_keys_for_every_variant(arguments, monkeypatch):

@@ -11,11 +11,12 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from stages.common.core.cli import InputError
-from stages.common.core.files import read_metrics
+from stages.common.core.files import write_text
 
 IDENTIFIER = b"TFL3"
-# The key, in the JSON of the stage that writes the files, of why a network has none. The file is
-# empty then, which no reader takes for a model: DVC wants something in its place.
+# Where a network has no TFLite file, DVC still wants one: it holds this and the reason, which no
+# reader takes for a model. In metrics the reason stands under UNSUPPORTED.
+NONE = "no TFLite model: "
 UNSUPPORTED = "unsupported"
 METADATA = "edge_model"  # the name of the metadata buffer: JSON
 WEIGHTED = (
@@ -46,16 +47,30 @@ class AlignedBuffer(schema.BufferT):
         return schema.BufferEnd(builder)
 
 
-def load_tflite(path: str | Path) -> schema.ModelT:
-    """Raises ``InputError`` when the file is missing or no TFLite model."""
+def write_none(path: Path, reason: str) -> None:
+    """In place of a model."""
+    write_text(path, f"{NONE}{reason}\n")
+
+
+def why_none(path: Path) -> str:
+    """The reason for which the network has no TFLite file; "" where it has one.
+
+    Raises ``InputError`` when the file is missing.
+    """
+    data = read_bytes(path)
+    return data.decode().removeprefix(NONE).strip() if data.startswith(NONE.encode()) else ""
+
+
+def read_bytes(path: str | Path) -> bytes:
     try:
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path} is missing; run 'dvc repro' (or 'dvc pull')") from None
-    if not data:
-        raise InputError(
-            f"{path} is empty: this network has no TFLite file; metrics/tflite says why"
-        )
+
+
+def load_tflite(path: str | Path) -> schema.ModelT:
+    """Raises ``InputError`` when the file is missing or no TFLite model."""
+    data = read_bytes(path)
     if data[4:8] != IDENTIFIER:
         raise InputError(f"{path} is no TFLite model; delete it and run 'dvc repro'")
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
@@ -64,11 +79,6 @@ def load_tflite(path: str | Path) -> schema.ModelT:
         for buffer in model.buffers
     ]
     return model
-
-
-def read_unsupported(check: Path) -> str:
-    """Why the network of this JSON has no TFLite file; "" where it has one."""
-    return str(read_metrics(check, "'dvc repro tflite'").get(UNSUPPORTED, ""))
 
 
 def read_metadata(path: str | Path) -> dict:
