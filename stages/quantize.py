@@ -5,22 +5,26 @@ The first layer's weights are rounded so that its outputs on the calibration ima
 logits stay FP32, so that rounding does not tie two classes, and so do the layers that
 quantize.exclude names. See inference/int8/quantizer.py.
 
-quantize.repair: greedy leaves more layers in FP32, those first whose INT8 alone changes the logits
-most, until quantize.max_accuracy_drop is met; each such island costs time.
+quantize.aware_epochs fine-tunes the weights before, with INT8's rounding, and as a control for as
+long without it. quantize.repair: greedy then leaves more layers in FP32, those first whose INT8
+alone changes the logits most, until quantize.max_accuracy_drop is met; each such island costs time.
 
 A runtime or engine is right where its logits are within quantize.logit_tolerance of what the file
 says. The others are left out from here on: the JSON says which, under "wrong_here".
 
 Reads   an FP32 ONNX file, the JSON of its check (which runtimes are right), the training images
-        (calibration), the validation images (check)
+        (calibration, fine-tuning), the validation images (check)
 Writes  an INT8 ONNX file, a JSON of the accuracy that INT8 costs and the bytes that it saves
-Params  data.*, quantize.*  (see DataParams, QuantizeParams)
+Params  data.*, quantize.*  (see DataParams, QuantizeParams), recipe.* where it fine-tunes
 Raises  InputError for a layer that the network lacks, when no runtime is right, and when INT8
         loses more than quantize.max_accuracy_drop in one that is, repaired where wanted; the INT8
         file is then not written
+
+A killed fine-tuning goes on from its last whole epoch, kept in the folder --resume.
 """
 
 import argparse
+import tempfile
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -41,15 +45,20 @@ from stages.common.inference.params import QuantizeParams
 from stages.common.inference.runtimes.agreement import print_wrong, right_logits
 from stages.common.inference.runtimes.onnx_files import WRONG, logits_by_runtime, read_wrong
 from stages.common.inference.runtimes.opencv import NAMED_ENGINES, installed_engines
+from stages.common.qat.fine_tuning import fine_tuned_for_int8
+from stages.common.training.checkpoints import EpochStore
+from stages.common.training.context import RunContext, pick_device
+from stages.common.training.params import RecipeParams
 
 
 @dataclass(frozen=True)
 class Source:
-    """The FP32 model, the images, and what its logits (N, classes) are in the runtimes that are
-    right.
+    """The FP32 model, the file that keeps its activations' ranges once they are found, the images,
+    and what the logits (N, classes) of the FP32 file are in the runtimes that are right.
     """
 
     model: ModelProto
+    ranges: Path
     calibration: Images
     validation: Images
     engines: list[str]
@@ -72,7 +81,7 @@ class Attempt:
 
 def attempted(source: Source, params: QuantizeParams, path: Path) -> Attempt:
     """Write the INT8 file and check it."""
-    model = quantized(source.model, source.calibration, params)
+    model = quantized(source.model, source.calibration, params, source.ranges)
     path.write_bytes(model.SerializeToString(deterministic=True))
     logits, wrong = right_logits(path, source.validation, source.engines, params.logit_tolerance)
     return Attempt(params, logits, losses(source.fp32, logits, source.validation.labels), wrong)
@@ -157,6 +166,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--params", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder of the images")
+    parser.add_argument("--resume", type=Path, required=True, help="folder of unfinished work")
     parser.add_argument("--onnx", type=Path, required=True, help="FP32 model to quantize")
     parser.add_argument("--check", type=Path, help="JSON of the stage that wrote the FP32 model")
     parser.add_argument("--int8", type=Path, required=True, help="INT8 model to write")
@@ -179,15 +189,25 @@ def main() -> None:
     fp32 = {name: each for name, each in logits.items() if name not in wrong}
     if not fp32:
         raise InputError(f"{args.onnx}: no runtime is right here; run 'dvc repro export'")
-    source = Source(load_model(args.onnx), calibration, validation, engines, fp32)
-    with replacing(args.int8) as temporary:
+    store = EpochStore(args.resume)
+    aware = {}
+    with tempfile.TemporaryDirectory() as folder, replacing(args.int8) as temporary:
+        ranges = Path(folder) / "ranges.json"
+        source = Source(load_model(args.onnx), ranges, calibration, validation, engines, fp32)
+        if params.aware_epochs:
+            recipe = load_params(RecipeParams, args.params, section="recipe")
+            device = pick_device(params.aware_device)
+            context = RunContext(training, validation, recipe, device, store)
+            tuned = fine_tuned_for_int8(source.model, calibration, params, ranges, context)
+            source, aware = replace(source, model=tuned.model), {"aware": tuned.metrics}
         attempt = attempted(source, params, temporary)
         if params.repair == "greedy":
             attempt = repaired(source, attempt, temporary)
         refuse_accuracy_drop(attempt, params.max_accuracy_drop)
     print_wrong(attempt.wrong)
     metrics = metrics_of(attempt, size=args.int8.stat().st_size, fp32_size=args.onnx.stat().st_size)
-    write_json(args.metrics, metrics)
+    write_json(args.metrics, metrics | aware)
+    store.clear()
     print(
         f"{args.int8}: {metrics['size_bytes']:,} bytes, {metrics['size_ratio_to_fp32']:.1%} of "
         f"FP32; accuracy {-attempt.worst_drop:+g} points"

@@ -27,7 +27,8 @@ class QuantizeParams:
 
     ``logit_tolerance``: percent of the logits by which a runtime may differ from what the INT8
     file says. ``exclude`` names layers that stay FP32. ``repair`` greedy excludes more, the worst
-    first, until ``max_accuracy_drop`` is met.
+    first, until ``max_accuracy_drop`` is met. ``aware_epochs`` fine-tune the weights for INT8;
+    ``aware_distillation`` is the weight of the FP32 model's outputs in the loss.
     """
 
     calibration_images: int = whole(at_least=1)
@@ -38,6 +39,12 @@ class QuantizeParams:
     logit_tolerance: float = number(at_least=0)
     exclude: list[str] = texts()
     repair: str = one_of("none", "greedy")
+    aware_epochs: int = whole(at_least=0)
+    aware_batch_size: int = whole(at_least=1)
+    aware_learning_rate: float = number(at_least=0, at_most=1)
+    aware_distillation: float = number(at_least=0, at_most=1)
+    aware_seed: int = whole(at_least=0)
+    aware_device: str = one_of("auto", "cpu", "cuda", "mps")
 
 
 @dataclass(frozen=True)

@@ -59,25 +59,33 @@ class CalibrationReader(CalibrationDataReader):
         return next(self._images, None)
 
 
-def quantized(model: ModelProto, images: Images, params: QuantizeParams) -> ModelProto:
+def quantized(
+    model: ModelProto, images: Images, params: QuantizeParams, ranges: Path | None = None
+) -> ModelProto:
     """The INT8 model; equal inputs give equal bytes. The logits stay FP32, and so do the layers
-    that ``params.exclude`` names.
+    that ``params.exclude`` names. ``ranges``: see ``with_int8_layers``.
 
     Raises ``InputError`` for a name that no layer has, and when no layer is left.
     """
     named_model = named(model)
-    layers = layers_of(named_model)
-    excluded = find_layers(layers, params.exclude, "quantize.exclude")
-    chosen = [layer for layer in layers if layer not in excluded]
-    if not chosen:
-        raise InputError("quantize.exclude names every layer: there is nothing to quantize")
-    result = with_int8_layers(named_model, images, params, chosen)
+    chosen = chosen_layers(named_model, params)
+    result = with_int8_layers(named_model, images, params, chosen, ranges)
     strip(result)
     shorten_names(result)
     metadata = {**read_metadata(model), "quantize": json.dumps(recorded(params), sort_keys=True)}
     onnx.helper.set_model_props(result, metadata)
     onnx.checker.check_model(result, full_check=True)
     return result
+
+
+def chosen_layers(model: ModelProto, params: QuantizeParams) -> list[Layer]:
+    """Those that become INT8; raises as ``quantized`` does."""
+    layers = layers_of(model)
+    excluded = find_layers(layers, params.exclude, "quantize.exclude")
+    chosen = [layer for layer in layers if layer not in excluded]
+    if not chosen:
+        raise InputError("quantize.exclude names every layer: there is nothing to quantize")
+    return chosen
 
 
 def with_int8_layers(
@@ -93,10 +101,9 @@ def with_int8_layers(
     """
     prepared = ModelProto()
     prepared.CopyFrom(model)
-    first = next(node for node in prepared.graph.node if node.op_type == "Conv")
-    if any(first.name in layer.nodes for layer in chosen):
-        levels = REDUCED_LEVELS if params.reduce_range else LEVELS
-        round_first_layer(prepared, images, levels)
+    first = gptq_layer(prepared)
+    if first is not None and any(first.name in layer.nodes for layer in chosen):
+        round_filters_of(first, prepared, images, largest_integer(params))
     add_pre_process_metadata(prepared)  # BatchNorm is folded already: nothing to pre-process
     left_out = {node for layer in layers_of(model) if layer not in chosen for node in layer.nodes}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
@@ -117,28 +124,42 @@ def with_int8_layers(
         return onnx.load(Path(folder) / "int8.onnx")
 
 
+def largest_integer(params: QuantizeParams) -> int:
+    """Of a weight."""
+    return REDUCED_LEVELS if params.reduce_range else LEVELS
+
+
 def recorded(params: QuantizeParams) -> dict:
-    """The params that a file states: no check, and no exclusion where there is none."""
+    """The params that a file states: no check, and no exclusion or fine-tuning where there is
+    none.
+    """
     values = dataclasses.asdict(params)
+    if not params.aware_epochs:
+        values = {key: value for key, value in values.items() if not key.startswith("aware_")}
     del values["logit_tolerance"], values["repair"]
     if not params.exclude:
         del values["exclude"]
     return values
 
 
-def round_first_layer(model: ModelProto, images: Images, levels: int) -> None:
-    """Put the first convolution's weights on their INT8 grid, in place.
-
-    Only where it reads the pixels without padding: GPTQ needs the patches that its filters see.
+def gptq_layer(model: ModelProto) -> NodeProto | None:
+    """The first convolution, whose weights GPTQ rounds, if it reads the pixels without padding:
+    GPTQ needs the patches that its filters see.
     """
-    first = next(node for node in model.graph.node if node.op_type == "Conv")
-    if not reads_unpadded_pixels(first, model):
-        return
+    first = next((node for node in model.graph.node if node.op_type == "Conv"), None)
+    return first if first is not None and reads_unpadded_pixels(first, model) else None
+
+
+def round_filters_of(
+    convolution: NodeProto, model: ModelProto, images: Images, levels: int
+) -> None:
+    """Put the weights of the model's ``gptq_layer`` on their INT8 grid, in place."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    filters, bias = (numpy_helper.to_array(constants[name]) for name in first.input[1:])
+    names = convolution.input[1:]
+    filters, bias = (numpy_helper.to_array(constants[name]) for name in names)
     patches = patches_of(images.pixels, filters.shape[2:])
     rounded = round_filters(filters, bias, patches, levels)
-    for name, value in zip(first.input[1:], rounded, strict=True):
+    for name, value in zip(names, rounded, strict=True):
         constants[name].CopyFrom(numpy_helper.from_array(value, name))
 
 
