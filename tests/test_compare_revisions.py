@@ -45,6 +45,7 @@ PARAMS = {
     "max_latency_ratio": 1.5,
     "max_bytes_ratio": 1000,
 }
+ENGINES = {"opencv": "new", "onnxruntime": "cpu"}
 EVALUATE = {"engine": "new", "batch_size": 100}
 
 
@@ -103,7 +104,7 @@ def test_one_network_twice_has_no_detectable_change_in_19_of_20_tries(tmp_path):
     base = Path(write_model(tmp_path / "base.onnx", width=8))
     head = renamed(base, tmp_path / "head.onnx")
     tries = [
-        compare_latency(base, head, IMAGE_SHAPE, "new", params(seed=seed)) for seed in range(20)
+        compare_latency(base, head, IMAGE_SHAPE, ENGINES, params(seed=seed)) for seed in range(20)
     ]
     for runtime in ("opencv", "onnxruntime"):
         changed = [each[runtime] for each in tries if each[runtime].outcome != NO_CHANGE]
@@ -123,7 +124,7 @@ def test_both_files_are_loaded_anew_in_every_block_in_changing_order(tmp_path, m
 
     monkeypatch.setattr(paired_timing, "OpenCVSession", FakeSession)
     monkeypatch.setattr(paired_timing, "OnnxRuntimeSession", FakeSession)
-    samples_ms = paired_timing.time_blocks(*files, IMAGE_SHAPE, "new", params(blocks=20))
+    samples_ms = paired_timing.time_blocks(*files, IMAGE_SHAPE, ENGINES, params(blocks=20))
     assert samples_ms.shape == (20, 10, 2, 2)
     blocks = [loaded[start : start + 4] for start in range(0, len(loaded), 4)]
     assert len(blocks) == 20
@@ -146,7 +147,7 @@ def test_samples_are_those_of_the_file_and_runtime_whatever_the_order(tmp_path, 
     monkeypatch.setattr(paired_timing, "load", lambda runtime, path, *_: FakeSession(runtime, path))
     monkeypatch.setattr(timing.time, "perf_counter_ns", lambda: clock[0])
     files = tmp_path / "base.onnx", tmp_path / "head.onnx"
-    samples_ms = paired_timing.time_blocks(*files, IMAGE_SHAPE, "new", params())
+    samples_ms = paired_timing.time_blocks(*files, IMAGE_SHAPE, ENGINES, params())
     assert (samples_ms == np.array([[1, 2], [4, 8]])).all()
 
 
@@ -372,6 +373,38 @@ def test_the_test_images_are_those_of_the_params_unless_others_are_named(tmp_pat
     args = argparse.Namespace(params=params, data=None)
     assert tool.data_folder(args) == Path("data/folder")
     assert tool.data_folder(argparse.Namespace(params=params, data=tmp_path)) == tmp_path
+
+
+def test_an_engine_that_a_check_found_wrong_is_not_compared(
+    tmp_path, data_directory, monkeypatch, capsys
+):
+    root = make_repository(tmp_path / "repository")
+    for width, tag in ((4, "base"), (6, "head")):
+        path = write_model(tmp_path / f"{tag}.onnx", width)
+        commit_models(root, tag, dict.fromkeys(("a", "b", "c"), Path(path).read_bytes()))
+    checks = {
+        "a": ["opencv_new"],
+        "b": ["opencv_new", "opencv_classic"],
+        "c": ["opencv_new", "opencv_classic", "onnxruntime"],
+    }
+    content = yaml.safe_load((root / "dvc.yaml").read_text())
+    for name, wrong in checks.items():
+        (root / f"{name}.json").write_text(json.dumps({"wrong_here": dict.fromkeys(wrong, "")}))
+        variants = content["vars"][1]["variants"]
+        variants[name] = {"onnx": variants[name], "check": f"{name}.json"}
+    (root / "dvc.yaml").write_text(yaml.safe_dump(content))
+
+    result = run_tool(root, data_directory, monkeypatch, "base", max_latency_ratio=1000)
+
+    blocks = result["variants"]
+    assert blocks["a"]["engines"] == {"opencv": "classic", "onnxruntime": "cpu"}
+    assert blocks["b"]["latency"]["opencv"] is None
+    assert blocks["b"]["accuracy"]["images"] == 100
+    assert blocks["c"]["accuracy"] is None
+    assert len({tuple(block) for block in blocks.values()}) == 1
+    said = capsys.readouterr().out
+    assert "| c | wrong here | wrong here | wrong here |" in said
+    assert "OpenCV's engine 'new' is wrong for some: a in classic, b in none, c in none." in said
 
 
 def test_missing_test_images_are_named(root, tmp_path, monkeypatch):

@@ -192,7 +192,7 @@ def test_a_variant_that_dvc_lock_does_not_name_is_an_error(root):
 def test_a_variant_may_be_a_path_or_a_path_with_its_check():
     variants = {"old": "models/old.onnx", "new": {"onnx": "models/new.onnx", "check": "c.json"}}
     found = variants_of({"vars": [{"variants": variants}]}, "HEAD")
-    assert found == [("old", "models/old.onnx"), ("new", "models/new.onnx")]
+    assert found == [("old", "models/old.onnx", None), ("new", "models/new.onnx", "c.json")]
 
 
 @pytest.mark.parametrize(

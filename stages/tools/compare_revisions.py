@@ -11,7 +11,7 @@ Exits   1 when HEAD exceeds a tolerance (compare_revisions.max_*), else 0
 Both revisions are run here, in one process. In each of several blocks both files are loaded anew,
 in an order drawn for it, and timed in interleaved rounds: where a model comes to lie in memory
 changes its speed for as long as it is loaded, and two loads of one file may differ by it. A file
-that is the same in both is not run.
+that is the same in both is not run, nor is an engine that either revision's check found wrong.
 
     python -m stages.tools.compare_revisions main               # the working tree against main
     python -m stages.tools.compare_revisions v1 my-experiment   # a DVC experiment is a revision too
@@ -33,7 +33,6 @@ from stages.common.data.dataset import Images, load_test_images
 from stages.common.data.params import DataParams
 from stages.common.inference.onnx_graph import cost_of, load_model
 from stages.common.inference.params import EvaluateParams
-from stages.common.inference.runtimes.opencv import OpenCVSession
 from stages.common.inference.sessions import predict
 from stages.common.measuring.interleaved_timing import (
     load_average,
@@ -51,8 +50,8 @@ from stages.common.revisions.changes import (
 )
 from stages.common.revisions.changes_table import markdown, sentence
 from stages.common.revisions.model_files import Revision, open_repository, read_revision
-from stages.common.revisions.paired_timing import compare_latency
-from stages.common.revisions.pairs import Pair, fetch_pairs, require_same_images
+from stages.common.revisions.paired_timing import compare_latency, load
+from stages.common.revisions.pairs import Pair, fetch_pairs, require_same_images, right_engines
 
 
 def compare_all(
@@ -92,15 +91,17 @@ def compare(
     )
     if pair.base is None or pair.head is None or images is None or pair.status != COMPARED:
         return footprints
+    engines = right_engines(pair, evaluation.engine)
+    if not engines:
+        return footprints
+    base, head = (
+        predictions_of(path, images, engines, evaluation) for path in (pair.base, pair.head)
+    )
     return dataclasses.replace(
         footprints,
-        accuracy=judge_accuracy(
-            base=predictions_of(pair.base, images, evaluation),
-            head=predictions_of(pair.head, images, evaluation),
-            labels=images.labels,
-            classes=images.classes,
-        ),
-        latency=compare_latency(pair.base, pair.head, images.shape, evaluation.engine, params),
+        accuracy=judge_accuracy(base, head, images.labels, images.classes),
+        latency=compare_latency(pair.base, pair.head, images.shape, engines, params),
+        engines=engines,
     )
 
 
@@ -110,9 +111,12 @@ def footprint_of(path: Path | None) -> Footprint | None:
     return Footprint(size_bytes=path.stat().st_size, macs=cost_of(load_model(path)).macs)
 
 
-def predictions_of(path: Path, images: Images, params: EvaluateParams) -> np.ndarray:
-    """(N,) class indices, as the evaluate stage has them."""
-    session = OpenCVSession(path, engine=params.engine, threads=cv2.getNumberOfCPUs())
+def predictions_of(
+    path: Path, images: Images, engines: dict[str, str], params: EvaluateParams
+) -> np.ndarray:
+    """(N,) class indices in the first of the runtimes: OpenCV, as in the evaluate stage."""
+    runtime, engine = next(iter(engines.items()))
+    session = load(runtime, path, engine, threads=cv2.getNumberOfCPUs())
     return predict(session, images, params.batch_size).argmax(axis=1)
 
 

@@ -93,7 +93,10 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One variant in two revisions; ``latency`` (by runtime) and ``accuracy`` only if compared."""
+    """One variant in two revisions; ``latency`` (by runtime) and ``accuracy`` only if compared.
+
+    ``engines``: what ran, by runtime; one that a check found wrong for either file is missing.
+    """
 
     variant: str
     status: str
@@ -101,9 +104,10 @@ class Comparison:
     head: Footprint | None = None
     latency: dict[str, LatencyChange] = field(default_factory=dict)
     accuracy: AccuracyChange | None = None
+    engines: dict[str, str] = field(default_factory=dict)
 
     def outcomes(self) -> dict[str, str | None]:
-        """By runtime, and of accuracy; None where one revision lacks the variant.
+        """By runtime, and of accuracy; None where one revision lacks the variant or is wrong.
 
         A file cannot differ from itself, so that the same one in both needs no measurement.
         """

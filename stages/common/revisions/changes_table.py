@@ -14,6 +14,7 @@ from stages.common.revisions.changes import (
 )
 from stages.common.revisions.model_files import Revision
 
+WRONG_CELL = "wrong here"
 HEADS = ["variant", *RUNTIMES.values(), "accuracy", "bytes", "MACs"]
 
 
@@ -69,6 +70,7 @@ def markdown(
             for each in comparisons
             if each.accuracy and each.accuracy.classes_moved
         ],
+        *filter(None, [other_engines(comparisons, environment["engine"])]),
         conditions(environment, params) if measured else "No file differs: nothing was run.",
     ]
     return "\n\n".join(paragraphs) + "\n"
@@ -86,8 +88,8 @@ def row(comparison: Comparison) -> list[str]:
     if comparison.status == SAME_FILE:
         cells = [f"{NO_CHANGE} ({SAME_FILE})"] * 3
     if comparison.status == COMPARED:
-        cells = [latency_cell(comparison.latency[runtime]) for runtime in RUNTIMES]
-        cells += [accuracy_cell(comparison.accuracy)] if comparison.accuracy else []
+        cells = [latency_cell(comparison.latency.get(runtime)) for runtime in RUNTIMES]
+        cells += [accuracy_cell(comparison.accuracy) if comparison.accuracy else WRONG_CELL]
     base, head = comparison.base, comparison.head
     return [
         comparison.variant,
@@ -97,7 +99,9 @@ def row(comparison: Comparison) -> list[str]:
     ]
 
 
-def latency_cell(change: LatencyChange) -> str:
+def latency_cell(change: LatencyChange | None) -> str:
+    if change is None:
+        return WRONG_CELL
     interval = f"[{change.ratio_low:.3f}, {change.ratio_high:.3f}]"
     return f"{in_short(change.outcome)}: {change.ratio:.3f} × {interval}"
 
@@ -127,6 +131,16 @@ def classes_of(change: AccuracyChange) -> str:
     return ", ".join(
         f"{name} {points:+.{digits}f}" for name, points in change.classes_moved.items()
     )
+
+
+def other_engines(comparisons: list[Comparison], wanted: str) -> str:
+    """What ran elsewhere than in OpenCV's wanted engine, since a check found that wrong."""
+    found = [
+        f"{each.variant} in {each.engines.get('opencv', 'none')}"
+        for each in comparisons
+        if each.status == COMPARED and each.engines.get("opencv") != wanted
+    ]
+    return f"OpenCV's engine '{wanted}' is wrong for some: {', '.join(found)}." if found else ""
 
 
 def conditions(environment: dict, params: CompareRevisionsParams) -> str:

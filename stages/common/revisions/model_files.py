@@ -4,6 +4,7 @@ Each is looked for in the working tree, the DVC cache, the DVC remote that the r
 carried in git, and the DVC remote of today; what is found has that MD5, or nothing is returned.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from ruamel.yaml import YAML, YAMLError
 
 from stages.common.core.cli import InputError
 from stages.common.core.files import digest, replacing
+from stages.common.inference.runtimes.onnx_files import WRONG
 from stages.common.revisions.git import commit_of, require_repository
 
 WORKING_TREE = "the working tree"
@@ -25,10 +27,11 @@ VARIANTS = "variants"  # the var of dvc.yaml that names them
 
 @dataclass(frozen=True)
 class ModelFile:
-    """One variant's ONNX file in dvc.lock."""
+    """One variant's ONNX file in dvc.lock; ``wrong``: the runtimes that its check found wrong."""
 
     path: str
     md5: str
+    wrong: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,16 @@ def read_revision(repository: Repo, name: str | None) -> Revision:
     label = name or WORKING_TREE
     models = {}
     md5s = locked_md5s(read_yaml(repository, commit, "dvc.lock", label), label)
-    for variant, path in variants_of(read_yaml(repository, commit, "dvc.yaml", label), label):
+    for variant, path, check in variants_of(
+        read_yaml(repository, commit, "dvc.yaml", label), label
+    ):
         if path not in md5s:
             raise InputError(
                 f"dvc.lock of {label} does not name {path}; run 'dvc repro' there and commit "
                 "dvc.lock, or compare another revision"
             )
-        models[variant] = ModelFile(path=path, md5=md5s[path])
+        wrong = found_wrong(repository, commit, check, label)
+        models[variant] = ModelFile(path=path, md5=md5s[path], wrong=wrong)
     return Revision(name=label, commit=commit, models=models)
 
 
@@ -111,19 +117,34 @@ def read_bytes(repository: Repo, commit: str | None, name: str) -> bytes:
         return file.read()
 
 
-def variants_of(pipeline: dict, label: str) -> list[tuple[str, str]]:
-    """Name and path of every variant: the path stands alone, or as ``onnx`` beside its check."""
+def found_wrong(
+    repository: Repo, commit: str | None, check: str | None, label: str
+) -> frozenset[str]:
+    """The runtimes that a revision's own check found wrong; none where it had no check."""
+    if check is None:
+        return frozenset()
+    try:
+        return frozenset(json.loads(read_bytes(repository, commit, check)).get(WRONG, {}))
+    except FileNotFoundError:
+        return frozenset()
+    except ValueError:
+        raise InputError(f"{check} of {label} is no JSON; run 'dvc repro' there") from None
+
+
+def variants_of(pipeline: dict, label: str) -> list[tuple[str, str, str | None]]:
+    """Name, path and check of every variant; a path may stand alone, without a check."""
     entries = pipeline.get("vars")
     for entry in entries if isinstance(entries, list) else []:
         variants = entry.get(VARIANTS) if isinstance(entry, dict) else None
         if isinstance(variants, dict):
-            paths = {
-                name: value.get("onnx") if isinstance(value, dict) else value
+            described = {
+                name: value if isinstance(value, dict) else {"onnx": value}
                 for name, value in variants.items()
             }
-            found = [(name, path) for name, path in paths.items() if isinstance(path, str)]
-            if len(found) == len(paths):
-                return found
+            if all(isinstance(value.get("onnx"), str) for value in described.values()):
+                return [
+                    (name, value["onnx"], value.get("check")) for name, value in described.items()
+                ]
     raise InputError(
         f"dvc.yaml of {label} has no '{VARIANTS}' with a path for each; compare a later revision"
     )

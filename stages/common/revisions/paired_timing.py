@@ -12,7 +12,6 @@ from stages.common.inference.runtimes.opencv import OpenCVSession
 from stages.common.inference.sessions import Session
 from stages.common.measuring.interleaved_timing import time_interleaved
 from stages.common.revisions.changes import (
-    RUNTIMES,
     CompareRevisionsParams,
     LatencyChange,
     judge_latency,
@@ -23,14 +22,14 @@ def compare_latency(
     base: Path,
     head: Path,
     shape: tuple[int, int, int],
-    engine: str,
+    engines: dict[str, str],
     params: CompareRevisionsParams,
 ) -> dict[str, LatencyChange]:
-    """By runtime, for images of this shape (channels, height, width); ``engine`` is OpenCV's."""
-    samples_ms = time_blocks(base, head, shape, engine, params)
+    """By runtime, for images of this shape (channels, height, width); ``engines``: by runtime."""
+    samples_ms = time_blocks(base, head, shape, engines, params)
     return {
         runtime: judge_latency(samples_ms[:, :, index, 0], samples_ms[:, :, index, 1], params)
-        for index, runtime in enumerate(RUNTIMES)
+        for index, runtime in enumerate(engines)
     }
 
 
@@ -38,7 +37,7 @@ def time_blocks(
     base: Path,
     head: Path,
     shape: tuple[int, int, int],
-    engine: str,
+    engines: dict[str, str],
     params: CompareRevisionsParams,
 ) -> np.ndarray:
     """(blocks, rounds, runtimes, 2) milliseconds of a call; the last axis is BASE, HEAD.
@@ -48,13 +47,15 @@ def time_blocks(
     """
     rng = np.random.default_rng(params.seed)
     blob = rng.integers(256, size=(1, *shape)).astype(np.float32)
-    contestants = [(runtime, path) for runtime in RUNTIMES for path in (base, head)]
+    contestants = [(runtime, path) for runtime in engines for path in (base, head)]
     samples_ms = np.empty((params.blocks, params.rounds, len(contestants)))
     for block in tqdm(range(params.blocks), desc=head.stem, unit="block"):
         order = rng.permutation(len(contestants))
         calls: list[Callable[[], object]] = []
         for runtime, path in (contestants[index] for index in order):
-            calls.append(partial(load(runtime, path, engine, params.threads).logits, blob))
+            calls.append(
+                partial(load(runtime, path, engines[runtime], params.threads).logits, blob)
+            )
         samples_ms[block][:, order] = time_interleaved(
             calls,
             rounds=params.rounds,
@@ -62,7 +63,7 @@ def time_blocks(
             seed=int(rng.integers(2**31)),
             progress=None,
         )
-    return samples_ms.reshape(params.blocks, params.rounds, len(RUNTIMES), 2)
+    return samples_ms.reshape(params.blocks, params.rounds, len(engines), 2)
 
 
 def load(runtime: str, path: Path, engine: str, threads: int) -> Session:

@@ -8,18 +8,24 @@ from dvc.repo import Repo
 from stages.common.core.cli import InputError
 from stages.common.data.dataset import Images
 from stages.common.inference.onnx_graph import image_shape, load_model, shape_of
+from stages.common.inference.runtimes.onnx_files import onnx_runtimes, runtime_name
+from stages.common.inference.runtimes.opencv import NAMED_ENGINES, engine_code
 from stages.common.revisions.changes import COMPARED, ONLY_IN_BASE, ONLY_IN_HEAD, SAME_FILE
 from stages.common.revisions.model_files import Revision, fetch
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One variant's file in BASE and in HEAD; None where a revision has none."""
+    """One variant's file in BASE and in HEAD; None where a revision has none.
+
+    ``wrong``: the runtimes that a check found wrong for one of the two.
+    """
 
     variant: str
     base: Path | None
     head: Path | None
     status: str
+    wrong: frozenset[str] = frozenset()
 
 
 def fetch_pairs(repository: Repo, base: Revision, head: Revision, folder: Path) -> list[Pair]:
@@ -35,6 +41,9 @@ def fetch_pairs(repository: Repo, base: Revision, head: Revision, folder: Path) 
             base=file_of(repository, base, variant, folder / "base"),
             head=file_of(repository, head, variant, folder / "head"),
             status=status_of(variant, base, head),
+            wrong=frozenset().union(
+                *(each.models[variant].wrong for each in (base, head) if variant in each.models)
+            ),
         )
         for variant in base.models | head.models
     ]
@@ -53,6 +62,20 @@ def status_of(variant: str, base: Revision, head: Revision) -> str:
         return ONLY_IN_HEAD
     same = base.models[variant].md5 == head.models[variant].md5
     return SAME_FILE if same else COMPARED
+
+
+def right_engines(pair: Pair, opencv_engine: str) -> dict[str, str]:
+    """By runtime, an engine that is right for both files: OpenCV's wanted one, or else another.
+
+    A runtime without one is left out.
+    """
+    installed = [engine for engine in NAMED_ENGINES if engine_code(engine) is not None]
+    found: dict[str, str] = {}
+    for runtime, engine in onnx_runtimes([opencv_engine, *installed]):
+        used = "new" if engine == "auto" else engine  # auto begins with the new one
+        if runtime_name(runtime, used) not in pair.wrong:
+            found.setdefault(runtime, engine)
+    return found
 
 
 def require_same_images(pair: Pair, base: Revision, head: Revision, images: Images) -> None:
