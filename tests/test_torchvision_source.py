@@ -27,7 +27,7 @@ class Picture:
 
 
 class Digits:
-    classes = ["zero", "one"]
+    classes = ["zero", ("one", "single")]
 
     def __init__(self, root: str, train: bool = True, download: bool = False):
         self.start = 0 if train else 1000
@@ -67,9 +67,9 @@ class Interrupted(Digits):
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
-    for kind in (Digits, Unreachable, Interrupted):
+    for kind in (Digits, Unreachable, Interrupted, Repeated):
         monkeypatch.setattr(datasets, kind.__name__, kind, raising=False)
-    names = (*datasets.__all__, "Digits", "Unreachable", "Interrupted")
+    names = (*datasets.__all__, "Digits", "Unreachable", "Interrupted", "Repeated")
     monkeypatch.setattr(datasets, "__all__", names)
 
 
@@ -108,6 +108,29 @@ def test_grey_pictures_of_torchvisions_own_class_become_rgb(tmp_path):
     assert {image.tobytes() for image in test.pixels} == {
         np.stack([image] * 3).tobytes() for image in pixels[:20]
     }
+
+
+class Repeated(Digits):
+    """Training pictures 0 and 1 are one picture of two classes, and 2 is test picture 0."""
+
+    def __getitem__(self, index: int):
+        if index >= self.count:
+            raise IndexError
+        is_train = self.start == 0
+        same = {0: 900, 1: 900, 2: 1000}.get(index, index) if is_train else self.start + index
+        pixels = np.random.default_rng(same).integers(0, 256, (28, 28))
+        return Picture(pixels.astype(np.uint8)), index % 2
+
+
+def test_published_splits_keep_their_copies_but_no_training_picture_is_in_the_test_split(
+    tmp_path, capsys
+):
+    params = params_of("Repeated")
+    prepare.prepare_images(tmp_path / "data", params)
+    train, validation = load_training_images(tmp_path / "data", params)
+    test = load_test_images(tmp_path / "data")
+    assert (len(train) + len(validation), len(test)) == (39, 10)
+    assert "train 2 left out: a copy of test 0" in capsys.readouterr().out
 
 
 def test_a_download_that_breaks_off_leaves_nothing_and_the_next_one_is_whole(tmp_path):

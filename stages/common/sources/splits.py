@@ -28,11 +28,15 @@ class Photo:
 
 @dataclass
 class Collection:
-    """The pictures of a source, by the split that it gives them, and lines for the user."""
+    """The pictures of a source, by the split that it gives them, and lines for the user.
+
+    ``published``: others report figures on these splits, and their owner cannot mend them.
+    """
 
     classes: tuple[str, ...]
     splits: dict[str, list[Photo]]
     notes: list[str] = field(default_factory=list)
+    published: bool = False
 
 
 class Source(Protocol):
@@ -92,18 +96,20 @@ def test_on_validation(collection: Collection) -> None:
 def drop_copies(collection: Collection) -> None:
     """Keep every picture once: in test before validation before train.
 
-    Raises ``InputError`` for a picture that is of two classes.
+    A published split loses what is in an earlier one, and keeps the copies within it. Raises
+    ``InputError`` for a picture that is of two classes, unless it is published so.
     """
     first: dict[bytes, Photo] = {}
     lines = []
     for split in [each for each in reversed(SPLITS) if each in collection.splits]:
         kept = []
+        earlier = set(first)
         for photo in collection.splits[split]:
             other = first.setdefault(photo.digest, photo)
-            if other is photo:
+            if other is photo or (collection.published and photo.digest not in earlier):
                 kept.append(photo)
                 continue
-            if other.label != photo.label:
+            if other.label != photo.label and not collection.published:
                 names = [collection.classes[each.label] for each in (other, photo)]
                 raise InputError(
                     f"{other.name} ({names[0]}) and {photo.name} ({names[1]}) are the same "

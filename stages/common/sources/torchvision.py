@@ -45,7 +45,7 @@ def collect(params: DataParams, downloads: Path) -> Collection:
     parts = opened(kind, name, root)
     classes = names_of(parts, name)
     splits = {split: photos_of(part, split, params) for split, part in parts.items()}
-    return Collection(classes, splits)
+    return Collection(classes, splits, published=True)
 
 
 def dataset_class(name: str) -> Any:
@@ -118,8 +118,8 @@ def names_of(parts: dict[str, Any], name: str) -> tuple[str, ...]:
     if isinstance(target, bool) or not isinstance(target, int | np.integer):
         raise InputError(f"torchvision's {name} gives {type(target).__name__}, no class, per image")
     names = getattr(parts["train"], "classes", None)
-    if names:
-        return tuple(str(each) for each in names)
+    if names:  # Imagenette has several for each class
+        return tuple(each if isinstance(each, str) else str(each[0]) for each in names)
     highest = max(int(label) for part in parts.values() for _, label in part)
     return tuple(str(number) for number in range(highest + 1))
 
