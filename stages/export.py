@@ -28,7 +28,8 @@ from stages.common.inference.export.onnx_export import INPUT, onnx_of
 from stages.common.inference.params import ExportParams
 from stages.common.inference.runtimes.agreement import print_wrong, require_one_right
 from stages.common.inference.runtimes.onnx_files import WRONG
-from stages.common.network.network import Checkpoint, load_checkpoint
+from stages.common.network.checkpoint import Checkpoint, load_checkpoint
+from stages.common.network.params import NetworkParams
 
 INPUT_DESCRIPTION = {
     "name": INPUT,
@@ -68,7 +69,8 @@ def main() -> None:
     args = parse_args()
     params = load_params(ExportParams, args.params, section="export")
     data_params = load_params(DataParams, args.params, section="data")
-    checkpoint = load_checkpoint(args.checkpoint)
+    source = load_params(NetworkParams, args.params, section="network")
+    checkpoint = load_checkpoint(args.checkpoint, source.factory)
     _, validation = load_training_images(args.data, data_params)
     images = first_images(
         validation, params.check_images, "export.check_images", "data.validation_images"

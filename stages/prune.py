@@ -25,13 +25,10 @@ from stages.common.core.files import write_csv, write_json
 from stages.common.core.params import load_params
 from stages.common.data.dataset import load_training_images
 from stages.common.data.params import DataParams
-from stages.common.network.network import (
-    Network,
-    load_checkpoint,
-    save_checkpoint,
-    size_of,
-    widths_of,
-)
+from stages.common.network.chain import Chain, widths_of
+from stages.common.network.checkpoint import load_checkpoint, save_checkpoint
+from stages.common.network.params import NetworkParams
+from stages.common.network.size import size_of
 from stages.common.pruning.cut import share_removed
 from stages.common.pruning.fine_tuning import prune_in_steps
 from stages.common.pruning.latency_model import LatencyModel, load_latency_model
@@ -56,8 +53,8 @@ def curve(histories: list[list[dict]]) -> list[dict]:
 
 
 def summary(
-    base: Network,
-    pruned: Network,
+    base: Chain,
+    pruned: Chain,
     params: PruneParams,
     accuracies: dict[str, float],
     latency: LatencyModel | None,
@@ -78,7 +75,7 @@ def summary(
 
 
 def amount_reached(
-    base: Network, pruned: Network, params: PruneParams, latency: LatencyModel | None
+    base: Chain, pruned: Chain, params: PruneParams, latency: LatencyModel | None
 ) -> float:
     """The share of the target (MACs, params or predicted milliseconds) that is gone."""
     if latency is not None and params.target == "latency":
@@ -87,13 +84,13 @@ def amount_reached(
     return share_removed(size_of(base), size_of(pruned), params.target, zeros)
 
 
-def size_and_widths(network: Network) -> dict:
+def size_and_widths(network: Chain) -> dict:
     """The widths as text, '64 64 / 256 256', which `dvc metrics diff` can show."""
     widths = " / ".join(" ".join(map(str, block)) for block in widths_of(network))
     return {**dataclasses.asdict(size_of(network)), "widths": widths}
 
 
-def predicted_latency(base: Network, pruned: Network, latency: LatencyModel) -> dict:
+def predicted_latency(base: Chain, pruned: Chain, latency: LatencyModel) -> dict:
     """FP32 milliseconds of one image on the profile's device, and its name."""
     return {
         "before": round(latency.predict(widths_of(base)), 4),
@@ -109,7 +106,9 @@ def main() -> None:
     recipe = load_params(RecipeParams, args.params, section="recipe")
     data = load_params(DataParams, args.params, section="data")
     images, validation = load_training_images(args.data, data)
-    base = load_checkpoint(args.base)
+    source = load_params(NetworkParams, args.params, section="network")
+    base = load_checkpoint(args.base, source.factory)
+    assert isinstance(base.model, Chain)
     teacher = load_teacher(args.teacher, recipe.augmentation(), images.digest())
     latency = load_latency_model(args.latency) if params.needs_latency() else None
     store = EpochStore(args.resume)

@@ -12,8 +12,9 @@ The networks differ in their seed alone; the teacher's output is the mean of the
 of Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", 2015). The base learns
 from this file, and so does all fine-tuning: pruning at any amount, with any seed. Running the
 teacher in each of them would cost more than training the pruned network does. The teacher's own
-weights are not kept. The curve is written anew after every epoch. A killed run goes on from its
-last whole epoch or view, kept in the folder --resume.
+weights are not kept. With teach.factory none there is no teacher: train.distillation must be 0, and
+pruning takes the unpruned base as teacher. The curve is written anew after every epoch. A killed
+run goes on from its last whole epoch or view, kept in the folder --resume.
 """
 
 import argparse
@@ -28,17 +29,18 @@ from stages.common.core.accuracy import accuracy
 from stages.common.core.cli import run
 from stages.common.core.files import write_csv, write_json
 from stages.common.core.params import load_params, recorded
-from stages.common.data.dataset import load_training_images
+from stages.common.data.dataset import Images, load_training_images
 from stages.common.data.params import DataParams
+from stages.common.network.build import build_network
 from stages.common.network.network import Network
-from stages.common.network.whitening import build_network
+from stages.common.network.params import NONE
 from stages.common.training.augmentation import Augmenter
 from stages.common.training.checkpoints import EpochStore, Progress, work_key
 from stages.common.training.context import RunContext, evaluation_batch, pick_device
 from stages.common.training.loop import CURVE_COLUMNS, Monitor, fit, summary
 from stages.common.training.losses import label_objective
 from stages.common.training.params import RecipeParams, TeachParams
-from stages.common.training.teacher import TeacherOutputs, mirrored_logits, save_teacher
+from stages.common.training.teacher import TeacherOutputs, mirrored_logits, no_teacher, save_teacher
 
 GRAIN = 1 / 16  # of a logit; what softened outputs do not show need not be stored
 
@@ -105,7 +107,9 @@ def train_networks(
     for number in range(params.networks):
         seed = params.seed + number
         title = f"teacher, network {number + 1}/{params.networks}, epoch"
-        networks.append(build_network(params.widths, context.images, seed))
+        networks.append(
+            build_network(params.factory, params.arguments, params.widths, context.images, seed)
+        )
         fits.append(
             fit(
                 networks[-1],
@@ -129,12 +133,23 @@ def ensemble_accuracy(networks: list[Network], context: RunContext) -> float:
     return accuracy(np.mean(outputs, axis=0).argmax(1), validation.labels)
 
 
+def write_nothing(args: argparse.Namespace, images: Images, recipe: RecipeParams) -> None:
+    """The outputs of a teacher without networks, views and epochs."""
+    save_teacher(args.teacher, no_teacher(images, recipe.augmentation()))
+    write_csv(args.curve, [], header=CURVE_COLUMNS)
+    write_json(args.metrics, {"networks": 0})
+    print(f"{args.teacher}: no teacher, as teach.factory says")
+
+
 def main() -> None:
     args = parse_args()
     params = load_params(TeachParams, args.params, section="teach")
     recipe = load_params(RecipeParams, args.params, section="recipe")
     data = load_params(DataParams, args.params, section="data")
     images, validation = load_training_images(args.data, data)
+    if params.factory == NONE:
+        write_nothing(args, images, recipe)
+        return
     context = RunContext(
         images, validation, recipe, pick_device(params.device), EpochStore(args.resume)
     )

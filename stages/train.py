@@ -5,8 +5,9 @@ Reads   the training images (held-out validation images included; never the test
 Writes  a checkpoint (config, weights, provenance), the training curve as CSV (one row an epoch:
         epoch, loss, learning_rate, validation_accuracy in percent), a JSON of what was reached,
         a JSON of how fast (GFLOP/s of a step beside those of the machine's matrix product)
-Params  data.*, recipe.*, train.*
-Raises  InputError for wrong params, missing data or teacher, a device that is not there
+Params  data.*, network.*, recipe.*, train.*
+Raises  InputError for wrong params, missing data or teacher, a factory or a device that is not
+        there, weights of another network, distillation without a teacher
 
 With train.distillation 0 the teacher is ignored, and every epoch sees a new view of the images. The
 curve is written anew after every epoch. A killed run goes on from its last whole epoch, kept in the
@@ -24,20 +25,23 @@ from stages.common.core.params import load_params, recorded
 from stages.common.data.dataset import load_training_images
 from stages.common.data.params import DataParams
 from stages.common.measuring.machine import available_cores, cpu_model
-from stages.common.network.network import save_checkpoint
-from stages.common.network.whitening import build_network
+from stages.common.network.build import build_network
+from stages.common.network.checkpoint import save_checkpoint
+from stages.common.network.params import NetworkParams
+from stages.common.network.pretrained import load_pretrained
 from stages.common.training.checkpoints import EpochStore, Progress
 from stages.common.training.context import RunContext, pick_device, precision_name
 from stages.common.training.loop import CURVE_COLUMNS, Monitor, fit, summary
 from stages.common.training.losses import Objective, distillation_objective, label_objective
 from stages.common.training.params import RecipeParams, TrainParams
-from stages.common.training.teacher import Teacher, load_teacher
+from stages.common.training.teacher import TeacherOutputs, load_teacher, require_views
 
 
-def objective(teacher: Teacher, params: TrainParams, recipe: RecipeParams) -> Objective:
+def objective(teacher: TeacherOutputs, params: TrainParams, recipe: RecipeParams) -> Objective:
     """Labels and teacher; with distillation 0 the labels alone."""
     if not params.distillation:
         return label_objective(recipe.label_smoothing)
+    require_views(teacher, "train.distillation")
     return distillation_objective(
         teacher, params.distillation, params.temperature, recipe.label_smoothing
     )
@@ -62,7 +66,10 @@ def main() -> None:
     data = load_params(DataParams, args.params, section="data")
     images, validation = load_training_images(args.data, data)
     teacher = load_teacher(args.teacher, recipe.augmentation(), images.digest())
-    network = build_network(params.widths, images, seed=params.seed)
+    source = load_params(NetworkParams, args.params, section="network")
+    network = build_network(source.factory, source.arguments, params.widths, images, params.seed)
+    if source.weights:
+        print(load_pretrained(network, source))
     context = RunContext(
         images, validation, recipe, pick_device(params.device), EpochStore(args.resume)
     )
@@ -80,6 +87,7 @@ def main() -> None:
         "recipe": recorded(recipe),
         "teacher": teacher.digest if params.distillation else None,
         "train": recorded(params),
+        **({"network": recorded(source)} if source.imported else {}),
     }
     metrics = summary(network, progress, images, validation)
     save_checkpoint(args.model, network, provenance)

@@ -32,6 +32,7 @@ from stages.common.inference.params import (
     TFLiteParams,
 )
 from stages.common.measuring.params import BenchmarkParams
+from stages.common.network.params import NetworkParams
 from stages.common.npu.vela import NPUParams
 from stages.common.pruning.params import PruneParams, refuse_contradictions, refuse_other_shapes
 from stages.common.revisions.changes import CompareRevisionsParams
@@ -53,6 +54,7 @@ from stages.hardware.overview.params import HardwareParams
 SECTIONS = {
     "data": DataParams,
     "prepare": PrepareParams,
+    "network": NetworkParams,
     "recipe": RecipeParams,
     "train": TrainParams,
     "teach": TeachParams,

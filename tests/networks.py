@@ -20,7 +20,8 @@ from stages.common.inference.layer_graph.graph import quantization_between, with
 from stages.common.inference.layer_graph.reader import read_graph
 from stages.common.inference.params import QuantizeParams
 from stages.common.inference.tflite.writer import tflite_bytes
-from stages.common.network.network import BatchNorm, Checkpoint, Network, save_checkpoint
+from stages.common.network.chain import BatchNorm, Chain
+from stages.common.network.checkpoint import Checkpoint, save_checkpoint
 from stages.common.training.checkpoints import EpochStore
 from stages.common.training.context import RunContext
 from stages.common.training.params import RecipeParams, TeachParams
@@ -38,8 +39,13 @@ RECIPE = RecipeParams(
     crop_scale=1.0,
     colour=0.0,
     precision="float32",
+    optimizer="muon",
+    schedule="linear",
+    body_rate=1.0,
 )
 TEACH = TeachParams(
+    factory="chain",
+    arguments={},
     seed=7,
     widths=[[16, 16], [32, 32]],
     epochs=2,
@@ -53,8 +59,17 @@ TEACH = TeachParams(
 )
 CONFIG = {"widths": [[8, 8], [16, 16], [16, 32]], "classes": 10}
 PROVENANCE = {"data_digest": "ab" * 32, "train": {"seed": 0, "epochs": 1}}
+NETWORK = {
+    "factory": "chain",
+    "arguments": {},
+    "code": "examples/networks",
+    "weights": "",
+    "weights_sha256": "",
+    "keep_whole": [],
+}
 PARAMS = {
     "data": DATA,
+    "network": NETWORK,
     "export": {"opset": 18, "check_images": 50, "logit_tolerance": 0.001},
     "quantize": {
         "calibration_images": 100,
@@ -86,15 +101,15 @@ def run_context(
     return RunContext(images, validation or images, RECIPE, torch.device("cpu"), store)
 
 
-def random_network() -> Network:
+def random_network() -> Chain:
     return copy.deepcopy(cached_network())
 
 
 @cache
-def cached_network() -> Network:
+def cached_network() -> Chain:
     """Every weight and statistic that export folds is far from its default."""
     torch.manual_seed(0)
-    model = Network(CONFIG)
+    model = Chain(CONFIG)
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight)
@@ -110,7 +125,7 @@ def cached_network() -> Network:
     return model
 
 
-def fit_head(model: Network, pixels: torch.Tensor, labels: torch.Tensor) -> None:
+def fit_head(model: Chain, pixels: torch.Tensor, labels: torch.Tensor) -> None:
     """Least squares from the features to logits of 5 for the right class and -5 for the others."""
     inputs = []
     hook = model.head.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))

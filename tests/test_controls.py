@@ -12,8 +12,10 @@ from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import TRAIN_FILES
 from stages.common.data.dataset import Images, load_training_images
 from stages.common.measuring.seeds import paired_difference
-from stages.common.network.network import Network, save_checkpoint, size_of, widths_of
-from stages.common.network.whitening import build_network
+from stages.common.network.build import build_chain
+from stages.common.network.chain import Chain, widths_of
+from stages.common.network.checkpoint import save_checkpoint
+from stages.common.network.size import size_of
 from stages.common.pruning.cut import make_permanent
 from stages.common.pruning.fine_tuning import cut_of
 from stages.common.pruning.groups import convolutions
@@ -49,9 +51,9 @@ def images(data_directory) -> Images:
 
 
 @pytest.fixture(scope="module")
-def base(images) -> Network:
+def base(images) -> Chain:
     """Channels differ in importance, as after training."""
-    network = build_network(WIDTHS, images, seed=1)
+    network = build_chain(WIDTHS, images, seed=1)
     for layer in convolutions(network):
         torch.nn.init.kaiming_normal_(layer.weight)
         layer.weight.data *= torch.rand(len(layer.weight), 1, 1, 1) + 0.1
@@ -61,7 +63,7 @@ def base(images) -> Network:
 
 
 @pytest.fixture(scope="module")
-def pruned(base, images) -> Network:
+def pruned(base, images) -> Chain:
     return cut_of(base, dataclasses.replace(PRUNE, steps=1), images)(copy.deepcopy(base), 1)
 
 
@@ -90,7 +92,7 @@ def test_the_pruned_arm_keeps_the_channels_that_prune_keeps(base, pruned, images
 
 def test_scratch_is_what_training_would_start_from(base, pruned, images):
     new = start("scratch", 5, base, pruned, images, PRUNE)
-    assert model_digest(new) == model_digest(build_network(widths_of(pruned), images, seed=5))
+    assert model_digest(new) == model_digest(build_chain(widths_of(pruned), images, seed=5))
     other = start("scratch", 6, base, pruned, images, PRUNE)
     assert model_digest(new) != model_digest(other)
 
@@ -139,7 +141,7 @@ def test_no_start_changes_the_base(base, pruned, images):
 )
 def test_a_pruned_network_that_is_not_smaller_is_refused(base, widths, said):
     with pytest.raises(InputError, match=said):
-        require_smaller(base, Network({"widths": widths, "classes": 10}))
+        require_smaller(base, Chain({"widths": widths, "classes": 10}))
 
 
 # ------------------------------------------------------------------------------------- training

@@ -37,7 +37,7 @@ from stages import export
 from stages.common.data.cifar10 import CLASSES
 from stages.common.inference.runtimes.opencv import OpenCVSession
 from stages.common.inference.sessions import to_blob
-from stages.common.network.network import Checkpoint
+from stages.common.network.checkpoint import Checkpoint
 from tests.conftest import make_images
 from tests.networks import PROVENANCE, fp32_model, int8_model, random_network, write_models
 

@@ -14,7 +14,7 @@ from stages.common.data.cifar10 import CLASSES
 from stages.common.inference.export import check
 from stages.common.inference.export.folding import folded
 from stages.common.inference.onnx_graph import load_model, read_metadata
-from stages.common.network.network import Network
+from stages.common.network.chain import Chain
 from tests.conftest import make_images
 from tests.networks import (
     CONFIG,
@@ -42,7 +42,7 @@ def arguments(tmp_path, data_directory) -> dict[str, Path]:
 @pytest.mark.parametrize("widths", [CONFIG["widths"], [[4], [4, 8], [8], [8, 8, 8]], [[8]]])
 def test_folding_changes_nothing(widths):
     torch.manual_seed(1)
-    network = Network({"widths": widths, "classes": 10})
+    network = Chain({"widths": widths, "classes": 10})
     torch.nn.init.normal_(network.whitening.weight, std=0.3)
     torch.nn.init.normal_(network.whitening.bias)
     torch.nn.init.normal_(network.head.weight)

@@ -9,7 +9,7 @@ from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_te
 from stages.common.core.cli import InputError
 from stages.common.inference.export.folding import folded
 from stages.common.inference.onnx_graph import cost_of, load_model, read_metadata, strip
-from stages.common.network.network import size_of
+from stages.common.network.size import size_of
 from tests.networks import fp32_model, int8_model, random_network
 
 

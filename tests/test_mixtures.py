@@ -11,8 +11,10 @@ import torch
 from stages import prune
 from stages.common.data.dataset import CIFAR10, Images, load_training_images
 from stages.common.data.params import DataParams
-from stages.common.network.network import Network, load_checkpoint, save_checkpoint, size_of
-from stages.common.network.whitening import build_network
+from stages.common.network.build import build_chain
+from stages.common.network.chain import Chain
+from stages.common.network.checkpoint import load_checkpoint, save_checkpoint
+from stages.common.network.size import size_of
 from stages.common.pruning import mixup_teacher
 from stages.common.pruning.fine_tuning import prune_in_steps
 from stages.common.pruning.mixup_teacher import MixupFirst, MixupTeacher
@@ -36,8 +38,8 @@ def images() -> Images:
 
 
 @pytest.fixture(scope="module")
-def base(images) -> Network:
-    return build_network([[16, 16], [32, 32]], images, seed=1).eval()
+def base(images) -> Chain:
+    return build_chain([[16, 16], [32, 32]], images, seed=1).eval()
 
 
 @pytest.fixture
@@ -47,12 +49,12 @@ def teacher(base, images, tmp_path) -> MixupFirst:
     return MixupFirst(mixup, 2 * VIEWS, plain_teacher(base, images))
 
 
-def mixup_of(base: Network, images: Images, path: Path) -> MixupTeacher:
+def mixup_of(base: Chain, images: Images, path: Path) -> MixupTeacher:
     context = run_context(images, path)
     return mixup_teacher.mixup_teacher(base, context, seed=0, views=VIEWS, batch_size=50)
 
 
-def plain_teacher(base: Network, images: Images) -> TeacherOutputs:
+def plain_teacher(base: Chain, images: Images) -> TeacherOutputs:
     """Of one view."""
     pixels = torch.from_numpy(images.pixels)
     view = Augmenter(pixels, CIFAR10, RECIPE.augmentation(), seed=0).view(0)
@@ -184,7 +186,7 @@ def test_the_outputs_on_a_mixture_are_computed_once_after_a_kill_too(
 
 
 def test_another_base_has_its_own_outputs(base, images, tmp_path):
-    other = build_network([[16, 16], [32, 32]], images, seed=2).eval()
+    other = build_chain([[16, 16], [32, 32]], images, seed=2).eval()
     augmenter = Augmenter(torch.from_numpy(images.pixels), CIFAR10, RECIPE.augmentation(), seed=0)
     one, another = (mixup_of(each, images, tmp_path / "resume") for each in (base, other))
     assert not np.array_equal(
@@ -216,7 +218,7 @@ def test_outputs_are_needed_for_the_step_that_has_most_epochs_on_mixtures(
 
 def test_the_base_is_the_teacher_as_long_as_images_are_mixed(base, images, tmp_path):
     params = dataclasses.replace(PARAMS, steps=1, epochs=2)
-    other = build_network([[16, 16], [32, 32]], images, seed=2).eval()
+    other = build_chain([[16, 16], [32, 32]], images, seed=2).eval()
     teachers = plain_teacher(base, images), plain_teacher(other, images)
 
     def trained(share: float) -> list[str]:

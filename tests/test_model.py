@@ -4,22 +4,17 @@ import pytest
 import torch
 
 from stages.common.core.cli import InputError
-from stages.common.network.network import (
-    Network,
-    load_checkpoint,
-    rebuild,
-    save_checkpoint,
-    size_of,
-    widths_of,
-)
+from stages.common.network.chain import Chain, rebuild, widths_of
+from stages.common.network.checkpoint import load_checkpoint, save_checkpoint
+from stages.common.network.size import size_of
 
 CONFIG = {"widths": [[8, 8], [16, 24]], "classes": 10}
 
 
 @pytest.fixture
-def network() -> Network:
+def network() -> Chain:
     torch.manual_seed(0)
-    return Network(CONFIG).eval()
+    return Chain(CONFIG).eval()
 
 
 def test_size_counts_by_hand(network):

@@ -9,8 +9,9 @@ import torch
 
 from stages.common.core.cli import InputError
 from stages.common.data.dataset import CIFAR10, Images
-from stages.common.network.network import Network, size_of, widths_of
-from stages.common.network.whitening import build_network
+from stages.common.network.build import build_chain
+from stages.common.network.chain import Chain, widths_of
+from stages.common.network.size import size_of
 from stages.common.pruning.cut import hold_at_zero, keep_channels, make_permanent, share_removed
 from stages.common.pruning.fine_tuning import cut_of, prune_in_steps
 from stages.common.pruning.groups import convolutions
@@ -36,9 +37,9 @@ def images() -> Images:
 
 
 @pytest.fixture(scope="module")
-def base(images) -> Network:
+def base(images) -> Chain:
     """A network with weights and statistics in which channels differ, as after training."""
-    network = build_network([[32, 32], [64, 64], [64, 64]], images, seed=1)
+    network = build_chain([[32, 32], [64, 64], [64, 64]], images, seed=1)
     for layer in network.modules():
         if isinstance(layer, torch.nn.Conv2d) and layer.weight.requires_grad:
             torch.nn.init.kaiming_normal_(layer.weight)
@@ -54,14 +55,14 @@ def teacher(base, images, tmp_path_factory) -> TeacherOutputs:
 
 
 def cut_once(
-    base: Network, images: Images, params: PruneParams, latency: LatencyModel | None = None
-) -> Network:
+    base: Chain, images: Images, params: PruneParams, latency: LatencyModel | None = None
+) -> Chain:
     """A copy of the base after all is removed in one step, without fine-tuning."""
     cut = cut_of(base, dataclasses.replace(params, steps=1), images, latency)
     return cut(copy.deepcopy(base), 1)
 
 
-def with_widths(base: Network, images: Images, widths: list[int]) -> Network:
+def with_widths(base: Chain, images: Images, widths: list[int]) -> Chain:
     """The base with the best channels of every layer."""
     groups = scored_groups(base, images, "taylor", seed=0)
     plan = {group.name: width for group, width in zip(groups, widths, strict=True)}
@@ -172,7 +173,7 @@ def test_pruning_by_latency_keeps_channels_that_save_no_time(base, images):
     assert min(flat(widths_of(by_time))) >= 16
     groups = scored_groups(base, images, "taylor", seed=0)
 
-    def kept(model: Network) -> float:
+    def kept(model: Chain) -> float:
         """The product of the shares that the layers keep."""
         best = [np.sort(group.importance)[::-1] for group in groups]
         widths = flat(widths_of(model))

@@ -12,7 +12,7 @@ from stages import teach
 from stages.common.core.cli import InputError
 from stages.common.data.dataset import load_training_images
 from stages.common.data.params import DataParams
-from stages.common.network.whitening import build_network
+from stages.common.network.build import build_chain
 from stages.common.training.params import Augmentation
 from stages.common.training.teacher import TeacherOutputs, load_teacher, no_teacher, save_teacher
 from tests.conftest import make_images
@@ -132,7 +132,7 @@ def test_the_curve_is_the_mean_of_the_networks_that_have_reached_an_epoch(
 
 def test_outputs_stored_before_a_kill_are_not_computed_again(data_directory, tmp_path, monkeypatch):
     images, _ = load_training_images(data_directory, DataParams(**PARAMS["data"]))
-    networks = [build_network(TEACH.widths, images, seed=seed) for seed in (0, 1)]
+    networks = [build_chain(TEACH.widths, images, seed=seed) for seed in (0, 1)]
     whole = teach.teach(networks, TEACH, run_context(images, tmp_path / "whole"))
 
     calls = []
@@ -154,7 +154,7 @@ def test_outputs_stored_before_a_kill_are_not_computed_again(data_directory, tmp
 
 def test_the_teachers_output_is_the_mean_of_its_networks(data_directory, tmp_path):
     images, _ = load_training_images(data_directory, DataParams(**PARAMS["data"]))
-    networks = [build_network(TEACH.widths, images, seed=seed) for seed in (0, 1)]
+    networks = [build_chain(TEACH.widths, images, seed=seed) for seed in (0, 1)]
     context = run_context(images, tmp_path)
     alone = [teach.teach([each], TEACH, context).logits for each in networks]
     together = teach.teach(networks, TEACH, context).logits

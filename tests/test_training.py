@@ -17,7 +17,7 @@ import yaml
 from stages.common.core.cli import InputError
 from stages.common.data.dataset import Images, load_training_images
 from stages.common.data.params import DataParams
-from stages.common.network.whitening import build_network, whitening_filters
+from stages.common.network.build import build_chain, whitening_filters
 from stages.common.training.checkpoints import EpochStore, model_digest
 from stages.common.training.context import pick_device, pick_precision
 from stages.common.training.loop import Monitor, fit, ignore
@@ -44,7 +44,7 @@ def run_fit(
     objective: Objective | None = None,
     on_epoch: Callable[[list[dict]], None] = ignore,
 ):
-    network = build_network([list(block) for block in widths], images, seed=3)
+    network = build_chain([list(block) for block in widths], images, seed=3)
     progress = fit(
         network,
         objective or label_objective(recipe.label_smoothing),
@@ -82,7 +82,7 @@ def test_the_learning_rate_rises_in_the_warmup_then_decays_to_zero():
 
 def test_whitening_makes_patches_uncorrelated_with_unit_variance():
     images = make_images(200)
-    network = build_network([[8]], images, seed=0)
+    network = build_chain([[8]], images, seed=0)
     normalized = (torch.from_numpy(images.pixels).float() - network.mean) / network.std
     outputs = network.whitening(normalized)[:, :12].transpose(0, 1).flatten(1)
     covariance = (outputs @ outputs.T / outputs.shape[1]).detach()

@@ -11,7 +11,8 @@ import torch
 
 from stages.common.core.cli import InputError
 from stages.common.data.dataset import Images
-from stages.common.network.network import Network, size_of, widths_of
+from stages.common.network.chain import Chain, widths_of
+from stages.common.network.size import size_of
 from stages.common.pruning.cut import hold_at_zero, keep_channels, share_removed
 from stages.common.pruning.importance import scored_groups
 from stages.common.pruning.params import PruneParams, flat, no_wider
@@ -23,7 +24,7 @@ PRUNED, SCRATCH, SCRATCH_B, RANDOM, ZEROS = (
 )  # fmt: skip
 
 
-def require_smaller(base: Network, pruned: Network) -> None:
+def require_smaller(base: Chain, pruned: Chain) -> None:
     """Raise ``InputError`` unless ``pruned`` is the base without some channels."""
     before, after = widths_of(base), widths_of(pruned)
     if before == after:
@@ -40,8 +41,8 @@ def require_smaller(base: Network, pruned: Network) -> None:
 
 
 def start(
-    arm: str, seed: int, base: Network, pruned: Network, images: Images, params: PruneParams
-) -> Network:
+    arm: str, seed: int, base: Chain, pruned: Chain, images: Images, params: PruneParams
+) -> Chain:
     """The network that an arm trains, on the CPU; ``base`` and ``pruned`` stay as they are.
 
     Of ``pruned`` only the shape is used. 'zeros' is masked: call ``make_permanent`` after training.
@@ -56,28 +57,28 @@ def start(
     return new_network(base, pruned, seed)
 
 
-def inheriting(
-    base: Network, pruned: Network, images: Images, importance: str, seed: int
-) -> Network:
+def inheriting(base: Chain, pruned: Chain, images: Images, importance: str, seed: int) -> Chain:
     """The base without its least important channels, in the pruned network's shape."""
     groups = scored_groups(base, images, importance, seed)
     plan = make_plan(groups, KeepWidths(flat(widths_of(pruned))), round_to=1)
     return keep_channels(base, groups, plan)
 
 
-def new_network(base: Network, pruned: Network, seed: int) -> Network:
+def new_network(base: Chain, pruned: Chain, seed: int) -> Chain:
     """A new network in the pruned one's shape.
 
     The whitening filters are the base's: they are computed from the images and never trained, so
     that nothing learnt is inherited.
     """
     torch.manual_seed(seed)
-    network = Network(pruned.config)
+    network = Chain(pruned.config)
+    network.mean.copy_(base.mean)
+    network.std.copy_(base.std)
     network.whitening.weight.data.copy_(base.whitening.weight)
     return network
 
 
-def with_zeros(base: Network, pruned: Network, params: PruneParams) -> Network:
+def with_zeros(base: Chain, pruned: Chain, params: PruneParams) -> Chain:
     """The base, held at 0 in as large a share of ``prune.target`` as the pruned one lacks."""
     before = size_of(base)
     # Zeros can make up only for what is counted in weights; MACs stand for any other target.

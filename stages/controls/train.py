@@ -35,7 +35,9 @@ from stages.common.core.params import load_params
 from stages.common.data.dataset import load_training_images
 from stages.common.data.params import DataParams
 from stages.common.measuring.seeds import paired_difference, spread
-from stages.common.network.network import Network, Size, load_checkpoint, size_of
+from stages.common.network.chain import Chain
+from stages.common.network.checkpoint import load_chain
+from stages.common.network.size import Size, size_of
 from stages.common.pruning.cut import make_permanent
 from stages.common.pruning.params import PruneParams
 from stages.common.reporting.style import save_png
@@ -63,8 +65,8 @@ from stages.controls.table import conditions, markdown, sentence
 class Setup:
     """The same for all arms."""
 
-    base: Network
-    pruned: Network
+    base: Chain
+    pruned: Chain
     prune: PruneParams
     objective: Objective
     context: RunContext
@@ -186,7 +188,7 @@ def load_setup(args: argparse.Namespace) -> Setup:
     recipe = load_params(RecipeParams, args.params, section="recipe")
     prune = load_params(PruneParams, args.params, section="prune")
     data = load_params(DataParams, args.params, section="data")
-    base, pruned = (load_checkpoint(path).model for path in (args.base, args.pruned))
+    base, pruned = (load_chain(path) for path in (args.base, args.pruned))
     require_smaller(base, pruned)
     images, validation = load_training_images(args.data, data)
     teacher = load_teacher(args.teacher, recipe.augmentation(), images.digest())

@@ -21,11 +21,12 @@ from stages.common.core.files import write_text
 from stages.common.core.params import load_params
 from stages.common.data.cifar10 import CLASSES, IMAGE_SHAPE
 from stages.common.measuring.machine import cpu_model
-from stages.common.network.network import Network
+from stages.common.network.chain import Chain
 from stages.common.reporting.markdown import as_table
 from stages.common.training.context import pick_precision, precision_name
-from stages.common.training.loop import Trainer, make_optimizers
+from stages.common.training.loop import Trainer
 from stages.common.training.losses import smoothed_cross_entropy
+from stages.common.training.optimizers import make_optimizers
 from stages.common.training.params import RecipeParams, TrainParams
 from stages.common.training.throughput import keep_freed_memory, matmul_gflops
 
@@ -68,7 +69,7 @@ def step_of(change: Change, params: TrainParams, recipe: RecipeParams) -> Callab
     """One training step, but for the change as the committed loop makes it."""
     torch.manual_seed(0)
     layout = torch.channels_last if change.channels_last else torch.contiguous_format
-    model = Network({"widths": params.widths, "classes": len(CLASSES)})
+    model = Chain({"widths": params.widths, "classes": len(CLASSES)})
     model.to(memory_format=layout).train()
     optimizers = make_optimizers(model, recipe, change.precision)
     if change.fused:

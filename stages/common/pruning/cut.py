@@ -5,12 +5,13 @@ import copy
 import numpy as np
 from torch.nn.utils import prune as torch_prune
 
-from stages.common.network.network import Network, Size, rebuild, size_of
+from stages.common.network.chain import Chain, rebuild
+from stages.common.network.size import Size, size_of
 from stages.common.pruning.groups import convolutions, coupled, dependency_graph
 from stages.common.pruning.plan import Group, Plan, nearest_ratio
 
 
-def keep_channels(model: Network, groups: list[Group], plan: Plan) -> Network:
+def keep_channels(model: Chain, groups: list[Group], plan: Plan) -> Chain:
     """A smaller network: each group keeps its most important channels, in their order."""
     smaller = copy.deepcopy(model)
     for layer, group in zip(convolutions(smaller), groups, strict=True):
@@ -21,7 +22,7 @@ def keep_channels(model: Network, groups: list[Group], plan: Plan) -> Network:
     return rebuild(smaller)
 
 
-def hold_at_zero(model: Network, share: float, before: Size, target: str, allocation: str) -> None:
+def hold_at_zero(model: Chain, share: float, before: Size, target: str, allocation: str) -> None:
     """Hold the smallest weights of the 3x3 convolutions at 0, in place, until ``make_permanent``.
 
     The smallest of all layers together, or, with the allocation 'uniform', of each alone; as many
@@ -37,7 +38,7 @@ def hold_at_zero(model: Network, share: float, before: Size, target: str, alloca
     mask_smallest(model, nearest_ratio(share_at, share), allocation)
 
 
-def mask_smallest(model: Network, ratio: float, allocation: str) -> None:
+def mask_smallest(model: Chain, ratio: float, allocation: str) -> None:
     """Mask this ratio of the weights (``torch.nn.utils.prune``), in place."""
     layers = [(layer, "weight") for layer in convolutions(model)]
     for together in [[layer] for layer in layers] if allocation == "uniform" else [layers]:
@@ -46,7 +47,7 @@ def mask_smallest(model: Network, ratio: float, allocation: str) -> None:
         )
 
 
-def make_permanent(model: Network) -> None:
+def make_permanent(model: Chain) -> None:
     """Make the zeros of ``hold_at_zero`` part of the weights."""
     for layer in convolutions(model):
         torch_prune.remove(layer, "weight")

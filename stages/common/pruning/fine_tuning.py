@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from stages.common.data.dataset import Images
-from stages.common.network.network import Network, size_of, widths_of
+from stages.common.network.chain import Chain, widths_of
+from stages.common.network.size import size_of
 from stages.common.pruning.cut import hold_at_zero, keep_channels, make_permanent
 from stages.common.pruning.groups import latency_cost, size_cost
 from stages.common.pruning.importance import scored_groups
@@ -22,20 +23,20 @@ from stages.common.training.losses import distillation_objective
 from stages.common.training.params import Schedule
 from stages.common.training.teacher import Teacher
 
-Cut = Callable[[Network, int], Network]  # the network and the number of the step, from 1
+Cut = Callable[[Chain, int], Chain]  # the network and the number of the step, from 1
 
 
 @dataclass(frozen=True)
 class Pruned:
     """A pruned network, on the CPU, and how it came about."""
 
-    network: Network
+    network: Chain
     fine_tuning: list[Progress]  # one a step
     accuracy_before_fine_tuning: float  # percent of the validation images, after the last cut
 
 
 def prune_in_steps(
-    base: Network,
+    base: Chain,
     teacher: Teacher,
     params: PruneParams,
     context: RunContext,
@@ -73,13 +74,13 @@ def prune_in_steps(
 
 
 def cut_of(
-    base: Network, params: PruneParams, images: Images, latency: LatencyModel | None = None
+    base: Chain, params: PruneParams, images: Images, latency: LatencyModel | None = None
 ) -> Cut:
     """The function that makes a step's cut: zeros written in place, or channels removed."""
     if params.method == "unstructured":
         before = size_of(base)
 
-        def write_zeros(model: Network, step: int) -> Network:
+        def write_zeros(model: Chain, step: int) -> Chain:
             model = model.cpu().to(memory_format=torch.contiguous_format)
             share = params.amount * step / params.steps
             hold_at_zero(model, share, before, params.target, params.allocation)
@@ -90,7 +91,7 @@ def cut_of(
     cost = size_cost(base, params.target) if latency is None else latency_cost(base, latency)
     goals = goals_of(params, widths_of(base), cost, latency)
 
-    def remove_channels(model: Network, step: int) -> Network:
+    def remove_channels(model: Chain, step: int) -> Chain:
         model = model.cpu()
         groups = scored_groups(model, images, params.importance, params.seed)
         plan = make_plan(groups, goals[step - 1], params.round_to)
@@ -110,7 +111,7 @@ def schedule_of(step: int, params: PruneParams) -> Schedule:
 
 
 def teachers_of(
-    base: Network, plain: Teacher, params: PruneParams, context: RunContext
+    base: Chain, plain: Teacher, params: PruneParams, context: RunContext
 ) -> Callable[[int], Teacher]:
     """The teacher of a fine-tuning with so many epochs: on mixtures first, where params say so."""
     if not params.most_mixup_epochs():

@@ -8,12 +8,13 @@ import torch
 import torch_pruning
 from torch import nn
 
-from stages.common.network.network import Network, size_of, widths_of
+from stages.common.network.chain import Chain, widths_of
+from stages.common.network.size import size_of
 from stages.common.pruning.latency_model import LatencyModel
 from stages.common.pruning.plan import Cost
 
 
-def group_names(model: Network) -> list[str]:
+def group_names(model: Chain) -> list[str]:
     return [
         f"block{number}.conv{index}"
         for number, widths in enumerate(widths_of(model), 1)
@@ -21,12 +22,12 @@ def group_names(model: Network) -> list[str]:
     ]
 
 
-def convolutions(model: Network) -> list[nn.Conv2d]:
+def convolutions(model: Chain) -> list[nn.Conv2d]:
     """The 3x3 convolutions, one a group, in the order of ``group_names``."""
     return [convolution for block in model.layers() for convolution, _ in block]
 
 
-def dependency_graph(model: Network) -> torch_pruning.DependencyGraph:
+def dependency_graph(model: Chain) -> torch_pruning.DependencyGraph:
     graph = torch_pruning.DependencyGraph()
     return graph.build_dependency(model, example_inputs=torch.zeros(1, 3, 32, 32))
 
@@ -40,17 +41,17 @@ def coupled(
     )
 
 
-def size_cost(base: Network, target: str) -> Cost:
+def size_cost(base: Chain, target: str) -> Cost:
     """The 'macs' or 'params' of the base with other widths."""
 
     def of(widths: list[int]) -> int:
         shape = in_blocks(widths, widths_of(base))
-        return getattr(size_of(Network({**base.config, "widths": shape})), target)
+        return getattr(size_of(Chain({**base.config, "widths": shape})), target)
 
     return Cost(of, base=getattr(size_of(base), target), unit=target)
 
 
-def latency_cost(base: Network, latency: LatencyModel) -> Cost:
+def latency_cost(base: Chain, latency: LatencyModel) -> Cost:
     """The predicted FP32 milliseconds of the base with other widths."""
     shape = widths_of(base)
     return Cost(

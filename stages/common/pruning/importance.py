@@ -6,7 +6,7 @@ import torch_pruning
 from torch import nn
 
 from stages.common.data.dataset import Images
-from stages.common.network.network import Network
+from stages.common.network.chain import Chain
 from stages.common.pruning.groups import convolutions, coupled, dependency_graph, group_names
 from stages.common.pruning.plan import Group
 
@@ -14,7 +14,7 @@ TAYLOR_IMAGES = 1000  # the first ones, whose gradients rank the channels
 WEIGHTS = [nn.Conv2d, nn.Linear]  # what importance reads; BatchNorm's scale is fixed at 1
 
 
-def scored_groups(model: Network, images: Images, importance: str, seed: int) -> list[Group]:
+def scored_groups(model: Chain, images: Images, importance: str, seed: int) -> list[Group]:
     """The network's groups, with an importance for every channel that compares between them.
 
     torch-pruning sums over what depends on a channel (its filter, and the weights that read it in
@@ -38,7 +38,7 @@ def scored_groups(model: Network, images: Images, importance: str, seed: int) ->
     ]
 
 
-def add_gradients(model: Network, images: Images) -> None:
+def add_gradients(model: Chain, images: Images) -> None:
     """Put the gradients of the loss on the given images into the parameters."""
     pixels = torch.from_numpy(images.pixels).float()
     model.eval().zero_grad()

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from stages.common.core.params import recorded
 from stages.common.data.dataset import Images
-from stages.common.network.network import Network, size_of
+from stages.common.network.network import Network
+from stages.common.network.size import size_of
 from stages.common.training.augmentation import Augmenter
 from stages.common.training.checkpoints import EpochStore, work_key
 from stages.common.training.context import RunContext

@@ -20,45 +20,18 @@ from stages.common.core.accuracy import accuracy
 from stages.common.core.cli import InputError
 from stages.common.core.params import recorded
 from stages.common.data.dataset import Images
-from stages.common.network.network import Network, size_of
+from stages.common.network.network import Network
+from stages.common.network.size import size_of
 from stages.common.training.augmentation import Augmenter, balanced, shuffled
 from stages.common.training.checkpoints import Progress, work_key
 from stages.common.training.context import RunContext, evaluation_batch, products_in
 from stages.common.training.losses import Loss, Objective
-from stages.common.training.muon import Muon
-from stages.common.training.params import RecipeParams, Schedule
+from stages.common.training.optimizers import begin_epoch, make_optimizers, set_rate
+from stages.common.training.params import Schedule
 from stages.common.training.teacher import Teacher
 from stages.common.training.throughput import keep_freed_memory, matmul_gflops
 
 CURVE_COLUMNS = ["epoch", "loss", "learning_rate", "validation_accuracy"]
-
-# ----------------------------------------------------------------------------------- optimization
-
-
-def make_optimizers(
-    model: Network, recipe: RecipeParams, precision: torch.dtype
-) -> list[torch.optim.Optimizer]:
-    """Muon for the 3x3 filters; SGD for biases and head, each at its multiple of the rate.
-
-    Muon's products are of the type of the network's, as its author has them.
-    """
-    parameters = [value for name, value in model.named_parameters() if "whitening" not in name]
-    filters = [value for value in parameters if value.requires_grad and value.dim() == 4]
-    biases = [value for value in parameters if value.requires_grad and value.dim() == 1]
-    sgd_groups = [
-        {"params": params, "weight_decay": recipe.weight_decay / rate, "multiple": rate}
-        for params, rate in (
-            ([model.whitening_bias, *biases], recipe.bias_rate),
-            ([model.head.weight], recipe.head_rate),
-        )
-    ]
-    return [
-        Muon([{"params": filters, "multiple": 1.0}], recipe.momentum, precision),
-        torch.optim.SGD(sgd_groups, lr=0.0, momentum=recipe.sgd_momentum, nesterov=True),
-    ]
-
-
-# ----------------------------------------------------------------------------------------- loop
 
 
 def ignore(rows: list) -> None:
@@ -185,7 +158,7 @@ class Trainer:
         self.optimizers = optimizers
         self.loss = loss
         self.precision = precision
-        self.step_flops: dict[bool, int] = {}  # counted: by whether the first layer learns
+        self.step_flops: dict[bool, int] = {}  # counted: by whether all layers learn
 
     def step(self, inputs: Tensor, labels: Tensor, soft: Tensor | None, rate: float) -> float:
         """Learn from one batch, and return its loss."""
@@ -224,7 +197,6 @@ def run_epoch(
     times to ``progress``.
     """
     context, times = epochs.context, progress.times
-    trainer.model.whitening_bias.requires_grad_(epoch < schedule.whitening_bias_epochs)
     times.matmul_gflops.append(matmul_gflops(context.device))
     row = train_epoch(trainer, epochs, epoch, schedule, progress, bar)
     started = time.perf_counter()
@@ -245,16 +217,16 @@ def train_epoch(
 
     Counted are the network's operations, not the optimizers'.
     """
-    trainer.model.train()
+    learns = begin_epoch(trainer.model, epoch, schedule)
     times = progress.times
     started = time.perf_counter()
     pixels, labels, targets, order = epochs.load(epoch)
     batches = order.split(schedule.batch_size)
-    learns = trainer.model.whitening_bias.requires_grad
     counter = None if learns in trainer.step_flops else FlopCounterMode(display=False)
     total = 0.0
     for index, batch in enumerate(batches):
-        rate = schedule.rate(epoch * len(batches) + index, schedule.epochs * len(batches))
+        step, steps = epoch * len(batches) + index, schedule.epochs * len(batches)
+        rate = schedule.rate(step, steps, epochs.context.recipe.schedule)
         inputs = pixels[batch].to(torch.float32, memory_format=torch.channels_last)
         soft = None if targets is None else targets[batch]
         times.loading += time.perf_counter() - started
@@ -276,12 +248,6 @@ def train_epoch(
     progress.step_flops = trainer.step_flops[learns]
     progress.flops += progress.step_flops * len(order) // len(batches[0])
     return {"epoch": epoch + 1, "loss": round(total / len(order), 5), "learning_rate": rate}
-
-
-def set_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["multiple"] * rate
 
 
 @torch.no_grad()

@@ -23,6 +23,8 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:  # type: ignore[override]  # a closure is never given
         for group in self.param_groups:
             for weight in group["params"]:
+                if weight.grad is None:  # it does not learn at present
+                    continue
                 state = self.state[weight]
                 if not state:
                     state["momentum"] = torch.zeros_like(weight)

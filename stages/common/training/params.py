@@ -1,10 +1,12 @@
 """The params sections of training, importable without torch."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from stages.common.core.cli import InputError
 from stages.common.core.params import channel_widths, number, one_of, whole
 from stages.common.data.params import MOST_PIXELS
+from stages.common.network.params import CHAIN, NONE, arguments, factory
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class RecipeParams:
     crop_scale: float = number(at_least=0.01, at_most=1, usual=1.0)
     colour: float = number(at_least=0, at_most=1, usual=0.0)
     precision: str = one_of("auto", "float32", "bfloat16")
+    optimizer: str = one_of("muon", "sgd", "adamw", usual="muon")
+    schedule: str = one_of("linear", "cosine", usual="linear")
+    body_rate: float = number(at_least=0, usual=1.0)
 
     def augmentation(self) -> Augmentation:
         return Augmentation(self.translate, self.cutout, self.crop_scale, self.colour)
@@ -53,7 +58,8 @@ def refuse_large_augmentation(recipe: RecipeParams, image_size: list[int]) -> No
 @dataclass(frozen=True)
 class Schedule:
     """Epochs, batch size and learning rate, which rises for ``warmup`` of the steps, then decays
-    linearly to 0. The first layer's bias learns in the first ``whitening_bias_epochs``.
+    to 0. The chain's first bias learns in the first ``whitening_bias_epochs``; of an imported
+    network only the output layer learns in the first ``frozen_epochs``.
     """
 
     epochs: int
@@ -61,17 +67,21 @@ class Schedule:
     learning_rate: float
     warmup: float = 0.0
     whitening_bias_epochs: int = 0
+    frozen_epochs: int = 0
 
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate of one step, counted from 0."""
+    def rate(self, step: int, steps: int, decay: str = "linear") -> float:
+        """The learning rate of one step, counted from 0; ``decay`` is linear or cosine."""
         rising = self.warmup * steps
         if step < rising:
             return self.learning_rate * (step + 1) / (rising + 1)
+        if decay == "cosine":
+            turn = math.pi * (step - rising) / (steps - rising)
+            return self.learning_rate * (1 + math.cos(turn)) / 2
         return self.learning_rate * (steps - step) / (steps - rising)
 
 
 @dataclass(frozen=True)
-class NetworkParams:
+class FromScratchParams:
     """A network from scratch: its widths, and how it is trained (teacher and base)."""
 
     seed: int = whole(at_least=0)
@@ -94,16 +104,22 @@ class NetworkParams:
 
 
 @dataclass(frozen=True)
-class TeachParams(NetworkParams):
+class TeachParams(FromScratchParams):
     """The teacher: how many networks, and on how many views their outputs are kept."""
 
+    factory: str = factory(CHAIN, NONE)
+    arguments: dict = arguments()
     networks: int = whole(at_least=1, at_most=20)
     views: int = whole(at_least=1, at_most=100)
 
 
 @dataclass(frozen=True)
-class TrainParams(NetworkParams):
+class TrainParams(FromScratchParams):
     """The base network, and how much it learns from the teacher."""
 
     distillation: float = number(at_least=0, at_most=1)
     temperature: float = number(at_least=0.1)
+    frozen_epochs: int = whole(at_least=0, usual=0)
+
+    def schedule(self) -> Schedule:
+        return replace(super().schedule(), frozen_epochs=self.frozen_epochs)

@@ -154,6 +154,12 @@ def load_teacher(path: str | Path, augmentation: Augmentation, data_digest: str)
     return teacher
 
 
+def require_views(teacher: TeacherOutputs, key: str) -> None:
+    """Raise ``InputError`` where there is no teacher to learn from; ``key`` asks for one."""
+    if not teacher.views:
+        raise InputError(f"{key} is above 0, but teach.factory is none: set {key} to 0")
+
+
 @torch.no_grad()
 def mirrored_logits(
     network: Network, batches: tuple[Tensor, ...], precision: torch.dtype, mirror: bool = True

@@ -9,10 +9,10 @@ from collections import OrderedDict
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from stages.common.network.network import Network
+from stages.common.network.chain import Chain
 
 
-def folded(model: Network, size: int) -> nn.Sequential:
+def folded(model: Chain, size: int) -> nn.Sequential:
     """The same function as ``model`` in eval mode, as Conv, ReLU, MaxPool, Flatten and Linear, for
     images of ``size`` pixels a side.
 
@@ -37,7 +37,7 @@ def folded(model: Network, size: int) -> nn.Sequential:
     return nn.Sequential(layers).float().requires_grad_(False).eval()
 
 
-def folded_whitening(model: Network) -> nn.Conv2d:
+def folded_whitening(model: Chain) -> nn.Conv2d:
     """w * (x - mean) / std + b  =  (w / std) * x + (b - sum(w * mean / std))."""
     weight = model.whitening.weight / model.std
     assert model.whitening.bias is not None
