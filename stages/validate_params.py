@@ -18,7 +18,6 @@ from stages.common.core.files import write_json
 from stages.common.core.params import parse_section, read_params, reject_unknown_keys
 from stages.common.data.params import (
     BATCH_SIZES,
-    CHAIN,
     OFFICIAL_TRAINING_IMAGES,
     DataParams,
     refuse_data_contradictions,
@@ -32,7 +31,7 @@ from stages.common.inference.params import (
     TFLiteParams,
 )
 from stages.common.measuring.params import BenchmarkParams
-from stages.common.network.params import NetworkParams
+from stages.common.network.params import CHAIN, NONE, NetworkParams, refuse_keys_of_others
 from stages.common.npu.vela import NPUParams
 from stages.common.pruning.params import PruneParams, refuse_contradictions, refuse_other_shapes
 from stages.common.revisions.changes import CompareRevisionsParams
@@ -43,6 +42,7 @@ from stages.common.training.params import (
     TeachParams,
     TrainParams,
     refuse_large_augmentation,
+    refuse_missing_teacher,
 )
 from stages.controls.params import ControlsParams
 from stages.hardware.energy_model.params import EnergyParams
@@ -93,13 +93,38 @@ def check(content: dict, path: str | Path) -> None:
         for section, cls in SECTIONS.items()
     }
     refuse_data_contradictions(params["data"])
-    blocks = {f"{section}.widths": len(params[section].widths) for section in ("train", "teach")}
-    refuse_image_size(params["data"].image_size, CHAIN, blocks)
+    check_networks(params)
     refuse_large_augmentation(params["recipe"], params["data"].image_size)
     check_counts(params, path)
     refuse_contradictions(params["prune"])
-    refuse_other_shapes(params["prune"], params["train"].widths)
+    if not params["network"].imported:
+        refuse_other_shapes(params["prune"], params["train"].widths)
     check_studies(params["studies"], content, path)
+
+
+def check_networks(params: dict[str, Any]) -> None:
+    """The networks of base and teacher must be there, and take the images; ``params`` by section.
+
+    One that a factory makes is built and run once, which takes torch: seconds.
+    """
+    network, teach, size = params["network"], params["teach"], params["data"].image_size
+    factories = {"train": network.factory, "teach": teach.factory}
+    blocks = {
+        f"{section}.widths": len(params[section].widths)
+        for section, factory in factories.items()
+        if factory == CHAIN
+    }
+    if blocks:
+        refuse_image_size(size, blocks)
+    refuse_missing_teacher(teach, params["train"])
+    if network.imported or teach.factory not in (CHAIN, NONE):
+        from stages.common.network import check as networks
+
+        networks.refuse_network(network, size)
+        if teach.factory not in (CHAIN, NONE):
+            networks.refuse_network_of(teach.factory, teach.arguments, size)
+    else:
+        refuse_keys_of_others(network)
 
 
 def check_studies(studies: StudiesParams, content: dict, path: str | Path) -> None:

@@ -22,7 +22,7 @@ from stages.common.core.params import (
 )
 from stages.common.data.params import DataParams, refuse_image_size
 from stages.common.inference.export.folding import folded
-from stages.common.network.network import Network
+from stages.common.network.chain import Chain
 from stages.common.training.params import RecipeParams
 from stages.validate_params import SECTIONS, accepted, check
 
@@ -247,15 +247,14 @@ def test_every_batch_that_is_larger_than_the_training_split_is_named(content, tm
 )
 def test_images_that_the_chain_cannot_take_are_refused(size, blocks):
     with pytest.raises(InputError, match=rf"{blocks} blocks \(teach.widths\) takes squares of at"):
-        refuse_image_size(size, "chain", {"train.widths": 1, "teach.widths": blocks})
-    refuse_image_size(size, "torchvision:resnet18", {"train.widths": 1, "teach.widths": blocks})
+        refuse_image_size(size, {"train.widths": 1, "teach.widths": blocks})
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3, 4])
 def test_the_chain_runs_on_the_smallest_images_that_are_allowed_and_on_none_below(blocks):
-    model = Network({"widths": [[4, 4]] * blocks, "classes": 2}).eval()
+    model = Chain({"widths": [[4, 4]] * blocks, "classes": 2}).eval()
     least = 2**blocks + 1
-    refuse_image_size([least, least], "chain", {"train.widths": blocks})
+    refuse_image_size([least, least], {"train.widths": blocks})
     pixels = torch.rand(2, 3, least, least)
     torch.testing.assert_close(folded(model, size=least)(pixels), model(pixels))
     with pytest.raises((RuntimeError, IndexError)):

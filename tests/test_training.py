@@ -256,6 +256,7 @@ PARAMS = {
         "whitening_bias_epochs": 1,
         "distillation": 0.5,
         "temperature": 4.0,
+        "frozen_epochs": 0,
         "device": "cpu",
     },
 }

@@ -7,7 +7,6 @@ from stages.common.core.cli import InputError
 from stages.common.core.params import flag, number, one_of, recorded, rule, text, whole
 
 TORCHVISION = "torchvision:"
-CHAIN = "chain"  # the network.factory whose layers are known here
 MOST_PIXELS = 1024  # a side
 OFFICIAL_TRAINING_IMAGES = 50_000  # of CIFAR-10
 BATCH_SIZES = ("teach.batch_size", "train.batch_size", "prune.batch_size")
@@ -78,16 +77,13 @@ def refuse_data_contradictions(params: DataParams) -> None:
         )
 
 
-def refuse_image_size(size: list[int], factory: str, blocks: dict[str, int]) -> None:
+def refuse_image_size(size: list[int], blocks: dict[str, int]) -> None:
     """Raise ``InputError`` for images that the chain of convolutions cannot take.
 
     ``blocks``: how many it has, by the params key of its widths. A 2x2 convolution without padding
     takes a pixel off each side, every block halves what is left (rounded down), and at least one
-    pixel must remain. The maximum over the last ones is exported as a square. Another ``factory``
-    takes whatever it can: its network is tried on one image where it is built.
+    pixel must remain. The maximum over the last ones is exported as a square.
     """
-    if factory != CHAIN:
-        return
     key, most = max(blocks.items(), key=lambda each: each[1])
     least = 2**most + 1
     if size[0] != size[1] or size[0] < least:

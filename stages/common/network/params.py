@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from stages.common.core.cli import InputError
 from stages.common.core.params import rule, text, texts
 
 CHAIN = "chain"
@@ -61,3 +62,13 @@ class NetworkParams:
     def imported(self) -> bool:
         """Whether a factory makes it; else it is the chain of train.widths."""
         return self.factory != CHAIN
+
+
+def refuse_keys_of_others(params: NetworkParams) -> None:
+    """The chain takes none of the section's other keys."""
+    for key in ("arguments", "weights", "keep_whole"):
+        if value := getattr(params, key):
+            raise InputError(
+                f"network.{key} is {value!r}, which the chain does not take; it is for other "
+                "network.factory"
+            )

@@ -123,3 +123,12 @@ class TrainParams(FromScratchParams):
 
     def schedule(self) -> Schedule:
         return replace(super().schedule(), frozen_epochs=self.frozen_epochs)
+
+
+def refuse_missing_teacher(teach: TeachParams, train: TrainParams) -> None:
+    """Raise ``InputError`` where the base is to learn from a teacher that there is not."""
+    if teach.factory == NONE and train.distillation:
+        raise InputError(
+            f"teach.factory is none, so there is nothing to distil: train.distillation is "
+            f"{train.distillation:g}; allowed: 0"
+        )

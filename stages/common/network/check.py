@@ -1,0 +1,58 @@
+"""The network that params.yaml names, tried before any work."""
+
+import difflib
+from pathlib import Path
+
+from stages.common.core.cli import InputError
+from stages.common.network.factories import make_body, require_runs, source_file
+from stages.common.network.params import NetworkParams, refuse_keys_of_others
+from stages.common.network.pretrained import weights_file
+
+TRIED_CLASSES = 2  # how many there are, prepare finds out
+
+
+def refuse_network(params: NetworkParams, image_size: list[int]) -> None:
+    """Raise ``InputError`` for a factory that is not there or takes no such arguments or images,
+    one whose file is no DVC dependency, missing or other weights, and layers that it lacks.
+    """
+    if not params.imported:
+        refuse_keys_of_others(params)
+        return
+    refuse_network_of(params.factory, params.arguments, image_size)
+    refuse_untracked(params)
+    if params.weights:
+        weights_file(params)
+    body = make_body(params.factory, params.arguments, TRIED_CLASSES)
+    require_layers([name for name, _ in body.named_modules() if name], params.keep_whole)
+
+
+def refuse_network_of(factory: str, arguments: dict, image_size: list[int]) -> None:
+    """Raise ``InputError`` unless the factory makes a network that takes images of that size."""
+    body = make_body(factory, arguments, TRIED_CLASSES)
+    height, width = image_size
+    require_runs(factory, body, (3, height, width), TRIED_CLASSES)
+
+
+def refuse_untracked(params: NetworkParams) -> None:
+    """A factory of this repository must be in ``network.code``, which DVC watches."""
+    file = source_file(params.factory)
+    root, code = Path.cwd().resolve(), Path(params.code).resolve()
+    if file is None or not file.resolve().is_relative_to(root):
+        return
+    name = file.resolve().relative_to(root)
+    installed = "site-packages" in name.parts
+    if not installed and not file.resolve().is_relative_to(code):
+        raise InputError(
+            f"network.code is {params.code!r}, but {params.factory} is in {name}; set network.code "
+            "to that file or its folder, so that a change of it makes stale what depends on it"
+        )
+
+
+def require_layers(known: list[str], names: list[str]) -> None:
+    """Raise ``InputError``, with the nearest name, for a layer that the network lacks."""
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+            raise InputError(
+                f"network.keep_whole: the network has no layer '{name}'; nearest: '{near}'"
+            )
