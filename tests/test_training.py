@@ -27,7 +27,7 @@ from stages.common.training.params import RecipeParams, Schedule, TrainParams
 from stages.common.training.teacher import TeacherOutputs, save_teacher
 from stages.train import objective
 from tests.conftest import DATA, make_images
-from tests.networks import RECIPE, run_context
+from tests.networks import NETWORK, RECIPE, run_context
 
 ROOT = Path(__file__).parent.parent
 SCHEDULE = Schedule(epochs=3, batch_size=50, learning_rate=0.1, whitening_bias_epochs=1)
@@ -244,6 +244,7 @@ def test_clearing_removes_only_what_this_run_stored(tmp_path):
 
 
 PARAMS = {
+    "network": NETWORK,
     "data": {**DATA, "train_images": 300, "validation_images": 50},
     "recipe": dataclasses.asdict(RECIPE),
     "train": {
