@@ -14,6 +14,7 @@ from stages.common.inference.export.folding import folded
 from stages.common.inference.export.operators import use_common_operators
 from stages.common.inference.export.translations import TRANSLATIONS
 from stages.common.inference.onnx_graph import strip
+from stages.common.network.chain import Chain
 from stages.common.network.network import Network
 
 INPUT = "pixels"
@@ -28,6 +29,7 @@ def onnx_of(
     Of the network in eval mode, which stays as it was. Equal weights and metadata give equal bytes
     (serialized deterministically).
     """
+    assert isinstance(model, Chain)
     return to_onnx(folded(model, size=shape[1]), shape, opset, metadata)
 
 
