@@ -7,7 +7,8 @@ Reads   folder: class folders at data.path. torchvision:NAME: that dataset, fetc
 Writes  a folder: of CIFAR-10 in the official binary layout (data_batch_1..5.bin, test_batch.bin,
         batches.meta.txt; right files that are there already are kept), else dataset.json and the
         arrays of common/data/dataset.py
-Params  data.*, prepare.*  (see DataParams, PrepareParams); batch_size of the stages that train
+Params  data.*, prepare.*  (see DataParams, PrepareParams); teach.factory, and batch_size of
+        the stages that train
 Raises  InputError for images that are no dataset, or fewer than a batch, with a line for each
         source when none gives CIFAR-10, or when the folder cannot be written (a full disk); it is
         then as it was before
@@ -18,18 +19,20 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from stages.common.core.cli import InputError, is_disk_full, run
 from stages.common.core.files import digest, write_text
 from stages.common.core.params import load_params, read_params
 from stages.common.data.cifar10 import CLASSES_FILE
 from stages.common.data.dataset import CIFAR10, write_dataset
-from stages.common.data.params import BATCH_SIZES, DataParams, refuse_large_batches
+from stages.common.data.params import DataParams, batch_sizes, refuse_large_batches
 from stages.common.sources import folder, torchvision
 from stages.common.sources.cifar10 import DIGESTS, describe, fetch
 from stages.common.sources.params import PrepareParams
 from stages.common.sources.splits import Collection, complete
 
+TEACHER = "teach.factory"
 CIFAR10_BYTES = 600_000_000  # an archive, what was unpacked, and the files made of it
 
 
@@ -155,10 +158,10 @@ def replace_directory(directory: Path, part: Path) -> None:
     (part / "new").rename(directory)
 
 
-def batch_sizes(content: dict) -> dict[str, int]:
-    """By key; ``validate_params`` has checked them."""
-    pairs = [key.split(".") for key in BATCH_SIZES]
-    return {f"{section}.{name}": content[section][name] for section, name in pairs}
+def value_of(key: str, content: dict) -> Any:
+    """Of another stage's section, which ``validate_params`` has checked."""
+    section, name = key.split(".")
+    return content[section][name]
 
 
 def parse_args() -> argparse.Namespace:
@@ -175,7 +178,9 @@ def main() -> None:
         params = load_params(PrepareParams, args.params, section="prepare")
         print(prepare(args.data, params, digests=DIGESTS))
     else:
-        print(prepare_images(args.data, data, batch_sizes(read_params(args.params))))
+        content = read_params(args.params)
+        sizes = {key: value_of(key, content) for key in batch_sizes(value_of(TEACHER, content))}
+        print(prepare_images(args.data, data, sizes))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from stages.common.core.cli import InputError, run
 from stages.common.core.files import write_json
 from stages.common.core.params import parse_section, read_params, reject_unknown_keys
 from stages.common.data.params import (
-    BATCH_SIZES,
     OFFICIAL_TRAINING_IMAGES,
     DataParams,
+    batch_sizes,
     refuse_data_contradictions,
     refuse_image_size,
     refuse_large_batches,
@@ -75,6 +75,7 @@ SECTIONS = {
     "studies": StudiesParams,
 }
 
+IMAGE_SIZE = [32, 32]  # of the profiles in deploy/profiles
 COUNTS = {  # what takes images of CIFAR-10, and the key that says how many there are
     "export.check_images": "validation_images",
     "quantize.calibration_images": "train_images",
@@ -99,6 +100,7 @@ def check(content: dict, path: str | Path) -> None:
     refuse_contradictions(params["prune"])
     if not params["network"].imported:
         refuse_other_shapes(params["prune"], params["train"].widths)
+        refuse_unprofiled(params["prune"], params["data"].image_size)
     check_studies(params["studies"], content, path)
 
 
@@ -127,6 +129,15 @@ def check_networks(params: dict[str, Any]) -> None:
         refuse_keys_of_others(network)
 
 
+def refuse_unprofiled(prune: PruneParams, size: list[int]) -> None:
+    """The layers in deploy/profiles were timed on the shapes that images of 32x32 pixels give."""
+    if prune.needs_latency() and size != IMAGE_SIZE:
+        raise InputError(
+            f"prune counts milliseconds of a profile for images of {IMAGE_SIZE}, but "
+            f"data.image_size is {size}; let prune.target count macs or params, without budget_ms"
+        )
+
+
 def check_studies(studies: StudiesParams, content: dict, path: str | Path) -> None:
     """Every value that a study tries must be allowed where it is tried."""
     for study, sections in dataclasses.asdict(studies).items():
@@ -146,7 +157,7 @@ def check_counts(params: dict[str, Any], path: str | Path) -> None:
     larger, and the other counts are upper limits there.
     """
     data = params["data"]
-    batches = {key: value_of(key, params) for key in BATCH_SIZES}
+    batches = {key: value_of(key, params) for key in batch_sizes(params["teach"].factory)}
     refuse_large_batches(batches, data.train_images, "data.train_images")
     if data.source != "cifar10":
         return

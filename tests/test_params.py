@@ -242,6 +242,25 @@ def test_every_batch_that_is_larger_than_the_training_split_is_named(content, tm
     )
 
 
+def test_without_a_teacher_its_batches_do_not_matter(content, tmp_path):
+    content["data"] |= {"source": "folder", "path": str(tmp_path), "train_images": 300}
+    for section in ("train", "prune"):
+        content[section] |= {"batch_size": 300, "distillation": 0}
+    content["prune"]["mixup_share"] = 0
+    content["teach"] |= {"factory": "none", "batch_size": 500}
+    check(content, path="params.yaml")
+
+
+@pytest.mark.parametrize("changes", [{"target": "latency"}, {"budget_ms": 1}])
+def test_a_profile_counts_no_milliseconds_of_images_of_another_size(content, tmp_path, changes):
+    content["data"] |= {"source": "folder", "path": str(tmp_path), "image_size": [64, 64]}
+    content["prune"] |= changes
+    with pytest.raises(
+        InputError, match=r"images of \[32, 32\], but data.image_size is \[64, 64\]"
+    ):
+        check(content, path="params.yaml")
+
+
 @pytest.mark.parametrize(
     ("size", "blocks"), [([32, 48], 3), ([8, 8], 3), ([16, 16], 4), ([4, 4], 2)]
 )

@@ -93,6 +93,11 @@ def refuse_image_size(size: list[int], blocks: dict[str, int]) -> None:
         )
 
 
+def batch_sizes(teacher: str) -> tuple[str, ...]:
+    """The keys that count, by ``teach.factory``: without a teacher there are no batches of it."""
+    return BATCH_SIZES[1:] if teacher == "none" else BATCH_SIZES
+
+
 def refuse_large_batches(sizes: dict[str, int], images: int, what: str) -> None:
     """Raise ``InputError`` naming every key whose batches are larger than the training split.
 
