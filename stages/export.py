@@ -18,6 +18,7 @@ import argparse
 import json
 from pathlib import Path
 
+from stages.common.building.checkpoint import Checkpoint, load_checkpoint
 from stages.common.core.cli import run
 from stages.common.core.files import replacing, write_json
 from stages.common.core.params import load_params
@@ -28,7 +29,6 @@ from stages.common.inference.export.onnx_export import INPUT, onnx_of
 from stages.common.inference.params import ExportParams
 from stages.common.inference.runtimes.agreement import print_wrong, require_one_right
 from stages.common.inference.runtimes.onnx_files import WRONG
-from stages.common.network.checkpoint import Checkpoint, load_checkpoint
 from stages.common.network.params import NetworkParams
 
 INPUT_DESCRIPTION = {

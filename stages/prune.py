@@ -20,13 +20,13 @@ import dataclasses
 
 import torch
 
+from stages.common.building.checkpoint import load_checkpoint, save_checkpoint
 from stages.common.core.cli import run
 from stages.common.core.files import write_csv, write_json
 from stages.common.core.params import load_params
 from stages.common.data.dataset import load_training_images
 from stages.common.data.params import DataParams
 from stages.common.network.chain import Chain, widths_of
-from stages.common.network.checkpoint import load_checkpoint, save_checkpoint
 from stages.common.network.params import NetworkParams
 from stages.common.network.size import size_of
 from stages.common.pruning.cut import share_removed

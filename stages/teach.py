@@ -25,13 +25,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from stages.common.building.build import build_network
 from stages.common.core.accuracy import accuracy
 from stages.common.core.cli import run
 from stages.common.core.files import write_csv, write_json
 from stages.common.core.params import load_params, recorded
 from stages.common.data.dataset import Images, load_training_images
 from stages.common.data.params import DataParams
-from stages.common.network.build import build_network
 from stages.common.network.network import Network
 from stages.common.network.params import NONE
 from stages.common.training.augmentation import Augmenter

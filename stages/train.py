@@ -19,16 +19,16 @@ from functools import partial
 
 import torch
 
+from stages.common.building.build import build_network
+from stages.common.building.checkpoint import save_checkpoint
+from stages.common.building.pretrained import load_pretrained
 from stages.common.core.cli import run
 from stages.common.core.files import write_csv, write_json
 from stages.common.core.params import load_params, recorded
 from stages.common.data.dataset import load_training_images
 from stages.common.data.params import DataParams
 from stages.common.measuring.machine import available_cores, cpu_model
-from stages.common.network.build import build_network
-from stages.common.network.checkpoint import save_checkpoint
 from stages.common.network.params import NetworkParams
-from stages.common.network.pretrained import load_pretrained
 from stages.common.training.checkpoints import EpochStore, Progress
 from stages.common.training.context import RunContext, pick_device, precision_name
 from stages.common.training.loop import CURVE_COLUMNS, Monitor, fit, summary

@@ -120,7 +120,7 @@ def check_networks(params: dict[str, Any]) -> None:
         refuse_image_size(size, blocks)
     refuse_missing_teacher(teach, params["train"])
     if network.imported or teach.factory not in (CHAIN, NONE):
-        from stages.common.network import check as networks
+        from stages.common.building import check as networks
 
         networks.refuse_network(network, size)
         if teach.factory not in (CHAIN, NONE):

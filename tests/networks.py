@@ -13,6 +13,7 @@ from onnx import ModelProto
 from torch import nn
 
 from stages import export
+from stages.common.building.checkpoint import Checkpoint, save_checkpoint
 from stages.common.data.dataset import Images
 from stages.common.inference.export.onnx_export import onnx_of
 from stages.common.inference.int8.quantizer import quantized
@@ -21,7 +22,6 @@ from stages.common.inference.layer_graph.reader import read_graph
 from stages.common.inference.params import QuantizeParams
 from stages.common.inference.tflite.writer import tflite_bytes
 from stages.common.network.chain import BatchNorm, Chain
-from stages.common.network.checkpoint import Checkpoint, save_checkpoint
 from stages.common.training.checkpoints import EpochStore
 from stages.common.training.context import RunContext
 from stages.common.training.params import RecipeParams, TeachParams

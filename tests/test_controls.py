@@ -8,13 +8,13 @@ import shutil
 import pytest
 import torch
 
+from stages.common.building.build import build_chain
+from stages.common.building.checkpoint import save_checkpoint
 from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import TRAIN_FILES
 from stages.common.data.dataset import Images, load_training_images
 from stages.common.measuring.seeds import paired_difference
-from stages.common.network.build import build_chain
 from stages.common.network.chain import Chain, widths_of
-from stages.common.network.checkpoint import save_checkpoint
 from stages.common.network.size import size_of
 from stages.common.pruning.cut import make_permanent
 from stages.common.pruning.fine_tuning import cut_of

@@ -34,10 +34,10 @@ from deploy.classify import (
     read_image,
 )
 from stages import export
+from stages.common.building.checkpoint import Checkpoint
 from stages.common.data.cifar10 import CLASSES
 from stages.common.inference.runtimes.opencv import OpenCVSession
 from stages.common.inference.sessions import to_blob
-from stages.common.network.checkpoint import Checkpoint
 from tests.conftest import make_images
 from tests.networks import PROVENANCE, fp32_model, int8_model, random_network, write_models
 

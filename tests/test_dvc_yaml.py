@@ -183,7 +183,7 @@ def test_a_room_of_common_imports_only_rooms_below_it():
         ("core",),
         ("data", "measuring", "reporting"),
         ("network", "sources", "studies"),
-        ("inference",),
+        ("building", "inference"),
         ("training", "npu", "revisions"),
         ("pruning", "qat"),
     ]
@@ -205,7 +205,7 @@ def test_a_room_has_at_most_ten_files():
 
 def test_the_code_deps_stay_few_enough_to_read():
     assert len([1 for name in root_stages() for _ in code_deps(name)]) <= 90
-    assert len([1 for name in STAGES for _ in code_deps(name)]) <= 140
+    assert len([1 for name in STAGES for _ in code_deps(name)]) <= 145
 
 
 def root_stages() -> list[str]:

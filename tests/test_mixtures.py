@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from stages import prune
+from stages.common.building.build import build_chain
+from stages.common.building.checkpoint import load_checkpoint, save_checkpoint
 from stages.common.data.dataset import CIFAR10, Images, load_training_images
 from stages.common.data.params import DataParams
-from stages.common.network.build import build_chain
 from stages.common.network.chain import Chain
-from stages.common.network.checkpoint import load_checkpoint, save_checkpoint
 from stages.common.network.size import size_of
 from stages.common.pruning import mixup_teacher
 from stages.common.pruning.fine_tuning import prune_in_steps

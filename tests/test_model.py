@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from stages.common.building.checkpoint import load_checkpoint, save_checkpoint
 from stages.common.core.cli import InputError
 from stages.common.network.chain import Chain, rebuild, widths_of
-from stages.common.network.checkpoint import load_checkpoint, save_checkpoint
 from stages.common.network.size import size_of
 
 CONFIG = {"widths": [[8, 8], [16, 24]], "classes": 10}

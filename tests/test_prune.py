@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from stages.common.building.build import build_chain
 from stages.common.core.cli import InputError
 from stages.common.data.dataset import CIFAR10, Images
-from stages.common.network.build import build_chain
 from stages.common.network.chain import Chain, widths_of
 from stages.common.network.size import size_of
 from stages.common.pruning.cut import hold_at_zero, keep_channels, make_permanent, share_removed

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from stages import teach
+from stages.common.building.build import build_chain
 from stages.common.core.cli import InputError
 from stages.common.data.dataset import load_training_images
 from stages.common.data.params import DataParams
-from stages.common.network.build import build_chain
 from stages.common.training.params import Augmentation
 from stages.common.training.teacher import TeacherOutputs, load_teacher, no_teacher, save_teacher
 from tests.conftest import make_images

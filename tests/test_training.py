@@ -14,10 +14,10 @@ import pytest
 import torch
 import yaml
 
+from stages.common.building.build import build_chain, whitening_filters
 from stages.common.core.cli import InputError
 from stages.common.data.dataset import Images, load_training_images
 from stages.common.data.params import DataParams
-from stages.common.network.build import build_chain, whitening_filters
 from stages.common.training.checkpoints import EpochStore, model_digest
 from stages.common.training.context import pick_device, pick_precision
 from stages.common.training.loop import Monitor, fit, ignore

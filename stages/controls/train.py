@@ -29,6 +29,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages.common.building.checkpoint import load_chain
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import write_json, write_text
 from stages.common.core.params import load_params
@@ -36,7 +37,6 @@ from stages.common.data.dataset import load_training_images
 from stages.common.data.params import DataParams
 from stages.common.measuring.seeds import paired_difference, spread
 from stages.common.network.chain import Chain
-from stages.common.network.checkpoint import load_chain
 from stages.common.network.size import Size, size_of
 from stages.common.pruning.cut import make_permanent
 from stages.common.pruning.params import PruneParams

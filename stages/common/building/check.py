@@ -3,10 +3,10 @@
 import difflib
 from pathlib import Path
 
+from stages.common.building.pretrained import weights_file
 from stages.common.core.cli import InputError
 from stages.common.network.factories import make_body, require_runs, source_file
 from stages.common.network.params import NetworkParams, refuse_keys_of_others
-from stages.common.network.pretrained import weights_file
 
 TRIED_CLASSES = 2  # how many there are, prepare finds out
 
