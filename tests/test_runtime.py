@@ -100,6 +100,19 @@ def test_predict_returns_every_image_in_order_whatever_the_batch_size(models):
         np.testing.assert_allclose(found, whole, atol=1e-3)
 
 
+def test_large_images_are_run_few_at_a_time():
+    class Counting:
+        shape = (3, 512, 512)
+        calls: list[int] = []
+
+        def logits(self, blob):
+            self.calls.append(len(blob))
+            return np.zeros((len(blob), 2), np.float32)
+
+    predict(Counting(), np.zeros((9, 3, 512, 512), np.uint8), batch_size=250)
+    assert Counting.calls == [4, 4, 1]
+
+
 def test_opencv_session_sets_the_number_of_threads(models):
     OpenCVSession(models[0], engine="new", threads=1)
 

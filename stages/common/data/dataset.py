@@ -28,6 +28,7 @@ from stages.common.data.cifar10 import (
 from stages.common.data.params import DataParams
 
 DESCRIPTION_FILE = "dataset.json"
+STATISTICS_IMAGES = 64  # at a time: it bounds memory
 SPLITS = ("train", "validation", "test")
 
 
@@ -193,8 +194,12 @@ def colour_statistics(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[floa
     channel without contrast counts as one of deviation 1, since the network divides by it.
     """
     count = pixels.size // pixels.shape[1]
-    mean = pixels.sum(axis=(0, 2, 3), dtype=np.float64) / count
-    squares = np.array([np.square(pixels[:, c], dtype=np.float64).sum() for c in range(3)])
+    sums, squares = np.zeros((2, pixels.shape[1]), np.int64)
+    for start in range(0, len(pixels), STATISTICS_IMAGES):
+        part = pixels[start : start + STATISTICS_IMAGES]
+        sums += part.sum(axis=(0, 2, 3), dtype=np.int64)
+        squares += np.square(part, dtype=np.int32).sum(axis=(0, 2, 3), dtype=np.int64)
+    mean = sums / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     std[std < 1] = 1
     return tuple(round(float(x), 2) for x in mean), tuple(round(float(x), 2) for x in std)

@@ -6,6 +6,7 @@ A session is a loaded model: a blob in, logits out. Each runtime is a file of it
 that the model takes. N may change from call to call. The model itself holds the normalization.
 """
 
+import math
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from stages.common.core.cli import InputError
 from stages.common.data.dataset import Images
 
 BATCH_SIZE = 250  # where a stage compares runtimes: it bounds memory and shapes no result
+MOST_PIXELS = 2**20  # of a call, for the same reason: 20 images of 224x224
 
 
 class Session(Protocol):
@@ -38,9 +40,11 @@ class OpenSession(Protocol):
 def predict(session: Session, images: Images | np.ndarray, batch_size: int) -> np.ndarray:
     """Logits (N, classes) float32 of images, or of their pixels (N, 3, H, W) uint8.
 
-    The prediction is the ``argmax`` of a row.
+    The prediction is the ``argmax`` of a row. A call gets ``batch_size`` images, or fewer large
+    ones: as many as have ``MOST_PIXELS``.
     """
     pixels = images.pixels if isinstance(images, Images) else images
+    batch_size = max(1, min(batch_size, MOST_PIXELS // math.prod(pixels.shape[2:])))
     starts = range(0, len(pixels), batch_size)
     return np.concatenate(
         [session.logits(to_blob(pixels[start : start + batch_size])) for start in starts]
