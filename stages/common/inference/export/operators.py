@@ -40,7 +40,7 @@ def fold_deviation(graph: ir.Graph) -> None:
             std = constant(node, 1)
             for reader in readers:
                 set_filters(reader, filters(reader) / by_input_channel(std, reader), bias(reader))
-            node.outputs[0].replace_all_uses_with(source(node))
+            bypass(node)
 
 
 def fold_mean(graph: ir.Graph) -> None:
@@ -52,7 +52,7 @@ def fold_mean(graph: ir.Graph) -> None:
             for reader in readers:
                 shift = (filters(reader) * by_input_channel(mean, reader)).sum(axis=(1, 2, 3))
                 set_filters(reader, filters(reader), bias(reader) - shift)
-            node.outputs[0].replace_all_uses_with(source(node))
+            bypass(node)
         elif (mean == mean.flat[0]).all():
             set_constant(node, 1, mean.flat[0])
 
@@ -215,6 +215,12 @@ def graph_of(node: ir.Node) -> ir.Graph:
 
 def flatten(value: ir.Value, name: str) -> ir.Node:
     return ir.node("Flatten", [value], {"axis": 1}, name=name)
+
+
+def bypass(node: ir.Node) -> None:
+    """Remove the node; what read its output reads its first input."""
+    node.outputs[0].replace_all_uses_with(source(node))
+    graph_of(node).remove(node, safe=True)
 
 
 def replace(node: ir.Node, new: list[ir.Node]) -> None:

@@ -2,7 +2,7 @@
 
 Its own translations of them are right, but OpenCV 5.0.0 does not run all of them: it refuses the
 gathers of an adaptive pooling whose output's size does not divide the input's, and crashes on
-reading GELU where the constant 0.5 comes first in its product.
+reading GELU unless its operators stand in the one order that it fuses.
 """
 
 import math
@@ -40,15 +40,14 @@ def averages(size: int, windows: int) -> np.ndarray:
 
 
 def gelu(x: FLOAT, approximate: str = "none") -> FLOAT:
-    """Hendrycks and Gimpel, "Gaussian error linear units", arXiv 1606.08415; with ``approximate``
-    "tanh" their second formula.
+    """x * (1 + erf(x / sqrt(2))) / 2, or its approximation by tanh (Hendrycks and Gimpel,
+    "Gaussian error linear units", arXiv 1606.08415), with (1 + tanh(u)) / 2 = sigmoid(2 u).
     """
     if approximate == "tanh":
         cube = ops.Mul(ops.Mul(x, ops.Mul(x, x)), constant(0.044715))
-        inner = ops.Mul(ops.Add(x, cube), constant(math.sqrt(2 / math.pi)))
-        curve = ops.Tanh(inner)
-    else:
-        curve = ops.Erf(ops.Div(x, constant(math.sqrt(2))))
+        slope = constant(2 * math.sqrt(2 / math.pi))
+        return ops.Mul(x, ops.Sigmoid(ops.Mul(ops.Add(x, cube), slope)))
+    curve = ops.Erf(ops.Div(x, constant(math.sqrt(2))))
     return ops.Mul(ops.Mul(x, ops.Add(curve, constant(1.0))), constant(0.5))
 
 

@@ -6,6 +6,7 @@ engines are looked up in the OpenCV that is installed.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -33,9 +34,11 @@ class OpenCVSession:
         if code is None:
             raise InputError(f"{lacks(engine)}; choose another one in params.yaml")
         cv2.setNumThreads(threads)
+        self._read = partial(cv2.dnn.readNetFromONNX, str(path), code)
+        self._batch = 1  # the largest so far
         try:
             with silent_opencv():
-                self._net = cv2.dnn.readNetFromONNX(str(path), code)
+                self._net = self._read()
                 self.shape = image_shape(load_model(path), path)
                 self.logits(blank_image(self.shape))
         except cv2.error as error:
@@ -48,6 +51,10 @@ class OpenCVSession:
             ) from None
 
     def logits(self, blob: np.ndarray) -> np.ndarray:
+        if len(blob) > self._batch:
+            # OpenCV 5.0.0 writes beyond the memory of a MatMul that ran on a smaller batch before.
+            self._net = self._read()
+        self._batch = max(self._batch, len(blob))
         self._net.setInput(blob)
         return self._net.forward()
 
