@@ -17,7 +17,13 @@ from stages.common.inference.layer_graph.graph import (
 )
 from stages.common.inference.onnx_graph import read_metadata
 
-TAKING_ACTIVATIONS = ("conv", "depthwise", "linear", "add")  # the kinds that one is fused into
+TAKING_ACTIVATIONS = (
+    "conv",
+    "depthwise",
+    "linear",
+    "add",
+    "multiply",
+)  # the kinds that one is fused into
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ class GraphBuilder:
         """Put an activation into the layer, which nothing else may read without it."""
         read = {name for layer in self._layers.values() for name in layer.inputs}
         layer = self._layers.get(value.source)
-        rule = "it must follow Conv, Gemm or Add, whose output nothing else reads"
+        rule = "it must follow Conv, Gemm, Add or Mul, whose output nothing else reads"
         if layer is None or layer.kind not in TAKING_ACTIVATIONS or layer.activation:
             raise self.unsupported(node, rule)
         self.require(layer.name not in read, node, rule)

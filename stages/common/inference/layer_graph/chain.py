@@ -51,6 +51,8 @@ def reason_against(layer: Layer, before: str, shape: tuple[int, int, int]) -> st
         return f"is none of {', '.join(KINDS)}"
     if layer.activation not in ("", "relu"):
         return f"has the activation {layer.activation}"
+    if layer.kind == "conv" and layer.weight is not None and layer.weight.shape[1] != shape[0]:
+        return "has groups"
     if layer.kind == "linear" and shape[1:] != (1, 1):
         return f"gets {shape}, not (C, 1, 1)"
     if layer.pads != NO_PADS and not has_centred_pads(layer):

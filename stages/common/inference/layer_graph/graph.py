@@ -47,9 +47,10 @@ class Layer:
     """One operator, with the shape (C, H, W) and the quantization of its output.
 
     ``inputs``: the names of the layers that it reads, or "pixels". ``kind``: "conv" (weight
-    (O, I, kH, kW)), "depthwise" (weight (O, 1, kH, kW), O a multiple of the input's channels),
-    "linear" (weight (O, I), of an input in the order C, H, W) or, without weights, "max_pool",
-    "average_pool", "mean" (over H and W) and "add" (of two layers).
+    (O, I / groups, kH, kW)), "depthwise" (weight (O, 1, kH, kW), O a multiple of the input's
+    channels), "linear" (weight (O, I), of an input in the order C, H, W) or, without weights,
+    "max_pool", "average_pool", "mean" (over H and W), "add" and "multiply" (of two layers; a factor
+    may be (C, 1, 1)), "concatenate" (along C), "sigmoid" and "hard_swish".
 
     Weights are float32, or int8 with ``weight_quantization`` by output channel; biases are float32,
     or int32 with the scale input scale * weight scale. ``pads``: top, left, bottom and right, as
@@ -94,8 +95,8 @@ def require_int8(graph: Graph, path: str | Path) -> None:
     if fp32:
         raise UnsupportedNetwork(
             path,
-            f"{len(fp32)} of {len(computing)} layers are FP32; a device for integers takes none "
-            "(quantize.exclude: [] and quantize.repair: none leave none)",
+            f"{len(fp32)} of {len(computing)} layers are FP32 (the first: {fp32[0].name}); a "
+            "device for integers takes none (see quantize.exclude and quantize.repair)",
         )
 
 

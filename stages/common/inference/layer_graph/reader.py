@@ -38,12 +38,9 @@ def convolution(builder: GraphBuilder, node: NodeProto) -> Value:
     value = builder.feature_map(node)
     weight, quantization = weight_of(builder, node)
     channels, groups = builder.shape(value)[0], attributes_of(node).get("group", 1)
-    builder.require(
-        groups in (1, channels), node, "it must have one group, or one for each channel"
-    )
     count, window = windows_of(builder, node, value, kernel=weight.shape[2:])
     return builder.add(
-        "conv" if groups == 1 else "depthwise",
+        "depthwise" if groups == channels > 1 else "conv",
         (value,),
         (len(weight), *count),
         **window,
@@ -103,6 +100,33 @@ def sum_of_two(builder: GraphBuilder, node: NodeProto) -> Value:
     equal = builder.shape(one) == builder.shape(other)
     builder.require(equal, node, "it must add two of the same shape")
     return builder.add("add", (one, other), builder.shape(one))
+
+
+def product(builder: GraphBuilder, node: NodeProto) -> Value:
+    factors = tuple(builder.feature_map(node, index) for index in (0, 1))
+    small, large = sorted(builder.shape(factor) for factor in factors)
+    fitting = small in (large, (large[0], 1, 1))
+    builder.require(fitting, node, "it must multiply two of the same shape, or by (C, 1, 1)")
+    return builder.add("multiply", factors, large)
+
+
+def concatenation(builder: GraphBuilder, node: NodeProto) -> Value:
+    parts = tuple(builder.feature_map(node, index) for index in range(len(node.input)))
+    along_channels = attributes_of(node)["axis"] % RANK == 1
+    builder.require(along_channels, node, "it must be along the channels")
+    _, height, width = builder.shape(parts[0])
+    channels = sum(builder.shape(part)[0] for part in parts)
+    return builder.add("concatenate", parts, (channels, height, width))
+
+
+def sigmoid(builder: GraphBuilder, node: NodeProto) -> Value:
+    value = builder.value(node)
+    return builder.add("sigmoid", (value,), builder.shape(value), flat=value.flat)
+
+
+def hard_swish(builder: GraphBuilder, node: NodeProto) -> Value:
+    value = builder.value(node)
+    return builder.add("hard_swish", (value,), builder.shape(value), flat=value.flat)
 
 
 # ---------------------------------------------------------------------- nodes that make no layer
@@ -217,6 +241,10 @@ READERS = {
     "Relu": relu,
     "Clip": clip,
     "Add": sum_of_two,
+    "Mul": product,
+    "Concat": concatenation,
+    "Sigmoid": sigmoid,
+    "HardSwish": hard_swish,
     "MaxPool": max_pool,
     "AveragePool": average_pool,
     "GlobalAveragePool": mean,

@@ -15,9 +15,15 @@ OPERATORS = {
     "average_pool": (schema.BuiltinOperator.AVERAGE_POOL_2D, 2),
     "mean": (schema.BuiltinOperator.MEAN, 2),
     "add": (schema.BuiltinOperator.ADD, 2),
+    "multiply": (schema.BuiltinOperator.MUL, 2),
+    "concatenate": (schema.BuiltinOperator.CONCATENATION, 2),
+    "sigmoid": (schema.BuiltinOperator.LOGISTIC, 2),
+    "hard_swish": (schema.BuiltinOperator.HARD_SWISH, 1),
+    "requantize": (schema.BuiltinOperator.QUANTIZE, 2),
     "pad": (schema.BuiltinOperator.PAD, 2),
     "pad_lowest": (schema.BuiltinOperator.PADV2, 2),
 }
+CHANNELS = 3  # the axis in NHWC
 ACTIVATIONS = {
     "": schema.ActivationFunctionType.NONE,
     "relu": schema.ActivationFunctionType.RELU,
@@ -33,16 +39,26 @@ def operator_code(kind: str) -> schema.OperatorCodeT:
 
 
 def options_of(layer: Layer, multiplier: int, same: bool, keep_dims: bool) -> tuple[int, object]:
-    """The number of the operator's own table, and the table.
+    """The number of the operator's own table, and the table; 0 and None for one that has none.
 
     ``multiplier``: output channels for each input channel of a depthwise convolution.
     """
+    if layer.kind == "sigmoid":
+        return schema.BuiltinOptions.NONE, None
+    if layer.kind == "hard_swish":
+        return schema.BuiltinOptions.HardSwishOptions, schema.HardSwishOptionsT()
+    if layer.kind == "concatenate":
+        concatenation = with_activation(schema.ConcatenationOptionsT(), layer)
+        concatenation.axis = CHANNELS
+        return schema.BuiltinOptions.ConcatenationOptions, concatenation
     if layer.kind == "mean":
         mean = schema.ReducerOptionsT()
         mean.keepDims = keep_dims
         return schema.BuiltinOptions.ReducerOptions, mean
     if layer.kind == "add":
         return schema.BuiltinOptions.AddOptions, with_activation(schema.AddOptionsT(), layer)
+    if layer.kind == "multiply":
+        return schema.BuiltinOptions.MulOptions, with_activation(schema.MulOptionsT(), layer)
     if layer.kind == "linear":
         options = with_activation(schema.FullyConnectedOptionsT(), layer)
         return schema.BuiltinOptions.FullyConnectedOptions, options

@@ -27,6 +27,8 @@ TYPES = {
     np.dtype(np.int8): schema.TensorType.INT8,
 }
 ABSENT = -1  # the tensor index of an input that is left out
+# What TFLite's int8 LOGISTIC puts out (quantization_spec).
+SIGMOID_OUTPUT = Quantization(np.array([1 / 256], np.float32), np.array([-128]))
 HEIGHT_WIDTH = np.array([1, 2], np.int32)  # the axes of NHWC
 
 
@@ -70,17 +72,28 @@ class ModelWriter:
         final = layer is self._graph.layers[-1]
         name = "logits" if final else layer.name
         sources = [self._outputs[each] for each in layer.inputs]
+        if layer.kind == "concatenate" and layer.output is not None:  # int8 has one scale for all
+            sources = [self._requantized(each, layer.output) for each in layer.inputs]
         size = self._shapes[layer.inputs[0]][1:]
         same = is_same(layer, size) and layer.kind != "average_pool"  # SAME would count no zeros
         if layer.pads != NO_PADS and not same:
             sources = [self._padded(layer, sources[0], name)]
         inputs = [*sources, *self._constant_inputs(layer, sources[0], name)]
-        flat = layer.kind == "linear" or (layer.kind == "mean" and final)
-        output = self._activation(name, layer.shape[:1] if flat else layer.shape, layer.output)
+        flat = self._is_flat(layer, final)
+        found, shape = layer.output, layer.shape[:1] if flat else layer.shape
+        if layer.kind == "sigmoid" and layer.output is not None:
+            found = SIGMOID_OUTPUT
+        output = self._activation(name, shape, found)
         multiplier = layer.shape[0] // self._shapes[layer.inputs[0]][0]
         options = options_of(layer, multiplier, same, keep_dims=not flat)
         self._operator(layer.kind, inputs, output, options)
-        return output
+        return output if found == layer.output else self._converted(output, shape, layer.output)
+
+    def _is_flat(self, layer: Layer, final: bool) -> bool:
+        """Its output is (1, C), not (1, H, W, C)."""
+        if layer.kind in ("sigmoid", "hard_swish"):
+            return len(self._tensors[self._outputs[layer.inputs[0]]].shape) == 2
+        return layer.kind == "linear" or (layer.kind == "mean" and final)
 
     def _constant_inputs(self, layer: Layer, source: int, name: str) -> list[int]:
         if layer.kind == "mean":
@@ -108,6 +121,19 @@ class ModelWriter:
         shape = (channels, height + top + bottom, width + left + right)
         output = self._activation(f"{name}/padded", shape, found)
         self._operator(kind, inputs, output, (number, options))
+        return output
+
+    def _requantized(self, name: str, wanted: Quantization) -> int:
+        """The tensor of a layer's output, with another scale if need be."""
+        if self._quantization(name) == wanted:
+            return self._outputs[name]
+        return self._converted(self._outputs[name], self._shapes[name], wanted)
+
+    def _converted(self, source: int, shape: tuple[int, ...], wanted: Quantization | None) -> int:
+        name = f"{self._tensors[source].name}/requantized_{len(self._tensors)}"
+        output = self._activation(name, shape, wanted)
+        options = schema.BuiltinOptions.QuantizeOptions, schema.QuantizeOptionsT()
+        self._operator("requantize", [source], output, options)
         return output
 
     def _quantization(self, name: str) -> Quantization | None:
@@ -144,13 +170,16 @@ class ModelWriter:
         return self._constant(f"{name}/weight", weight, layer.weight_quantization, axis)
 
     def _bias(self, layer: Layer, source: int, name: str) -> int:
-        if layer.bias is None:
+        """Only a linear layer may be without."""
+        bias, found = layer.bias, None
+        if bias is None and layer.kind == "linear":
             return ABSENT
-        found = None
+        if bias is None:
+            bias = np.zeros(layer.shape[0], np.int32 if layer.weight_quantization else np.float32)
         if layer.weight_quantization is not None:
             scale = self._tensors[source].quantization.scale * layer.weight_quantization.scale
             found = Quantization(scale, np.zeros(len(scale), np.int64))
-        return self._constant(f"{name}/bias", layer.bias, found)
+        return self._constant(f"{name}/bias", bias, found)
 
     def _constant(
         self, name: str, values: np.ndarray, found: Quantization | None, axis: int = 0
