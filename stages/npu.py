@@ -1,10 +1,11 @@
 """Compile the networks for Arm's Ethos-U NPUs and show what the compiler estimates for each.
 
-Four variants: base and pruned, INT8; "unstructured", the base with its smallest 3x3 filter weights
-set to 0 until as many non-zero weights are left as in pruned; and the base in FP32, a control that
-no NPU takes. Vela's estimates are not measurements. "unstructured" is compiled only, never
-fine-tuned or evaluated: zeros as such change what the compiler makes of it, whatever it predicts.
-A network that has no TFLite file is named with the reason; without base, nothing is estimated.
+Four variants: base and pruned, INT8; "unstructured", the base with the smallest weights of its
+convolutions, but the first, set to 0 until as many are left as in pruned; and the base in FP32, a
+control that no NPU takes. Vela's estimates are not measurements. "unstructured" is compiled only,
+never fine-tuned or evaluated: zeros as such change what the compiler makes of it, whatever it
+predicts. A network that has no TFLite file is named with the reason; without base, nothing is
+estimated.
 
 Reads   the INT8 TFLite files of base and pruned, the FP32 ONNX file of base
 Writes  a JSON by variant and target, a CSV with all that Vela says, a Markdown table, a picture

@@ -95,6 +95,16 @@ def hard_swish() -> ModelProto:
     return net.model(net.head(net.node("GlobalAveragePool", x), 8))
 
 
+def hard_swish_after_a_linear_layer() -> ModelProto:
+    """As in the head of MobileNetV3; its logits are FP32, and so is the first linear layer's."""
+    net = Nodes()
+    x = net.node("GlobalAveragePool", net.node("Relu", net.first(8, strides=[2, 2])))
+    weight = net.constant((8 * np.random.default_rng(1).normal(size=(16, 8))).astype(np.float32))
+    x = net.node("HardSwish", net.node("Gemm", net.node("Flatten", x), weight, transB=1))
+    weight = net.constant(np.random.default_rng(2).normal(size=(10, 16)).astype(np.float32))
+    return net.model(net.node("Gemm", x, weight, transB=1))
+
+
 def concatenated() -> ModelProto:
     """Branches whose ranges differ, as in SqueezeNet."""
     net = Nodes()
@@ -135,6 +145,7 @@ NETWORKS = {
     "mean_at_the_end": mean_at_the_end(),
     "gated": gated(),
     "hard_swish": hard_swish(),
+    "hard_swish_after_a_linear_layer": hard_swish_after_a_linear_layer(),
     "concatenated": concatenated(),
     "grouped": grouped(),
     "without_biases": without_biases(),
@@ -154,6 +165,7 @@ def write_tflite(folder, model: ModelProto, **changes):
     expected = predict(OnnxRuntimeSession(onnx, threads=1, optimized=False), images, 20)
     output = quantization_between(float(expected.min()), float(expected.max()))
     graph = with_output(read_graph(onnx), output)
+    require_int8(graph, onnx)
     (folder / "int8.tflite").write_bytes(tflite_bytes(graph))
     return folder / "int8.tflite", expected, graph.layers[-1].output.scale[0]
 

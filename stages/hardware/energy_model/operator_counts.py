@@ -99,8 +99,8 @@ class Counter:
         name = node.output[0]
         if node.op_type not in COUNTED:
             raise InputError(
-                f"{node.op_type} (it makes '{name}') is not counted; known: "
-                f"{', '.join(COUNTED)}; add it to stages/hardware/energy_model/operator_counts.py"
+                f"{node.op_type} (it makes '{name}') is not counted, only {', '.join(COUNTED)}; "
+                "this stage is for the chain (network.factory: chain)"
             )
         read = {self.buffers[item] for item in node.input if item in self.buffers}
         moved = {

@@ -14,9 +14,12 @@ from stages.common.inference.layer_graph.graph import (
     Layer,
     Quantization,
     UnsupportedNetwork,
+    quantization_between,
 )
 from stages.common.inference.onnx_graph import read_metadata
 
+INT8_MAX = 127
+HARD_SWISH_BEND = 3.0
 TAKING_ACTIVATIONS = (
     "conv",
     "depthwise",
@@ -118,7 +121,22 @@ class GraphBuilder:
             self._input = found
         else:
             self._layers[value.source] = replace(self._layers[value.source], output=found)
+            self._quantize_before(self._layers[value.source], found)
         return replace(value, quantized=True)
+
+    def _quantize_before(self, layer: Layer, output: Quantization) -> None:
+        """Give an INT8 layer that ONNX leaves FP32, a Gemm, the range of the hard-swish after it.
+
+        A hard-swish is 0 up to -3 and its input from 3 on: it loses nothing by an input between -3
+        and the end of its output, or 3.
+        """
+        before = self._layers.get(layer.inputs[0])
+        if layer.kind != "hard_swish" or before is None or before.fp32 or before.output is not None:
+            return
+        end = float(output.scale[0]) * (INT8_MAX - int(output.zero_point[0]))
+        found = quantization_between(-HARD_SWISH_BEND, max(HARD_SWISH_BEND, end))
+        self._layers[before.name] = replace(before, output=found)
+        self._layers[layer.name] = replace(layer, fp32=False)
 
     def fuse(self, node: NodeProto, value: Value, activation: str) -> Value:
         """Put an activation into the layer, which nothing else may read without it."""
