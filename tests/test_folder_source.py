@@ -147,6 +147,39 @@ def test_a_batch_larger_than_the_training_split_is_refused_and_nothing_is_writte
     assert not (tmp_path / "data").exists()
 
 
+def test_a_class_may_be_called_train(tmp_path):
+    root = class_folders(tmp_path / "photos", {"bus": 6, "train": 6})
+    assert prepared(root, tmp_path / "data")["test"].classes == ("bus", "train")
+
+
+def test_test_pictures_without_classes_are_passed_over_and_said(photos, tmp_path, capsys):
+    root = tmp_path / "competition"
+    root.mkdir()
+    photos.rename(root / "train")
+    write(root / "test" / "1.png", 500)
+    splits = prepared(root, tmp_path / "data")
+    assert {name: len(images) for name, images in splits.items()} == {
+        "train": 19,
+        "validation": 5,
+        "test": 6,
+    }
+    said = capsys.readouterr().out
+    assert "test is passed over: it holds no folders of classes" in said
+    assert "there is no test split: 6 training pictures" in said
+
+
+def test_a_split_of_copies_alone_is_made_anew(photos, tmp_path, capsys):
+    root = tmp_path / "splits"
+    root.mkdir()
+    photos.rename(root / "train")
+    for split in ("val", "test"):
+        class_folders(root / split, {"ant": 2, "bee": 2}, start=100)
+    splits = prepared(root, tmp_path / "data")
+    assert len(splits["test"]) == 4
+    assert len(splits["validation"]) == 6
+    assert "no picture is left in the validation split" in capsys.readouterr().out
+
+
 def test_the_first_images_of_a_split_are_of_different_classes(tmp_path):
     root = class_folders(tmp_path / "photos", {"a": 40, "b": 40})
     train = prepared(root, tmp_path / "data")["train"]

@@ -63,19 +63,22 @@ def collect(params: DataParams) -> Collection:
 def split_folders(root: Path) -> tuple[dict[str, Path], list[str]]:
     """The folder of each split, 'train' alone where there are none, and lines on what is ignored.
 
-    Raises ``InputError`` where there are splits but no training images.
+    A folder of a split holds folders of classes: 'train' may also be a class, beside 'bus'. Raises
+    ``InputError`` where there are splits but no training images.
     """
     if not root.is_dir():
         raise InputError(f"data.path is {str(root)!r}, which is no folder")
     notes = stray_files(root)
     found = subfolders(root)
     named = {folder: SPLIT_NAMES.get(folder.name.lower()) for folder in found}
-    if not any(named.values()):
+    if not any(split and subfolders(folder) for folder, split in named.items()):
         return {"train": root}, notes
     splits: dict[str, Path] = {}
     for folder, split in named.items():
         if split is None:
             notes.append(f"{shown(folder)} is passed over: it stands beside the splits")
+        elif not subfolders(folder):
+            notes.append(f"{shown(folder)} is passed over: it holds no folders of classes")
         elif split in splits:
             raise InputError(f"{shown(splits[split])} and {shown(folder)} are the same split")
         else:

@@ -57,6 +57,7 @@ def complete(collection: Collection, params: DataParams) -> dict[str, Images]:
     if params.test_split == "validation":
         test_on_validation(collection)
     drop_copies(collection)
+    drop_empty_splits(collection)
     refuse_missing_classes(collection)
     shares = {"test": params.test_share, "validation": params.validation_share}
     for split, share in shares.items():
@@ -118,6 +119,14 @@ def drop_copies(collection: Collection) -> None:
             lines.append(f"{photo.name} left out: a copy of {other.name}")
         collection.splits[split] = kept
     collection.notes += shortened(lines)
+
+
+def drop_empty_splits(collection: Collection) -> None:
+    """A split whose pictures are all copies of another's is as good as none."""
+    for split in ("test", "validation"):
+        if collection.splits.get(split) == []:
+            del collection.splits[split]
+            collection.notes.append(f"no picture is left in the {split} split")
 
 
 def take_split(collection: Collection, split: str, share: float, seed: int) -> None:
