@@ -29,6 +29,8 @@ from stages.common.inference.export.onnx_export import INPUT, onnx_of
 from stages.common.inference.params import ExportParams
 from stages.common.inference.runtimes.agreement import print_wrong, require_one_right
 from stages.common.inference.runtimes.onnx_files import WRONG
+from stages.common.network.chain import Chain
+from stages.common.network.network import Network
 from stages.common.network.params import NetworkParams
 
 INPUT_DESCRIPTION = {
@@ -49,10 +51,17 @@ def metadata_of(checkpoint: Checkpoint, images: Images) -> dict[str, str]:
     content = {
         "classes": images.classes,
         "input": description,
-        "widths": checkpoint.model.config["widths"],
+        **structure(checkpoint.model),
         "provenance": checkpoint.provenance,
     }
     return {key: json.dumps(value, sort_keys=True) for key, value in content.items()}
+
+
+def structure(model: Network) -> dict:
+    """The chain's widths; of another network, what made it."""
+    if isinstance(model, Chain):
+        return {"widths": model.config["widths"]}
+    return {"network": {key: model.config[key] for key in ("factory", "arguments")}}
 
 
 def parse_args() -> argparse.Namespace:
@@ -75,7 +84,7 @@ def main() -> None:
     images = first_images(
         validation, params.check_images, "export.check_images", "data.validation_images"
     )
-    model = onnx_of(checkpoint.model, images.shape, params.opset, metadata_of(checkpoint, images))
+    model = onnx_of(checkpoint.model, params.opset, metadata_of(checkpoint, images))
     with replacing(args.onnx) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
         results, wrong = compare_runtimes(

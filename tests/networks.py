@@ -140,7 +140,7 @@ def fp32_bytes() -> bytes:
     checkpoint = Checkpoint(model=random_network(), provenance=PROVENANCE)
     images = make_images(1)
     metadata = export.metadata_of(checkpoint, images)
-    model = onnx_of(checkpoint.model, images.shape, opset=18, metadata=metadata)
+    model = onnx_of(checkpoint.model, opset=18, metadata=metadata)
     return model.SerializeToString(deterministic=True)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from stages import export
+from stages.common.building.checkpoint import save_checkpoint
 from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import CLASSES
 from stages.common.inference.export import check
@@ -26,6 +27,7 @@ from tests.networks import (
     write_checkpoint,
     write_params,
 )
+from tests.own_networks import FACTORIES, imported
 
 
 @pytest.fixture
@@ -167,6 +169,39 @@ def test_one_runtime_that_is_wrong_is_recorded_and_the_others_go_on(
     wrong, done = capsys.readouterr().out.splitlines()
     assert wrong == f"opencv_new is wrong here and left out: it {why}"
     assert "nan" not in done
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_a_network_of_a_factory_is_exported_with_its_own_names(
+    arguments, monkeypatch, capsys, factory
+):
+    name = f"tests.own_networks:{factory}"
+    network = imported(factory)
+    save_checkpoint(arguments["checkpoint"], network, PROVENANCE)
+    write_params(arguments["params"], network={"factory": name})
+
+    call(export, monkeypatch, **arguments)
+
+    model = load_model(arguments["onnx"])
+    names = {tensor.name for tensor in model.graph.initializer}
+    assert {"0.weight", f"{len(network.body) - 1}.weight"} <= names
+    assert not [each for each in names if each.startswith("body.")]
+    metadata = read_metadata(model)
+    assert json.loads(metadata["network"]) == {"factory": name, "arguments": {}}
+    assert "widths" not in metadata
+    metrics = json.loads(arguments["metrics"].read_text())
+    assert "wrong_here" not in metrics
+    assert metrics["onnxruntime"]["max_logit_difference"] < 1e-3
+
+
+@pytest.mark.parametrize(("largest", "is_wrong"), [(9.0, True), (40.0, False)])
+def test_a_larger_logit_may_differ_by_more(largest, is_wrong):
+    expected = np.array([[largest, 0.0]])
+    results = {"opencv_new": check.differences(expected + 0.003, expected)}
+
+    wrong = check.wrong_runtimes(results, check.allowed(0.001, expected))
+
+    assert bool(wrong) == is_wrong
 
 
 def test_differences_are_the_largest_logit_and_the_changed_predictions():

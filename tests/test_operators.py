@@ -9,11 +9,11 @@ import pytest
 import torch
 from onnx import ModelProto, numpy_helper
 from torch import Tensor, nn
-from torch.nn import functional
 
 from stages.common.inference.export.onnx_export import to_onnx
 from stages.common.inference.runtimes.onnx_files import onnx_runtimes
 from stages.common.inference.runtimes.opencv import NAMED_ENGINES, engine_code
+from tests.own_networks import Gated, Residual
 
 SHAPE = (3, 20, 24)
 ENGINES = [engine for engine in NAMED_ENGINES if engine_code(engine) is not None]
@@ -30,29 +30,6 @@ class Normalized(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.body((pixels - self.mean) / self.std)
-
-
-class Gated(nn.Module):
-    """Squeeze-and-excitation after Hu et al., CVPR 2018, with a gate of choice."""
-
-    def __init__(self, channels: int, gate: nn.Module):
-        super().__init__()
-        self.squeeze = nn.Conv2d(channels, 4, 1)
-        self.excite = nn.Conv2d(4, channels, 1)
-        self.gate = gate
-
-    def forward(self, x: Tensor) -> Tensor:
-        mean = functional.adaptive_avg_pool2d(x, 1)
-        return x * self.gate(self.excite(functional.relu(self.squeeze(mean))))
-
-
-class Residual(nn.Module):
-    def __init__(self, body: nn.Module):
-        super().__init__()
-        self.body = body
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
 
 
 class Dense(nn.Module):
@@ -140,7 +117,7 @@ def constants(model: ModelProto) -> dict[str, np.ndarray]:
 NETWORKS = {
     "residual": lambda: network(
         *stem(),
-        Residual(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8))),
+        Residual(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)),
         nn.ReLU(),
         *head(),
     ),
