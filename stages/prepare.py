@@ -161,7 +161,10 @@ def replace_directory(directory: Path, part: Path) -> None:
 def value_of(key: str, content: dict) -> Any:
     """Of another stage's section, which ``validate_params`` has checked."""
     section, name = key.split(".")
-    return content[section][name]
+    try:
+        return content[section][name]
+    except (KeyError, TypeError):
+        raise InputError(f"{key} is missing in the params; run 'dvc repro'") from None
 
 
 def parse_args() -> argparse.Namespace:

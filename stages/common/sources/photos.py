@@ -32,7 +32,7 @@ def read_photo(path: Path) -> np.ndarray:
     if content[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
         raise InputError("is HEIC, which OpenCV does not decode; convert it to JPEG")
     try:
-        return np.ascontiguousarray(decoded(content)[..., ::-1])
+        return cv2.cvtColor(decoded(content), cv2.COLOR_BGR2RGB)
     except cv2.error as error:
         raise InputError(f"cannot be decoded ({' '.join(str(error.err).split())})") from None
     except ValueError as error:
@@ -49,4 +49,6 @@ def resized(photo: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray
 
 def digest_of(photo: np.ndarray) -> bytes:
     """Identifies the decoded picture, whatever its file."""
-    return hashlib.sha256(repr(photo.shape).encode() + photo.tobytes()).digest()
+    digest = hashlib.sha256(repr(photo.shape).encode())
+    digest.update(np.ascontiguousarray(photo).data)
+    return digest.digest()
