@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,5 +88,12 @@ def rebuilt(config: dict, weights: dict[str, torch.Tensor]) -> Network:
         give_shapes(model, weights)
     else:
         model = Chain(config)
-    model.load_state_dict(weights)
+    model.load_state_dict(with_versions_of(model, weights))
     return model
+
+
+def with_versions_of(model: Network, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights with the versions of the model's layers, which torchvision's MNASNet asks for."""
+    versioned = OrderedDict(weights)
+    versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    return versioned
