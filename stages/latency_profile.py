@@ -1,9 +1,10 @@
-"""Hand the device's profile to pruning, and only where pruning asks for milliseconds.
+"""Hand the device's profile to pruning, and only where pruning asks for the chain's milliseconds.
 
 Reads   deploy/profiles/: the profile that dvc.yaml names, if pruning needs it
 Writes  a JSON with the fitted part of the profile, or the constant {"used": false}, so that a new
         profile makes no pruning stale that does not use it
-Params  prune.target, prune.budget_ms
+Params  prune.target, prune.budget_ms, network.factory (of another network than the chain pruning
+        measures candidates itself)
 Raises  InputError when the profile is needed and missing, damaged or no profile
 """
 
@@ -13,8 +14,16 @@ from pathlib import Path
 
 from stages.common.core.cli import run
 from stages.common.core.files import write_json
-from stages.common.core.params import number, one_of, parse_section, read_params
-from stages.common.pruning.latency_model import read_profile
+from stages.common.core.params import Params, number, one_of, parse_section, read_params
+from stages.common.network.params import CHAIN, factory
+from stages.common.pruning.latency.model import read_profile
+
+
+@dataclass(frozen=True)
+class FactoryParams:
+    """The network, of which alone there are profiles; see NetworkParams for the others."""
+
+    factory: str = factory(CHAIN)
 
 
 @dataclass(frozen=True)
@@ -28,21 +37,27 @@ class TimeParams:
         return self.target == "latency" or self.budget_ms > 0
 
 
-def load_time_params(path: Path) -> TimeParams:
-    """Read only these two keys of the section, the only ones on which this stage depends."""
-    section = read_params(path).get("prune") or {}
-    keys = {key: section[key] for key in TimeParams.__dataclass_fields__ if key in section}
-    return parse_section(TimeParams, {"prune": keys}, section="prune", path=path)
+def needs_profile(path: Path) -> bool:
+    """By the only keys on which this stage depends."""
+    times = load_keys(TimeParams, path, "prune")
+    return times.needs_latency() and load_keys(FactoryParams, path, "network").factory == CHAIN
+
+
+def load_keys(cls: type[Params], path: Path, section: str) -> Params:
+    """Read only the keys of ``cls``, whatever else the section holds."""
+    content = read_params(path).get(section) or {}
+    keys = {key: content[key] for key in cls.__dataclass_fields__ if key in content}
+    return parse_section(cls, {section: keys}, section=section, path=path)
 
 
 def main() -> None:
     args = parse_args()
-    if load_time_params(args.params).needs_latency():
+    if needs_profile(args.params):
         write_json(args.latency, {"used": True, **read_profile(args.profile)})
         print(f"{args.latency}: latencies of {args.profile}")
     else:
         write_json(args.latency, {"used": False})
-        print(f"{args.latency}: pruning needs no latency")
+        print(f"{args.latency}: pruning needs no profile")
 
 
 def parse_args() -> argparse.Namespace:

@@ -33,7 +33,12 @@ from stages.common.inference.params import (
 from stages.common.measuring.params import BenchmarkParams
 from stages.common.network.params import CHAIN, NONE, NetworkParams, refuse_keys_of_others
 from stages.common.npu.vela import NPUParams
-from stages.common.pruning.params import PruneParams, refuse_contradictions, refuse_other_shapes
+from stages.common.pruning.params import (
+    PruneParams,
+    refuse_chain_only,
+    refuse_contradictions,
+    refuse_other_shapes,
+)
 from stages.common.revisions.changes import CompareRevisionsParams
 from stages.common.sources.params import PrepareParams
 from stages.common.studies.grid import StudiesParams, experiments_of
@@ -98,7 +103,9 @@ def check(content: dict, path: str | Path) -> None:
     refuse_large_augmentation(params["recipe"], params["data"].image_size)
     check_counts(params, path)
     refuse_contradictions(params["prune"])
-    if not params["network"].imported:
+    if params["network"].imported:
+        refuse_chain_only(params["prune"], params["network"].factory)
+    else:
         refuse_other_shapes(params["prune"], params["train"].widths)
         refuse_unprofiled(params["prune"], params["data"].image_size)
     check_studies(params["studies"], content, path)

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from stages.common.pruning.latency_model import FORMAT
+from stages.common.pruning.latency.model import FORMAT
 
 STEP = 8
 

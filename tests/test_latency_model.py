@@ -7,7 +7,7 @@ import pytest
 
 from stages import latency_profile as device
 from stages.common.core.cli import InputError
-from stages.common.pruning.latency_model import load_latency_model, model_from, read_profile
+from stages.common.pruning.latency.model import load_latency_model, model_from, read_profile
 from tests.networks import call
 from tests.profiles import profile
 
@@ -84,10 +84,13 @@ def test_a_damaged_latency_model_is_refused(tmp_path, content, said):
         load_latency_model(path)
 
 
-def hand_over(tmp_path, monkeypatch, target: str, budget_ms: float) -> None:
+def hand_over(tmp_path, monkeypatch, target: str, budget_ms: float, factory: str = "chain") -> None:
     params = tmp_path / "params.yaml"
-    # Other keys of the section are none of this stage's business.
-    params.write_text(f"prune: {{target: {target}, budget_ms: {budget_ms}, amount: 7}}\n")
+    # Other keys of the sections are none of this stage's business.
+    params.write_text(
+        f"prune: {{target: {target}, budget_ms: {budget_ms}, amount: 7}}\n"
+        f"network: {{factory: {factory}, weights: 7}}\n"
+    )
     files = {"profile": tmp_path / "p.json", "latency": tmp_path / "model.json"}
     call(device, monkeypatch, params=params, **files)
 
@@ -101,6 +104,8 @@ def test_pruning_gets_no_latency_where_it_asks_for_none(tmp_path, monkeypatch):
     (tmp_path / "p.json").write_text(json.dumps(profile(SHAPE)))
     hand_over(tmp_path, monkeypatch, "params", 0)
     assert (tmp_path / "model.json").read_bytes() == without
+    hand_over(tmp_path, monkeypatch, "latency", 0.5, "torchvision:resnet18")
+    assert (tmp_path / "model.json").read_bytes() == without, "measured, not looked up"
 
 
 @pytest.mark.parametrize(("target", "budget_ms"), [("latency", 0), ("macs", 0.5)])

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from stages.common.pruning.latency_model import model_from
-from stages.common.pruning.latency_search import (
+from stages.common.pruning.latency.model import model_from
+from stages.common.pruning.latency.search import (
     Choices,
     allowed_widths,
     best_choice,

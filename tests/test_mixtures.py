@@ -15,9 +15,9 @@ from stages.common.data.dataset import CIFAR10, Images, load_training_images
 from stages.common.data.params import DataParams
 from stages.common.network.chain import Chain
 from stages.common.network.size import size_of
-from stages.common.pruning import mixup_teacher
+from stages.common.pruning import base_teacher
+from stages.common.pruning.base_teacher import MixupFirst, MixupTeacher
 from stages.common.pruning.fine_tuning import prune_in_steps
-from stages.common.pruning.mixup_teacher import MixupFirst, MixupTeacher
 from stages.common.training.augmentation import Augmenter
 from stages.common.training.checkpoints import model_digest
 from stages.common.training.loop import Epochs
@@ -51,7 +51,7 @@ def teacher(base, images, tmp_path) -> MixupFirst:
 
 def mixup_of(base: Chain, images: Images, path: Path) -> MixupTeacher:
     context = run_context(images, path)
-    return mixup_teacher.mixup_teacher(base, context, seed=0, views=VIEWS, batch_size=50)
+    return base_teacher.mixup_teacher(base, context, seed=0, views=VIEWS, batch_size=50)
 
 
 def plain_teacher(base: Chain, images: Images) -> TeacherOutputs:
@@ -173,7 +173,7 @@ def test_the_outputs_on_a_mixture_are_computed_once_after_a_kill_too(
         calls.append(args)
         return mirrored_logits(*args)
 
-    monkeypatch.setattr(mixup_teacher, "mirrored_logits", counted)
+    monkeypatch.setattr(base_teacher, "mirrored_logits", counted)
     epochs = Epochs(run_context(images, tmp_path), seed=0, teacher=teacher)
     before = [epochs.load(epoch)[2] for epoch in range(VIEWS + 1)]
     assert len(calls) == VIEWS
@@ -203,6 +203,14 @@ def test_another_base_has_its_own_outputs(base, images, tmp_path):
 )
 def test_a_short_fine_tuning_ends_on_plain_views_as_well(share, epochs, expected):
     assert dataclasses.replace(PARAMS, mixup_share=share).mixup_epochs(epochs) == expected
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs", "between", "expected"), [(1, 20, 7, 18), (3, 20, 10, 36), (2, 9, 9, 18)]
+)
+def test_the_other_epochs_are_on_plain_views(steps, epochs, between, expected):
+    params = dataclasses.replace(PARAMS, mixup_share=0.1, steps=steps, epochs=epochs)
+    assert dataclasses.replace(params, epochs_between=between).plain_epochs() == expected
 
 
 @pytest.mark.parametrize(

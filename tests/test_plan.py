@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stages.common.core.cli import InputError
-from stages.common.pruning.latency_model import model_from
+from stages.common.pruning.latency.model import model_from
 from stages.common.pruning.params import PruneParams, refuse_contradictions
 from stages.common.pruning.plan import (
     Cost,
@@ -18,6 +18,7 @@ from stages.common.pruning.plan import (
     Ranking,
     RemoveShare,
     StayWithin,
+    StayWithinMeasured,
     goals_of,
     in_words,
     make_plan,
@@ -169,12 +170,75 @@ def test_proportional_allocation_keeps_the_proportions_or_all_that_a_group_has()
 
 
 def test_widths_are_rounded_but_never_to_nothing():
+    def widths(ratio: float, *scores: np.ndarray) -> list[int]:
+        groups = [Group(str(number), score) for number, score in enumerate(scores)]
+        return widths_at(ratio, groups, list(scores), round_to=8)
+
     scores = [np.arange(1.0, 33.0), np.arange(101.0, 133.0)]
-    assert widths_at(0.0, scores, round_to=8) == [32, 32]
-    assert widths_at(0.25, scores, round_to=8) == [16, 32]
-    assert widths_at(0.5, scores, round_to=8) == [8, 32]
-    assert widths_at(1.0, scores, round_to=8) == [8, 8]
-    assert widths_at(1.0, [np.random.default_rng(0).uniform(size=5)], round_to=8) == [5]
+    assert widths(0.0, *scores) == [32, 32]
+    assert widths(0.25, *scores) == [16, 32]
+    assert widths(0.5, *scores) == [8, 32]
+    assert widths(1.0, *scores) == [8, 8]
+    assert widths(1.0, np.random.default_rng(0).uniform(size=5)) == [5]
+
+
+@pytest.mark.parametrize(
+    ("channels_each", "round_to", "expected"),
+    [
+        (1, 4, [8, 8, 8, 4, 4]),
+        (3, 1, [24, 21, 18, 15, 12]),  # one from each of three groups
+        (3, 4, [24, 24, 24, 12, 12]),  # a multiple of 3 and of 4
+        (4, 8, [32, 32, 24, 16, 16]),
+        (3, 16, [24, 24, 24, 24, 24]),  # no multiple of 3 and of 16 is small enough
+    ],
+)
+def test_channels_of_a_grouped_convolution_go_in_sets_and_widths_are_multiples_all_the_same(
+    channels_each, round_to, expected
+):
+    group = Group("grouped", np.arange(8.0), channels_each=channels_each)
+    assert group.width == 8 * channels_each
+    found = [
+        widths_at(removed / 8, [group], [group.importance], round_to)[0] for removed in range(5)
+    ]
+    assert found == expected
+    fewest = widths_at(1.0, [group], [group.importance], 1)
+    assert fewest == [1 if channels_each == 1 else 2 * channels_each], "two sets: not depthwise"
+
+
+NOISE = 0.005  # of a time measured here
+
+
+def measured(asked: list[list[int]]) -> Cost:
+    """Noisy milliseconds of a chain; every question is noted."""
+    rng = np.random.default_rng(0)
+
+    def of(widths: list[int]) -> float:
+        asked.append(widths)
+        return chain_cost(widths) * (1 + NOISE * rng.uniform(-1, 1))
+
+    return Cost(of, base=chain_cost([64, 64, 64]), unit="ms measured here", measured=True)
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.2])
+def test_a_measured_budget_is_met_with_few_measurements(share):
+    groups, asked = groups_of(0, [64, 64, 64]), []
+    cost = measured(asked)
+    goal = StayWithinMeasured(share * cost.base, cost, Ranking("global", []))
+    widths = list(make_plan(groups, goal, round_to=1).values())
+    assert 0.95 * goal.budget < chain_cost(widths) <= (1 + NOISE) * goal.budget
+    assert len(asked) <= 10
+
+
+def test_a_measured_budget_that_the_base_meets_removes_nothing():
+    groups = groups_of(0, [64, 64, 64])
+    goal = StayWithinMeasured(2 * chain_cost([64] * 3), measured([]), Ranking("uniform", []))
+    assert list(make_plan(groups, goal, round_to=8).values()) == [64, 64, 64]
+
+
+def test_a_measured_budget_out_of_reach_says_what_the_narrowest_network_takes():
+    goal = StayWithinMeasured(3.0, measured([]), Ranking("global", []))
+    with pytest.raises(InputError, match=r"asks for 3\.0000 ms .* can be reached is 23\d\."):
+        make_plan(groups_of(0, [64, 64, 64]), goal, round_to=8)
 
 
 def test_an_amount_out_of_reach_says_what_can_be_reached():
@@ -260,6 +324,14 @@ def test_a_budget_with_another_target_is_met_by_rank():
     goals = goals_of(params, [[32, 32]], MILLISECONDS, LATENCY)
     assert [goal.budget for goal in goals] == pytest.approx([1.4, 0.8])
     assert all(isinstance(goal, StayWithin) for goal in goals)
+
+
+def test_milliseconds_measured_here_are_a_budget_whatever_the_target():
+    cost = dataclasses.replace(MILLISECONDS, measured=True)
+    for changes in ({"target": "latency", "amount": 0.6}, {"budget_ms": 0.8}):
+        goals = goals_of(dataclasses.replace(PARAMS, **changes), [], cost, None)
+        assert [goal.budget for goal in goals] == pytest.approx([1.4, 0.8])
+        assert all(isinstance(goal, StayWithinMeasured) for goal in goals)
 
 
 def test_a_rounding_that_the_profile_does_not_know_is_refused():

@@ -19,7 +19,7 @@ from deploy.profile_device import STEP, Layer, layers_of, onnx_of
 from stages.common.core.cli import InputError
 from stages.common.inference.onnx_graph import cost_of, shape_of
 from stages.common.measuring import machine
-from stages.common.pruning.latency_model import model_from, read_profile
+from stages.common.pruning.latency.model import model_from, read_profile
 from stages.tools import validate_profile
 from tests.networks import CONFIG, fp32_model, int8_model
 

@@ -16,7 +16,7 @@ from stages.common.pruning.cut import hold_at_zero, keep_channels, make_permanen
 from stages.common.pruning.fine_tuning import cut_of, prune_in_steps
 from stages.common.pruning.groups import convolutions
 from stages.common.pruning.importance import scored_groups
-from stages.common.pruning.latency_model import LatencyModel, model_from
+from stages.common.pruning.latency.model import LatencyModel, model_from
 from stages.common.pruning.params import PruneParams, flat
 from stages.common.pruning.plan import Group
 from stages.common.training.augmentation import Augmenter

@@ -29,7 +29,7 @@ from stages.common.core.files import write_csv, write_text
 from stages.common.inference.runtimes.opencv import OpenCVSession
 from stages.common.measuring.bootstrap import latency_summary
 from stages.common.measuring.interleaved_timing import load_average, time_interleaved, warn_if_busy
-from stages.common.pruning.latency_model import PRECISIONS, LatencyModel, model_from, read_profile
+from stages.common.pruning.latency.model import PRECISIONS, LatencyModel, model_from, read_profile
 from stages.common.reporting.markdown import as_table
 from stages.common.reporting.style import save_png
 from stages.tools.profile_chart import profile_chart

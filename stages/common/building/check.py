@@ -1,12 +1,11 @@
 """The network that params.yaml names, tried before any work."""
 
-import difflib
 from pathlib import Path
 
 from stages.common.building.pretrained import weights_file
 from stages.common.core.cli import InputError
 from stages.common.network.factories import make_body, require_runs, source_file
-from stages.common.network.params import NetworkParams, refuse_keys_of_others
+from stages.common.network.params import NetworkParams, refuse_keys_of_others, require_layers
 
 TRIED_CLASSES = 2  # how many there are, prepare finds out
 
@@ -46,13 +45,3 @@ def refuse_untracked(params: NetworkParams) -> None:
             f"network.code is {params.code!r}, but {params.factory} is in {name}; set network.code "
             "to that file or its folder, so that a change of it makes stale what depends on it"
         )
-
-
-def require_layers(known: list[str], names: list[str]) -> None:
-    """Raise ``InputError``, with the nearest name, for a layer that the network lacks."""
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-            raise InputError(
-                f"network.keep_whole: the network has no layer '{name}'; nearest: '{near}'"
-            )

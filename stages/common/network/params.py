@@ -1,5 +1,6 @@
 """Section 'network' of params.yaml, importable without torch."""
 
+import difflib
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,4 +72,14 @@ def refuse_keys_of_others(params: NetworkParams) -> None:
             raise InputError(
                 f"network.{key} is {value!r}, which the chain does not take; it is for other "
                 "network.factory"
+            )
+
+
+def require_layers(known: list[str], names: list[str]) -> None:
+    """Raise ``InputError``, with the nearest name, for a layer that the network lacks."""
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+            raise InputError(
+                f"network.keep_whole: the network has no layer '{name}'; nearest: '{near}'"
             )

@@ -1,55 +1,61 @@
 """Pruning in steps: importance -> plan -> cut -> fine-tune, and again."""
 
 import copy
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from stages.common.data.dataset import Images
 from stages.common.network.chain import Chain, widths_of
+from stages.common.network.network import Network
 from stages.common.network.size import size_of
+from stages.common.pruning.base_teacher import MixupFirst, mixup_teacher, network_teacher
+from stages.common.pruning.costs import latency_cost, size_cost
 from stages.common.pruning.cut import hold_at_zero, keep_channels, make_permanent
-from stages.common.pruning.groups import latency_cost, size_cost
 from stages.common.pruning.importance import scored_groups
-from stages.common.pruning.latency_model import LatencyModel
-from stages.common.pruning.mixup_teacher import MixupFirst, mixup_teacher
+from stages.common.pruning.latency.candidates import CandidateTimer
+from stages.common.pruning.latency.model import LatencyModel
 from stages.common.pruning.params import PruneParams
-from stages.common.pruning.plan import goals_of, in_words, make_plan
+from stages.common.pruning.plan import Cost, goals_of, in_words, make_plan
 from stages.common.training.checkpoints import Progress
 from stages.common.training.context import RunContext
 from stages.common.training.loop import Monitor, evaluate, fit, ignore
-from stages.common.training.losses import distillation_objective
+from stages.common.training.losses import Objective, distillation_objective, label_objective
 from stages.common.training.params import Schedule
-from stages.common.training.teacher import Teacher
+from stages.common.training.teacher import Teacher, TeacherOutputs
 
-Cut = Callable[[Chain, int], Chain]  # the network and the number of the step, from 1
+Cut = Callable[[Network, int], Network]  # the network and the number of the step, from 1
+Latency = LatencyModel | CandidateTimer  # of the chain by a profile, of another network measured
 
 
 @dataclass(frozen=True)
 class Pruned:
     """A pruned network, on the CPU, and how it came about."""
 
-    network: Chain
+    network: Network
     fine_tuning: list[Progress]  # one a step
     accuracy_before_fine_tuning: float  # percent of the validation images, after the last cut
 
 
 def prune_in_steps(
-    base: Chain,
-    teacher: Teacher,
+    base: Network,
+    teacher: TeacherOutputs,
     params: PruneParams,
     context: RunContext,
-    latency: LatencyModel | None = None,
+    latency: Latency | None = None,
     on_epoch: Callable[[list[list[dict]]], None] = ignore,
+    keep_whole: Sequence[str] = (),
 ) -> Pruned:
     """Cut a copy of the base in equal steps, fine-tuning after each.
 
     ``latency`` is given where the params ask for milliseconds. After every epoch ``on_epoch`` is
-    called with the rows of the curve, one list a step.
+    called with the rows of the curve, one list a step. Where ``teacher`` has no views, the base
+    itself is the teacher.
     """
-    cut = cut_of(base, params, context.images, latency)
-    teacher_of = teachers_of(base, teacher, params, context)
+    cut = cut_of(base, params, context.images, latency, keep_whole)
+    objective_of = objectives(base, teacher, params, context)
     model, accuracy = copy.deepcopy(base), 0.0
     fine_tuning: list[Progress] = []
 
@@ -59,13 +65,7 @@ def prune_in_steps(
     for step in range(1, params.steps + 1):
         model = cut(model, step)
         accuracy = evaluate(model.to(context.device), context.validation, context.device)
-        schedule = schedule_of(step, params)
-        objective = distillation_objective(
-            teacher_of(schedule.epochs),
-            params.distillation,
-            params.temperature,
-            context.recipe.label_smoothing,
-        )
+        schedule, objective = schedule_of(step, params), objective_of(step)
         monitor = Monitor(f"prune step {step}/{params.steps}, epoch", after_epoch)
         fine_tuning.append(fit(model, objective, schedule, params.seed + step, context, monitor))
         if params.method == "unstructured":
@@ -73,32 +73,54 @@ def prune_in_steps(
     return Pruned(model.cpu(), fine_tuning, accuracy)
 
 
+# -------------------------------------------------------------------------------------------- cut
+
+
 def cut_of(
-    base: Chain, params: PruneParams, images: Images, latency: LatencyModel | None = None
+    base: Network,
+    params: PruneParams,
+    images: Images,
+    latency: Latency | None = None,
+    keep_whole: Sequence[str] = (),
 ) -> Cut:
     """The function that makes a step's cut: zeros written in place, or channels removed."""
     if params.method == "unstructured":
         before = size_of(base)
 
-        def write_zeros(model: Chain, step: int) -> Chain:
+        def write_zeros(model: Network, step: int) -> Network:
             model = model.cpu().to(memory_format=torch.contiguous_format)
             share = params.amount * step / params.steps
-            hold_at_zero(model, share, before, params.target, params.allocation)
+            hold_at_zero(model, share, before, params.target, params.allocation, keep_whole)
             return model
 
         return write_zeros
 
-    cost = size_cost(base, params.target) if latency is None else latency_cost(base, latency)
-    goals = goals_of(params, widths_of(base), cost, latency)
+    shape = widths_of(base) if isinstance(base, Chain) else []
+    profile = latency if isinstance(latency, LatencyModel) else None
+    goals = goals_of(params, shape, cost_of(base, params, latency, keep_whole), profile)
 
-    def remove_channels(model: Chain, step: int) -> Chain:
+    def remove_channels(model: Network, step: int) -> Network:
         model = model.cpu()
-        groups = scored_groups(model, images, params.importance, params.seed)
+        groups = scored_groups(model, images, params.importance, params.seed, keep_whole)
         plan = make_plan(groups, goals[step - 1], params.round_to)
         print(f"plan of step {step}/{params.steps}: {in_words(plan, groups)}")
         return keep_channels(model, groups, plan)
 
     return remove_channels
+
+
+def cost_of(
+    base: Network, params: PruneParams, latency: Latency | None, keep_whole: Sequence[str]
+) -> Cost:
+    if latency is None:
+        return size_cost(base, params.target, keep_whole)
+    if isinstance(latency, CandidateTimer):
+        return latency.cost()
+    assert isinstance(base, Chain)
+    return latency_cost(base, latency)
+
+
+# ------------------------------------------------------------------------------------ fine-tuning
 
 
 def schedule_of(step: int, params: PruneParams) -> Schedule:
@@ -110,16 +132,43 @@ def schedule_of(step: int, params: PruneParams) -> Schedule:
     )
 
 
-def teachers_of(
-    base: Chain, plain: Teacher, params: PruneParams, context: RunContext
-) -> Callable[[int], Teacher]:
-    """The teacher of a fine-tuning with so many epochs: on mixtures first, where params say so."""
-    if not params.most_mixup_epochs():
-        return lambda _: plain
-    mixup = mixup_teacher(base, context, plain.seed, params.mixup_views, params.batch_size)
+def objectives(
+    base: Network, views: TeacherOutputs, params: PruneParams, context: RunContext
+) -> Callable[[int], Objective]:
+    """The objective of a step: the labels, and the outputs of its teacher if it has one."""
+    teacher_of = teachers_of(base, views, params, context)
+    label_smoothing = context.recipe.label_smoothing
 
-    def teacher(epochs: int) -> Teacher:
-        mixup_epochs = params.mixup_epochs(epochs)
-        return MixupFirst(mixup, mixup_epochs, plain) if mixup_epochs else plain
+    def objective(step: int) -> Objective:
+        teacher = teacher_of(step)
+        if teacher is None:
+            return label_objective(label_smoothing)
+        return distillation_objective(
+            teacher, params.distillation, params.temperature, label_smoothing
+        )
+
+    return objective
+
+
+def teachers_of(
+    base: Network, views: TeacherOutputs, params: PruneParams, context: RunContext
+) -> Callable[[int], Teacher | None]:
+    """The teacher of a step: on mixtures first, where params say so, then on plain views.
+
+    Plain views are those of ``views``. Where it has none, they are new ones with the base as
+    teacher, or with none where ``prune.distillation`` is 0.
+    """
+    own = None if views.views else network_teacher(base, context, params.batch_size)
+    mixup = None
+    if params.most_mixup_epochs():
+        seed = views.seed if own is None else params.seed
+        mixup = mixup_teacher(base, context, seed, params.mixup_views, params.batch_size)
+
+    def teacher(step: int) -> Teacher | None:
+        plain = views if own is None else dataclasses.replace(own, seed=params.seed + step)
+        mixup_epochs = params.mixup_epochs(schedule_of(step, params).epochs)
+        if mixup is not None and mixup_epochs:
+            return MixupFirst(mixup, mixup_epochs, plain)
+        return plain if views.views or params.distillation else None
 
     return teacher

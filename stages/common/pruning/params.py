@@ -12,6 +12,7 @@ from stages.common.core.params import (
     whole,
     with_stored_names,
 )
+from stages.common.network.params import CHAIN
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ class PruneParams:
         """
         return math.floor(round(self.mixup_share * epochs, 6))  # 0.29 * 100 is 28.999...
 
+    def plain_epochs(self) -> int:
+        """The epochs of all steps that are not on mixtures."""
+        epochs = [*[self.epochs_between] * (self.steps - 1), self.epochs]
+        return sum(each - self.mixup_epochs(each) for each in epochs)
+
     def most_mixup_epochs(self) -> int:
         """The epochs on mixtures of the step that has most of them."""
         between = self.epochs_between if self.steps > 1 else 0
@@ -85,6 +91,22 @@ def refuse_contradictions(params: PruneParams) -> None:
         raise InputError(
             "prune.budget_ms and prune.widths both say how much to keep: set budget_ms to 0, or "
             "widths to []"
+        )
+
+
+def refuse_chain_only(params: PruneParams, factory: str) -> None:
+    """Raise ``InputError`` for params of the chain where another network is pruned."""
+    if factory == CHAIN:
+        return
+    if params.widths:
+        raise InputError(
+            f"prune.widths is for the chain, but network.factory is {factory}: set it to [], and "
+            "say by prune.amount or prune.budget_ms how much to remove"
+        )
+    if params.method == "structured" and params.allocation == "proportional":
+        raise InputError(
+            "prune.allocation is proportional, which is for the chain, but network.factory is "
+            f"{factory}: set it to uniform or global"
         )
 
 

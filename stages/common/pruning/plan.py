@@ -11,31 +11,46 @@ from dataclasses import dataclass
 import numpy as np
 
 from stages.common.core.cli import InputError
-from stages.common.pruning.latency_model import LatencyModel
-from stages.common.pruning.latency_search import most_important_widths
+from stages.common.pruning.latency.model import LatencyModel
+from stages.common.pruning.latency.search import most_important_widths
 from stages.common.pruning.params import PruneParams, flat, require_narrower, require_proportions
 
 Plan = dict[str, int]  # the name of a group -> how many channels it keeps
 
+CLOSE = 0.02  # of a budget: a measured time is not sought more closely
+
 
 @dataclass(frozen=True)
 class Group:
-    """Channels of one layer, each of which can be removed with all that depends on it."""
+    """Channels that can be removed one by one, each with all that depends on it.
+
+    Where a grouped convolution reads or makes them, they go in sets of ``channels_each``: one from
+    each of its groups.
+    """
 
     name: str
-    importance: np.ndarray  # (channels,) float32, comparable between groups
+    importance: np.ndarray  # (sets,) float32, comparable between groups
+    layers: tuple[str, ...] = ()  # the layers whose output channels they are, by module name
+    channels_each: int = 1
+
+    @property
+    def width(self) -> int:
+        """Number of channels."""
+        return len(self.importance) * self.channels_each
 
 
 @dataclass(frozen=True)
 class Cost:
     """The cost of a network whose groups have the given numbers of channels.
 
-    It must not fall when a group is wider, except where it is milliseconds.
+    It must not fall when a group is wider, except where it is milliseconds. Where it is measured,
+    asking takes seconds, and the answer has the noise of the machine.
     """
 
     of: Callable[[list[int]], float]
     base: float  # of the network before pruning
     unit: str
+    measured: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +112,15 @@ class StayWithin:
 
 
 @dataclass(frozen=True)
+class StayWithinMeasured:
+    """Remove the channels ranked lowest until the measured cost is within the budget."""
+
+    budget: float
+    cost: Cost
+    ranking: Ranking
+
+
+@dataclass(frozen=True)
 class KeepMostWithin:
     """Keep the most importance that fits into the milliseconds."""
 
@@ -104,7 +128,7 @@ class KeepMostWithin:
     latency: LatencyModel
 
 
-Goal = KeepWidths | RemoveShare | StayWithin | KeepMostWithin
+Goal = KeepWidths | RemoveShare | StayWithin | StayWithinMeasured | KeepMostWithin
 
 
 def goals_of(
@@ -112,20 +136,23 @@ def goals_of(
 ) -> list[Goal]:
     """The goal of every step, on the way from the base's widths to what the params ask for.
 
-    ``cost`` is in milliseconds where there is a latency model, else in ``params.target``. Raises
-    ``InputError`` for widths or proportions that do not fit the base, and for a rounding to widths
-    that the latency model does not know.
+    ``cost`` is in milliseconds where there is a latency model or where it is measured, else in
+    ``params.target``. Raises ``InputError`` for widths or proportions that do not fit the base, and
+    for a rounding to widths that the latency model does not know.
     """
     steps = range(1, params.steps + 1)
     if params.widths:
         require_narrower(params.widths, base)
         return [KeepWidths(widths_after(step, params, base)) for step in steps]
-    if latency is None:
+    if latency is None and not cost.measured:
         ranking = ranking_of(params, base)
         shares = [params.amount * step / params.steps for step in steps]
         return [RemoveShare(share, cost, ranking) for share in shares]
-    latency.require_multiple(params.round_to)
     budgets = [budget_after(step, params, cost.base) for step in steps]
+    if latency is None:
+        ranking = ranking_of(params, base)
+        return [StayWithinMeasured(budget, cost, ranking) for budget in budgets]
+    latency.require_multiple(params.round_to)
     if params.target == "latency":
         return [KeepMostWithin(budget, latency) for budget in budgets]
     ranking = ranking_of(params, base)
@@ -164,9 +191,11 @@ def make_plan(groups: list[Group], goal: Goal, round_to: int) -> Plan:
     if isinstance(goal, KeepWidths):
         widths = goal.widths
     elif isinstance(goal, RemoveShare):
-        widths = widths_near_share(goal, goal.ranking.scores(groups), round_to)
+        widths = widths_near_share(goal, groups, round_to)
     elif isinstance(goal, StayWithin):
-        widths = widths_within_budget(goal, goal.ranking.scores(groups), round_to)
+        widths = widths_within_budget(goal, groups, round_to)
+    elif isinstance(goal, StayWithinMeasured):
+        widths = widths_within_measured(goal, groups, round_to)
     else:
         importance = [group.importance for group in groups]
         widths = most_important_widths(importance, goal.budget_ms, round_to, goal.latency)
@@ -175,14 +204,15 @@ def make_plan(groups: list[Group], goal: Goal, round_to: int) -> Plan:
 
 def in_words(plan: Plan, groups: list[Group]) -> str:
     """'block1.conv1 32 of 64, block1.conv2 64 of 64'."""
-    return ", ".join(f"{each.name} {plan[each.name]} of {len(each.importance)}" for each in groups)
+    return ", ".join(f"{each.name} {plan[each.name]} of {each.width}" for each in groups)
 
 
-def widths_near_share(goal: RemoveShare, scores: list[np.ndarray], round_to: int) -> list[int]:
+def widths_near_share(goal: RemoveShare, groups: list[Group], round_to: int) -> list[int]:
     """The widths whose share of the cost removed is nearest to the one asked for."""
+    scores = goal.ranking.scores(groups)
 
     def share_at(ratio: float) -> float:
-        return 1 - goal.cost.of(widths_at(ratio, scores, round_to)) / goal.cost.base
+        return 1 - goal.cost.of(widths_at(ratio, groups, scores, round_to)) / goal.cost.base
 
     most = share_at(1.0)
     if goal.share > most:
@@ -190,26 +220,61 @@ def widths_near_share(goal: RemoveShare, scores: list[np.ndarray], round_to: int
             f"prune.amount asks to remove {goal.share:g} of the {goal.cost.unit}; with "
             f"prune.round_to {round_to} at most {most:.3f} can be removed"
         )
-    return widths_at(nearest_ratio(share_at, goal.share), scores, round_to)
+    return widths_at(nearest_ratio(share_at, goal.share), groups, scores, round_to)
 
 
-def widths_within_budget(goal: StayWithin, scores: list[np.ndarray], round_to: int) -> list[int]:
+def widths_within_budget(goal: StayWithin, groups: list[Group], round_to: int) -> list[int]:
     """The widths of the smallest pruning ratio whose cost is within the budget."""
-    channels = sum(len(score) for score in scores)
+    scores = goal.ranking.scores(groups)
+    count = sum(len(score) for score in scores)
     least = math.inf
-    for removed in range(channels + 1):
-        widths = widths_at(removed / channels, scores, round_to)
+    for removed in range(count + 1):
+        widths = widths_at(removed / count, groups, scores, round_to)
         cost = goal.cost.of(widths)
         if cost <= goal.budget:
             return widths
         least = min(least, cost)
-    raise InputError(
-        f"prune.budget_ms or prune.amount asks for {goal.budget:.4f} {goal.cost.unit}; with "
-        f"prune.round_to {round_to} the least that can be reached is {least:.4f} {goal.cost.unit}"
+    raise out_of_reach(goal.budget, least, goal.cost.unit, round_to)
+
+
+def widths_within_measured(
+    goal: StayWithinMeasured, groups: list[Group], round_to: int
+) -> list[int]:
+    """Widths whose measured cost is within the budget, and above it by less than CLOSE if the
+    machine's noise allows (bisection of the pruning ratio).
+    """
+    scores = goal.ranking.scores(groups)
+    count = sum(len(score) for score in scores)
+
+    def widths_without(removed: int) -> list[int]:
+        return widths_at(removed / count, groups, scores, round_to)
+
+    too_few, enough = 0, count
+    if goal.cost.of(widths_without(too_few)) <= goal.budget:
+        return widths_without(too_few)
+    cost = goal.cost.of(widths_without(enough))
+    if cost > goal.budget:
+        raise out_of_reach(goal.budget, cost, goal.cost.unit, round_to)
+    while enough - too_few > 1 and cost < (1 - CLOSE) * goal.budget:
+        middle = (too_few + enough) // 2
+        found = goal.cost.of(widths_without(middle))
+        if found <= goal.budget:
+            enough, cost = middle, found
+        else:
+            too_few = middle
+    return widths_without(enough)
+
+
+def out_of_reach(budget: float, least: float, unit: str, round_to: int) -> InputError:
+    return InputError(
+        f"prune.budget_ms or prune.amount asks for {budget:.4f} {unit}; with prune.round_to "
+        f"{round_to} the least that can be reached is {least:.4f} {unit}"
     )
 
 
-def widths_at(ratio: float, scores: list[np.ndarray], round_to: int) -> list[int]:
+def widths_at(
+    ratio: float, groups: list[Group], scores: list[np.ndarray], round_to: int
+) -> list[int]:
     """The widths that remain when the lowest ``ratio`` of all channels is removed.
 
     Each is the nearest multiple of ``round_to``, but at least one multiple and no more than the
@@ -219,9 +284,21 @@ def widths_at(ratio: float, scores: list[np.ndarray], round_to: int) -> list[int
     removed = round(ratio * len(ascending))
     threshold = ascending[removed - 1] if removed else -np.inf
     return [
-        min(len(score), max(1, round(int((score > threshold).sum()) / round_to)) * round_to)
-        for score in scores
+        rounded_width(group, int((score > threshold).sum()), round_to)
+        for group, score in zip(groups, scores, strict=True)
     ]
+
+
+def rounded_width(group: Group, kept: int, round_to: int) -> int:
+    """The channels that a group keeps where so many of its sets are to stay.
+
+    Of channels that go in sets at least two sets stay: with one, a grouped convolution would be a
+    depthwise one.
+    """
+    step = round_to // math.gcd(round_to, group.channels_each)
+    least = 2 if group.channels_each > 1 else 1
+    sets = max(math.ceil(least / step), round(kept / step)) * step
+    return min(sets, len(group.importance)) * group.channels_each
 
 
 def nearest_ratio(share_at: Callable[[float], float], share: float) -> float:

@@ -1,4 +1,4 @@
-"""The unpruned network as teacher, on mixtures of two training images.
+"""The unpruned network as teacher: on mixtures of two training images, or on new views of each.
 
 A small network that is trained for long memorises a teacher's outputs on the training images.
 Mixtures are unlimited in number, and the teacher was trained on none: matching it there means
@@ -57,6 +57,30 @@ class MixupTeacher:
 
 
 @dataclass(frozen=True)
+class NetworkTeacher:
+    """A network's outputs on a new view of every image, computed in every epoch.
+
+    For a pruning without a wider teacher, whose outputs would have been computed before.
+    """
+
+    network: Network
+    seed: int
+    batch_size: int
+    precision: torch.dtype
+    key: str  # identifies network, images and recipe
+
+    @property
+    def digest(self) -> str:
+        return f"{self.key} {self.seed}"
+
+    def epoch_data(self, augmenter: Augmenter, epoch: int, seed: int) -> EpochData:
+        pixels = augmenter.view(epoch)
+        batches = pixels.split(self.batch_size)
+        logits = mirrored_logits(self.network, batches, self.precision, mirror=False)
+        return EpochData(pixels, logits.astype(np.float16))
+
+
+@dataclass(frozen=True)
 class MixupFirst:
     """A teacher of mixtures for some epochs, then one of plain views."""
 
@@ -81,13 +105,8 @@ def mixup_teacher(
     network: Network, context: RunContext, seed: int, views: int, batch_size: int
 ) -> MixupTeacher:
     """With a copy of the network; its outputs stay in the context's store until that is cleared."""
-    copied = copy.deepcopy(network).to(context.device).to(memory_format=torch.channels_last).eval()
-    facts = {
-        "data": context.images.digest(),
-        "recipe": recorded(context.recipe),
-        "mixtures": seed,
-    }
-    digest = work_key(copied, context.device, **facts)
+    copied = on_device(network, context)
+    digest = work_key(copied, context.device, **facts_of(context), mixtures=seed)
     for number in range(views):
         context.store.path(f"{digest}-{number}", ".npy")
     return MixupTeacher(
@@ -103,7 +122,26 @@ def mixup_teacher(
     )
 
 
-def teaching_flops(base: Network, images: Images, views: int, mixup_epochs: int) -> int:
-    """The operations that the base's outputs cost, for so many epochs on mixtures."""
+def network_teacher(network: Network, context: RunContext, batch_size: int) -> NetworkTeacher:
+    """With a copy of the network."""
+    copied = on_device(network, context)
+    key = work_key(copied, context.device, **facts_of(context), precision=str(context.precision))
+    return NetworkTeacher(copied, 0, batch_size, context.precision, key)
+
+
+def on_device(network: Network, context: RunContext) -> Network:
+    """A copy, ready to answer batches of images."""
+    return copy.deepcopy(network).to(context.device).to(memory_format=torch.channels_last).eval()
+
+
+def facts_of(context: RunContext) -> dict:
+    return {"data": context.images.digest(), "recipe": recorded(context.recipe)}
+
+
+def teaching_flops(
+    base: Network, images: Images, views: int, mixup_epochs: int, view_epochs: int = 0
+) -> int:
+    """The operations that the base's outputs cost, for so many epochs on mixtures and on views."""
     forward = 2 * size_of(base).macs  # a multiplication and an addition
-    return min(views, mixup_epochs) * len(images) * 2 * forward  # and the mirror image
+    mixtures = 2 * min(views, mixup_epochs)  # and their mirror images
+    return (mixtures + view_epochs) * len(images) * forward

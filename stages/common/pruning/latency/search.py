@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stages.common.core.cli import InputError
-from stages.common.pruning.latency_model import ChainCost, LatencyModel, chain_latency
+from stages.common.pruning.latency.model import ChainCost, LatencyModel, chain_latency
 
 LABELS = 2000  # partial choices kept for a width; see best_choice
 TIE = 1e-9  # of all importance, a channel: of two equally important choices the wider is better
