@@ -8,9 +8,11 @@ from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_te
 
 from stages.common.core.cli import InputError
 from stages.common.inference.export.folding import folded
+from stages.common.inference.export.onnx_export import onnx_of
 from stages.common.inference.onnx_graph import cost_of, load_model, read_metadata, strip
 from stages.common.network.size import size_of
 from tests.networks import fp32_model, int8_model, random_network
+from tests.own_networks import FACTORIES, imported
 
 
 def handmade(nodes: list, weights: dict[str, np.ndarray], output: list[int]) -> onnx.ModelProto:
@@ -91,6 +93,88 @@ def test_an_activation_that_is_read_later_stays_alive():
     cost = cost_of(handmade(nodes, weights, output=[2, 4, 4]))
 
     assert cost.peak_activation_bytes == 3 * 4 * 2 * 4 * 4  # x, a (and b in its place), y
+
+
+def test_an_activation_that_is_read_later_is_not_overwritten():
+    nodes = [
+        make_node("Conv", ["x", "w"], ["a"]),
+        make_node("Relu", ["a"], ["b"]),
+        make_node("Add", ["a", "b"], ["y"]),
+    ]
+    weights = {"w": np.ones((2, 2, 1, 1), np.float32)}
+
+    cost = cost_of(handmade(nodes, weights, output=[2, 4, 4]))
+
+    assert cost.peak_activation_bytes == 3 * 4 * 2 * 4 * 4  # a, b, y
+
+
+def test_the_mean_is_subtracted_in_place_and_constants_may_come_first():
+    nodes = [
+        make_node("Sub", ["x", "mean"], ["a"]),
+        make_node("Mul", ["half", "a"], ["b"]),
+        make_node("Conv", ["b", "w"], ["y"]),
+    ]
+    weights = {
+        "mean": np.array(1, np.float32),
+        "half": np.array(0.5, np.float32),
+        "w": np.ones((3, 2, 1, 1), np.float32),
+    }
+
+    cost = cost_of(handmade(nodes, weights, output=[3, 4, 4]))
+
+    assert cost.peak_activation_bytes == (2 + 3) * 4 * 4 * 4  # b, y
+
+
+def test_a_depthwise_filter_counts_once_for_its_channel():
+    weights = {"w": np.ones((4, 1, 3, 3), np.float32), "b": np.zeros(4, np.float32)}
+    node = make_node("Conv", ["x", "w", "b"], ["y"], group=2, pads=[1, 1, 1, 1])
+
+    cost = cost_of(handmade([node], weights, output=[4, 4, 4]))
+
+    assert (cost.params, cost.macs) == (4 * 9 + 4, 4 * 9 * 16)
+
+
+@pytest.mark.parametrize("transposed", [True, False])
+def test_a_linear_layer_is_counted_whichever_way_its_weight_lies(transposed):
+    values = np.array([[5, 7], [5, 6]], np.uint8)  # (2 outputs, 2 inputs)
+    nodes = [
+        make_node("GlobalAveragePool", ["x"], ["mean"]),
+        make_node("Flatten", ["mean"], ["flat"]),
+        make_node("DequantizeLinear", ["w", "s", "z"], ["weight"], axis=0 if transposed else 1),
+        make_node("Gemm", ["flat", "weight", "b"], ["y"], transB=int(transposed)),
+    ]
+    weights = {
+        "w": values if transposed else np.ascontiguousarray(values.T),
+        "s": np.ones(2, np.float32),
+        "z": np.array([5, 6], np.uint8),
+        "b": np.zeros(2, np.float32),
+    }
+
+    cost = cost_of(handmade(nodes, weights, output=[2]))
+
+    assert (cost.params, cost.nonzero_params, cost.macs) == (6, 4, 4)
+
+
+def test_a_matrix_product_counts_where_one_side_is_a_weight():
+    nodes = [
+        make_node("MatMul", ["x", "w"], ["a"]),  # (1, 2, 4, 4) x (4, 3)
+        make_node("MatMul", ["pooling", "a"], ["y"]),
+    ]
+    weights = {"w": np.ones((4, 3), np.float32), "pooling": np.ones((1, 1, 4, 4), np.float32)}
+
+    cost = cost_of(handmade(nodes, weights, output=[2, 4, 3]))
+
+    assert (cost.params, cost.macs) == (12, 12 * 8)
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_counts_are_those_of_an_imported_network(factory):
+    network = imported(factory)
+    expected = size_of(network)
+
+    cost = cost_of(onnx_of(network, opset=18, metadata={}))
+
+    assert (cost.params, cost.macs) == (expected.params, expected.macs)
 
 
 def test_biases_count_as_params():

@@ -6,6 +6,7 @@ operator, and the counts here are those of the fused operators.
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +27,17 @@ from onnx.helper import tensor_dtype_to_np_dtype
 from stages.common.core.cli import InputError
 
 # Where an operator with weights has its weight, its zero point and its bias among its inputs.
-WEIGHTED = {"Conv": (1, None, 2), "Gemm": (1, None, 2), "QLinearConv": (3, 5, 8)}
+# A matrix product with activations on both sides has none.
+WEIGHTED = {
+    "Conv": (1, None, 2),
+    "Gemm": (1, None, 2),
+    "MatMul": (1, None, None),
+    "QLinearConv": (3, 5, 8),
+}
 # Operators that need no second buffer: fused into the one before them, or only a view.
-IN_PLACE = ("Relu", "QuantizeLinear", "DequantizeLinear", "Flatten", "Reshape", "Identity")
+FUSED = ("Clip", "Relu", "Sub")  # where nothing else reads what they overwrite
+VIEWS = ("QuantizeLinear", "DequantizeLinear", "Flatten", "Reshape", "Identity")
+IN_PLACE = (*FUSED, *VIEWS)
 
 
 @dataclass(frozen=True)
@@ -40,9 +49,9 @@ class Cost:
     their zero point); every bias counts. ``macs``: multiply-accumulates.
 
     ``peak_activation_bytes``: the largest sum, over the operators, of the activations that are
-    alive while it runs: its input, its output, and what a later operator still reads. ReLU is
-    fused into the operator before it; an element takes 4 bytes, quantized 1. A runtime without
-    scratch buffers needs that much besides the weights.
+    alive while it runs: its input, its output, and what a later operator still reads. ReLU, Clip
+    and the subtraction of a mean overwrite their input; an element takes 4 bytes, quantized 1. A
+    runtime without scratch buffers needs that much besides the weights.
     """
 
     params: int
@@ -132,17 +141,36 @@ def weights_by_output(graph: GraphProto) -> dict[str, Weights]:
     shapes = {value.name: shape_of(value) for value in activations(graph)}
     found = {}
     for node in graph.node:
-        if node.op_type in WEIGHTED:
+        if has_weight(node, constants, dequantized):
             values, zeros = weight_values(node, constants, dequantized)
+            outputs = values.shape[output_axis(node)]
             found[node.output[0]] = Weights(
                 count=values.size,
                 nonzero=values.size - int(zeros.sum()),
-                biases=len(values) if has_bias(node) else 0,
+                biases=outputs if has_bias(node) else 0,
                 element_bytes=values.itemsize,
                 # A convolution's output is (1, C, H, W): H x W uses; a linear layer's (1, C): one.
-                uses=math.prod(shapes[node.output[0]][2:]),
+                uses=math.prod(shapes[node.output[0]]) // outputs,
             )
     return found
+
+
+def has_weight(
+    node: NodeProto, constants: dict[str, TensorProto], dequantized: dict[str, NodeProto]
+) -> bool:
+    """A constant one; of a matrix product, a matrix and no stack of them (that is a pooling)."""
+    if node.op_type not in WEIGHTED:
+        return False
+    name = node.input[WEIGHTED[node.op_type][0]]
+    if name in dequantized:
+        name = dequantized[name].input[0]
+    return name in constants and (node.op_type != "MatMul" or len(constants[name].dims) == 2)
+
+
+def output_axis(node: NodeProto) -> int:
+    """The axis of an operator's weight that counts its outputs."""
+    transposed = any(each.name == "transB" and each.i for each in node.attribute)
+    return 1 if node.op_type == "MatMul" or (node.op_type == "Gemm" and not transposed) else 0
 
 
 def weight_values(
@@ -159,11 +187,15 @@ def weight_values(
     if not zero_point:
         return values, values == 0
     zero_points = numpy_helper.to_array(constants[zero_point]).reshape(-1)  # one, or by channel
-    return values, values == zero_points.reshape(-1, *[1] * (values.ndim - 1))
+    shape = [1] * values.ndim
+    shape[output_axis(node)] = -1
+    return values, values == zero_points.reshape(shape)
 
 
 def has_bias(node: NodeProto) -> bool:
-    return len(node.input) > WEIGHTED[node.op_type][2]
+    """As an input; what an Add brings to a matrix product is not counted."""
+    index = WEIGHTED[node.op_type][2]
+    return index is not None and len(node.input) > index and bool(node.input[index])
 
 
 def peak_activation_bytes(graph: GraphProto) -> int:
@@ -187,13 +219,15 @@ def peak_activation_bytes(graph: GraphProto) -> int:
 
 def activation_buffers(graph: GraphProto) -> dict[str, str]:
     """The buffer of every activation, named after the tensor it starts as."""
-    constants = {tensor.name for tensor in graph.initializer}
+    readers = Counter(name for node in graph.node for name in node.input)
     buffers = {value.name: value.name for value in graph.input}
     for node in graph.node:
-        if node.input[0] in constants:
+        read = [name for name in node.input if name in buffers]
+        if not read:
             continue  # a weight or a bias is dequantized
+        overwrites = node.op_type in FUSED and len(read) == 1 and readers[read[0]] == 1
         for name in node.output:
-            buffers[name] = buffers[node.input[0]] if node.op_type in IN_PLACE else name
+            buffers[name] = buffers[read[0]] if overwrites or node.op_type in VIEWS else name
     return buffers
 
 

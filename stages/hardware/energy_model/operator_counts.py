@@ -13,7 +13,6 @@ from onnx.helper import get_attribute_value
 from stages.common.core.cli import InputError
 from stages.common.inference.onnx_graph import (
     IN_PLACE,
-    WEIGHTED,
     activation_buffers,
     activations,
     buffer_bytes,
@@ -22,7 +21,7 @@ from stages.common.inference.onnx_graph import (
     weights_by_output,
 )
 
-COUNTED = (*WEIGHTED, "MaxPool")
+COUNTED = ("Conv", "Gemm", "QLinearConv", "MaxPool")
 BIAS_BYTES = 4  # float32, or int32 where the weights are int8
 
 
