@@ -160,6 +160,20 @@ def test_uniform_allocation_takes_the_same_share_of_every_group():
     assert widths[2] == pytest.approx(4 * widths[0], abs=4)
 
 
+def test_uniform_allocation_one_by_one_meets_an_amount_more_nearly():
+    """Of equal groups all lose a multiple at once, else the one whose channels matter least."""
+    groups = groups_of(0, [16, 16, 16])
+    cost = Cost(chain_cost, base=chain_cost([16] * 3), unit="macs")
+    shares, widths = {}, {}
+    for single in (False, True):
+        goal = RemoveShare(0.25, cost, Ranking("uniform", [], one_by_one=single))
+        widths[single] = list(make_plan(groups, goal, round_to=8).values())
+        shares[single] = 1 - chain_cost(widths[single]) / cost.base
+    assert len(set(widths[False])) == 1
+    assert sorted(widths[True]) == [8, 16, 16]
+    assert abs(shares[True] - 0.25) < abs(shares[False] - 0.25)
+
+
 def test_proportional_allocation_keeps_the_proportions_or_all_that_a_group_has():
     groups = groups_of(0, [16, 16, 64])
     goal = StayWithin(1000, Cost(chain_cost, 1, "macs"), Ranking("proportional", PROPORTIONS))

@@ -136,7 +136,7 @@ def outputs_in(
 
 
 def makes_channels(layer: nn.Module) -> bool:
-    """A convolution or linear layer whose outputs are no mere copies of its inputs in number."""
+    """Whether it is a convolution or linear layer, and no depthwise one, that passes them on."""
     return isinstance(layer, nn.Conv2d | nn.Linear) and not is_depthwise(layer)
 
 
@@ -145,7 +145,7 @@ def is_depthwise(layer: nn.Module) -> bool:
 
 
 def sets_in(layer: nn.Module) -> int:
-    """Into how many groups of channels a layer parts its own: from each as many must go."""
+    """The channel groups of a grouped convolution or GroupNorm, which all lose as many; else 1."""
     if isinstance(layer, nn.Conv2d) and not is_depthwise(layer):
         return layer.groups
     return layer.num_groups if isinstance(layer, nn.GroupNorm) else 1

@@ -59,11 +59,14 @@ class Ranking:
 
     'global': by their importance. 'uniform' and 'proportional': by their place in their own group,
     so that the groups keep their own most important channels, in the proportions of their present
-    widths ('uniform') or in the given ones.
+    widths ('uniform') or in the given ones. Channels at the same place go together, or, with
+    ``one_by_one``, the less important first: with few channels and a large rounding an amount is
+    then met more nearly.
     """
 
     allocation: str
     proportions: list[int]  # one a group, for 'proportional'
+    one_by_one: bool = False
 
     def scores(self, groups: list[Group]) -> list[np.ndarray]:
         """One array (channels,) float32 a group; the lowest scores of all groups go first."""
@@ -71,16 +74,26 @@ class Ranking:
             return [group.importance for group in groups]
         sizes = [len(group.importance) for group in groups]
         proportions = self.proportions if self.allocation == "proportional" else sizes
-        return [
+        places = [
             place_in_group(group.importance) / np.float32(proportion)
             for group, proportion in zip(groups, proportions, strict=True)
         ]
+        return one_by_one(places, groups) if self.one_by_one else places
 
 
 def place_in_group(importance: np.ndarray) -> np.ndarray:
     """-1 for the most important channel, -2 for the next, and so on: (channels,) float32."""
     places = np.argsort(np.argsort(importance, kind="stable"))
     return (places - len(importance)).astype(np.float32)
+
+
+def one_by_one(scores: list[np.ndarray], groups: list[Group]) -> list[np.ndarray]:
+    """The ranks of the scores among all; of equal scores the less important channel's is lower."""
+    importance = np.concatenate([group.importance for group in groups])
+    order = np.lexsort((importance, np.concatenate(scores)))
+    ranks = np.empty(len(order), dtype=np.float32)
+    ranks[order] = np.arange(len(order))
+    return np.split(ranks, np.cumsum([len(score) for score in scores])[:-1])
 
 
 # ------------------------------------------------------------------------------------------ goals
@@ -160,9 +173,10 @@ def goals_of(
 
 
 def ranking_of(params: PruneParams, base: list[list[int]]) -> Ranking:
+    """``base`` is empty for another network than the chain."""
     if params.allocation == "proportional":
         require_proportions(params.proportions, base)
-    return Ranking(params.allocation, flat(params.proportions))
+    return Ranking(params.allocation, flat(params.proportions), one_by_one=not base)
 
 
 def widths_after(step: int, params: PruneParams, base: list[list[int]]) -> list[int]:
