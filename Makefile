@@ -5,6 +5,7 @@
 # make test-fast   the tests to run while editing: at most 90 seconds
 # make test-all    install what make test skips for want of tools, then all tests
 # make torture  kill, interrupt and starve a tiny pipeline: it must end in the same bytes (6 minutes)
+# make example  NAME=resnet20: run the pipeline with examples/resnet20/params.yaml, in build/examples
 # make study    NAME=sweep (or seeds, tiny, targets): run the experiments of params.yaml's studies
 # make compare  BASE=main (HEAD=another): time two revisions side by side; HEAD: the working tree
 # make report   BASE=main: write build/report.md, what this working tree changes since it left main
@@ -46,7 +47,7 @@ endef
 # $(call needs,NAME,sweep): refuse to run without the variable.
 needs = @test -n "$($(1))" || { echo "error: $(1) is missing, e.g. make $@ $(1)=$(2)" >&2; exit 2; }
 
-.PHONY: help install style test test-fast test-all quick quick-settings full study baseline compare \
+.PHONY: help install style test test-fast test-all quick quick-settings full example study baseline compare \
 	throughput profile controls sensitivity hardware report hooks readme publish \
 	torture
 help:
@@ -113,6 +114,11 @@ quick-settings:
 
 full: install
 	dvc repro
+
+example: install
+	$(call needs,NAME,resnet20)
+	$(call only_one,example)
+	@python -m stages.tools.example $(NAME)
 
 study: install
 	$(call needs,NAME,sweep)

@@ -30,7 +30,8 @@ FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"!?\[(?:[^\]\[]|\[[^\]]*\])*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 SHELL = ("", "bash")  # a fence of another kind says which
-SILENT = {"cd", "git", "npm", "pip", "pre-commit", "rm", "scp", "source", "sudo"}  # not ours
+SILENT = {"cd", "curl", "git", "npm", "pip", "pre-commit", "rm", "scp", "source"}  # not ours
+SILENT |= {"sudo", "unzip"}
 PARAM = re.compile(r"([a-z_]+)\.([a-z0-9_*]+)(: .*|=.*)?")
 FILE_ENDINGS = ("csv", "json", "lock", "md", "onnx", "png", "py", "yaml", "pt", "npz")
 

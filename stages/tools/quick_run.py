@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -35,6 +35,8 @@ DAMPING = 30.0
 STAGE = re.compile(r"(?:Running stage|Stage) '(?P<name>[^']+)'")  # at the start of DVC's lines
 UNBUFFERED = {**os.environ, "PYTHONUNBUFFERED": "1"}  # lines of a pipe come when they are printed
 BRACKETS = re.compile(r" (\(.*?\)|\[.*?\])")  # the interval, the weights that are not 0
+# Of the lines that DVC prints, the stages, and a log to copy them to: the lines to show.
+Report = Callable[[Iterable[str], list[str], TextIO], Iterator[str]]
 PICTURES = ("accuracy_plot", "latency_comparison", "pareto")
 
 
@@ -45,15 +47,25 @@ def expected_seconds(stage: str) -> float:
 def progress(lines: Iterable[str], stages: list[str], log: TextIO) -> Iterator[str]:
     """Copy ``lines`` to ``log``; give one line for each of the ``stages`` when it begins."""
     begin = time.monotonic()
+    for done in begun(lines, stages, log):
+        left = seconds_left(stages, done[:-1], elapsed=time.monotonic() - begin)
+        yield f"{place(done, stages):40} about {as_minutes(left)} left"
+
+
+def begun(lines: Iterable[str], stages: list[str], log: TextIO) -> Iterator[list[str]]:
+    """Copy ``lines`` to ``log``; give the stages that have begun whenever there is a new one."""
     done: list[str] = []
     for line in lines:
         log.write(line)
         found = STAGE.match(line)
         if found and found["name"] in stages and found["name"] not in done:
-            left = seconds_left(stages, done, elapsed=time.monotonic() - begin)
             done.append(found["name"])
-            place = f"stage {len(done):2} of {len(stages)}: {found['name']}"
-            yield f"{place:40} about {as_minutes(left)} left"
+            yield list(done)
+
+
+def place(done: list[str], stages: list[str]) -> str:
+    """'stage  3 of 21: train'."""
+    return f"stage {len(done):2} of {len(stages)}: {done[-1]}"
 
 
 def seconds_left(stages: list[str], done: list[str], elapsed: float) -> float:
@@ -74,15 +86,24 @@ def as_minutes(seconds: float) -> str:
 
 
 def run_experiment(arguments: list[str], log_path: Path) -> None:
-    with Repo() as repository:
+    command = ["exp", "run", "--name", "quick", *arguments]
+    run_dvc(command, Path(), log_path, progress)
+
+
+def run_dvc(arguments: list[str], folder: Path, log_path: Path, report: Report) -> None:
+    """Run a command of DVC in the folder; print what ``report`` makes of its output, which goes
+    into the log.
+    """
+    with Repo(folder) as repository:
         stages = [stage.addressing for stage in repository.stage.load_all("dvc.yaml")]
-    command = [sys.executable, "-m", "dvc", "exp", "run", "--name", "quick", *arguments]
+    command = [sys.executable, "-m", "dvc", *arguments]
+    pipe = subprocess.PIPE
     with (
         open(log_path, "w") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=UNBUFFERED) as process,
+        subprocess.Popen(command, cwd=folder, stdout=pipe, text=True, env=UNBUFFERED) as process,
     ):
         assert process.stdout is not None
-        for line in progress(process.stdout, stages, log):
+        for line in report(process.stdout, stages, log):
             print(line, flush=True)
     if process.returncode:
         raise InputError(
