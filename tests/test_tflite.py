@@ -13,6 +13,8 @@ from onnx import TensorProto, helper
 from stages import tflite
 from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import CLASSES
+from stages.common.data.dataset import load_training_images
+from stages.common.data.params import DataParams
 from stages.common.inference.int8.quantizer import quantized
 from stages.common.inference.layer_graph.graph import quantization_between, with_output
 from stages.common.inference.layer_graph.reader import read_graph
@@ -22,8 +24,9 @@ from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.sessions import predict
 from stages.common.inference.tflite.file import ALIGNMENT, load_tflite, packed, why_none
 from stages.common.inference.tflite.writer import tflite_bytes
-from tests.conftest import make_images
+from tests.conftest import DATA, make_images
 from tests.networks import PARAMS, call, fp32_model, int8_tflite, write_models, write_params
+from tests.small_graphs import inverted_residual, residual, write_int8
 
 IMAGES = make_images(100, seed=7)
 
@@ -163,6 +166,17 @@ def test_main_writes_the_file_and_the_agreement_of_both_kinds_of_kernels(
     assert len(capsys.readouterr().out.splitlines()) == 1
     call(tflite, monkeypatch, **arguments)
     assert arguments["tflite"].read_bytes() == before
+
+
+@pytest.mark.parametrize("make", [residual, inverted_residual])
+def test_main_writes_a_network_with_branches(arguments, monkeypatch, data_directory, make):
+    images, _ = load_training_images(data_directory, DataParams(**DATA))
+    write_int8(arguments["onnx"], make(), images[:100])
+    write_params(arguments["params"], tflite={"min_agreement": 70})
+    call(tflite, monkeypatch, **arguments)
+    metrics = json.loads(arguments["metrics"].read_text())
+    assert metrics["xnnpack"]["agreement"] >= 94
+    assert metrics["size_bytes"] == len(arguments["tflite"].read_bytes())
 
 
 def test_a_file_that_disagrees_is_not_written(arguments, monkeypatch):

@@ -71,23 +71,27 @@ class ModelWriter:
         """Append a layer's operators and tensors; returns its output's tensor."""
         final = layer is self._graph.layers[-1]
         name = "logits" if final else layer.name
-        sources = [self._outputs[each] for each in layer.inputs]
-        if layer.kind == "concatenate" and layer.output is not None:  # int8 has one scale for all
-            sources = [self._requantized(each, layer.output) for each in layer.inputs]
-        size = self._shapes[layer.inputs[0]][1:]
-        same = is_same(layer, size) and layer.kind != "average_pool"  # SAME would count no zeros
-        if layer.pads != NO_PADS and not same:
-            sources = [self._padded(layer, sources[0], name)]
+        channels, *size = self._shapes[layer.inputs[0]]
+        same = is_same(layer, (size[0], size[1]))
+        sources = self._sources(layer, same, name)
         inputs = [*sources, *self._constant_inputs(layer, sources[0], name)]
         flat = self._is_flat(layer, final)
         found, shape = layer.output, layer.shape[:1] if flat else layer.shape
         if layer.kind == "sigmoid" and layer.output is not None:
             found = SIGMOID_OUTPUT
         output = self._activation(name, shape, found)
-        multiplier = layer.shape[0] // self._shapes[layer.inputs[0]][0]
-        options = options_of(layer, multiplier, same, keep_dims=not flat)
+        options = options_of(layer, layer.shape[0] // channels, same, keep_dims=not flat)
         self._operator(layer.kind, inputs, output, options)
         return output if found == layer.output else self._converted(output, shape, layer.output)
+
+    def _sources(self, layer: Layer, same: bool, name: str) -> list[int]:
+        """The tensors that the operator reads, padded and rescaled where it cannot do that."""
+        sources = [self._outputs[each] for each in layer.inputs]
+        if layer.kind == "concatenate" and layer.output is not None:  # int8 has one scale for all
+            return [self._requantized(each, layer.output) for each in layer.inputs]
+        if layer.pads != NO_PADS and not same:
+            return [self._padded(layer, sources[0], name)]
+        return sources
 
     def _is_flat(self, layer: Layer, final: bool) -> bool:
         """Its output is (1, C), not (1, H, W, C)."""
