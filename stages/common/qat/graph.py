@@ -152,7 +152,7 @@ class Reader:
     def dequantized(self, node: NodeProto) -> Tensor:
         integers = self.constants[node.input[0]]
         scale, zero_point = self.quantization(node)
-        if scale.dim():
+        if scale.numel() > 1:
             shape = [1] * integers.dim()
             shape[attributes_of(node).get("axis", 1)] = -1
             scale, zero_point = scale.view(shape), zero_point.view(shape)
@@ -182,7 +182,7 @@ class Reader:
                 bias,
                 axis,
                 levels=self.levels,
-                by_channel=scale.dim() > 0,
+                by_channel=scale.numel() > 1,
                 input_scale=float(input_scale),
             )
         self.layers[names] = layer.to(self.device)

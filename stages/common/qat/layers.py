@@ -10,6 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+INT32 = 2**31 - 1
+# onnxruntime.quantization gives a weight the scale at which its bias fits 32 bits, and this more.
+BIAS_MARGIN = 1.0001
+
 
 class Rounding(torch.autograd.Function):
     """Multiples of a scale, the integers from ``low`` to ``high``. The gradient passes where the
@@ -34,17 +38,13 @@ class Rounding(torch.autograd.Function):
 
 rounded = Rounding.apply
 
-INT32 = 2**31 - 1
-# onnxruntime.quantization gives a weight the scale at which its bias fits 32 bits, and this more.
-BIAS_MARGIN = 1.0001
-
 
 class FloatLayer(nn.Module):
     """The weight and the bias of a convolution or linear layer.
 
     A step moves a weight by a share of what the weights of its channel are on average, since a
-    folded BatchNorm leaves channels of very different size; a bias by a share of the layer's. A
-    weight that is 0 stays 0: pruning wrote it.
+    folded BatchNorm leaves channels of very different size; a bias by a share of what the layer's
+    are on average, or of 1 where these are 0. A weight that is 0 stays 0: pruning wrote it.
 
     ``axis``: the output channels of ``weight`` (O, I, kH, kW), or of a linear layer (2 axes).
     """
