@@ -58,6 +58,7 @@ class TorchGraph(nn.Module):
         self.steps = [step for node in reader.graph.node for step in reader.steps_of(node)]
         self.input = reader.graph.input[0].name
         self.output = reader.graph.output[0].name
+        self.last_reads = last_reads(self.steps, kept=self.output)
         self.layers = nn.ModuleList(reader.layers.values())
         for (weight, *_), layer in reader.layers.items():
             layer.change.requires_grad_(weight not in fixed)
@@ -66,8 +67,10 @@ class TorchGraph(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         values = {self.input: pixels}
-        for step in self.steps:
+        for step, unused in zip(self.steps, self.last_reads, strict=True):
             values[step.output] = step.compute(*(values[name] for name in step.inputs))
+            for name in unused:
+                del values[name]
         return values[self.output]
 
     @torch.no_grad()
@@ -196,6 +199,15 @@ class Reader:
         shape[axis] = -1
         reach = HALF_STEP * scale.view(shape)
         return original.clamp(rounded - reach, rounded + reach)
+
+
+def last_reads(steps: list[Step], kept: str) -> list[set[str]]:
+    """After each step, the values that no later one reads: memory is for those that are."""
+    found, later = [], {kept}
+    for step in reversed(steps):
+        found.append({step.output, *step.inputs} - later)
+        later |= set(step.inputs)
+    return found[::-1]
 
 
 def digest_of(*models: ModelProto) -> str:
