@@ -183,11 +183,28 @@ def test_a_file_that_disagrees_is_not_written(arguments, monkeypatch):
     right = LiteRTSession.logits
     monkeypatch.setattr(LiteRTSession, "logits", lambda self, blob: -right(self, blob))
     with pytest.raises(
-        InputError, match=r"\(xnnpack kernels\) agrees .* tflite\.min_agreement: 90"
+        InputError, match=r"xnnpack agrees .*fixed_point agrees .* tflite\.min_agreement: 90"
     ):
         call(tflite, monkeypatch, **arguments)
     assert not list(arguments["tflite"].parent.glob("*tflite*"))
     assert not arguments["metrics"].exists()
+
+
+def test_kernels_that_disagree_are_named_and_the_others_go_on(arguments, monkeypatch, capsys):
+    right = tflite.compare_kernels
+
+    def compare(*args) -> dict[str, dict]:
+        results = right(*args)
+        results["fixed_point"]["agreement"] = 89.0
+        return results
+
+    monkeypatch.setattr(tflite, "compare_kernels", compare)
+    call(tflite, monkeypatch, **arguments)
+    metrics = json.loads(arguments["metrics"].read_text())
+    assert list(metrics["wrong_here"]) == ["fixed_point"]
+    assert "agrees with ONNX Runtime on 89 %" in metrics["wrong_here"]["fixed_point"]
+    assert "fixed_point kernels agrees" in capsys.readouterr().out
+    assert load_tflite(arguments["tflite"])
 
 
 @pytest.mark.parametrize(("key", "limit"), [("calibration_images", 400), ("check_images", 100)])
