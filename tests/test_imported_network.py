@@ -16,7 +16,7 @@ from stages.common.building.pretrained import load_pretrained
 from stages.common.core.cli import InputError
 from stages.common.data.dataset import Images
 from stages.common.network.factories import find_factory, source_file
-from stages.common.network.imported import ImportedNetwork
+from stages.common.network.imported import ImportedNetwork, give_shapes
 from stages.common.network.params import NetworkParams, is_factory
 from stages.common.network.size import size_of
 from stages.common.training.loop import Monitor, fit
@@ -167,6 +167,27 @@ def test_a_checkpoint_gives_the_layers_the_shapes_of_their_weights(network, tmp_
     assert (layer.groups, layer.in_channels, layer.out_channels) == (3, 3, 3)
     assert loaded.model.body.bn.num_features == 3
     assert size_of(loaded.model) == size_of(network)
+
+
+@pytest.mark.parametrize(
+    ("layer", "narrower", "shape"),
+    [
+        (nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(4, 4, 3, groups=4), (2, 4, 5, 5)),
+        (nn.Conv2d(8, 16, 3, groups=8), nn.Conv2d(4, 8, 3, groups=4), (2, 4, 5, 5)),
+        (nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(4, 6, 3, groups=2), (2, 4, 5, 5)),
+        (nn.Linear(8, 6), nn.Linear(5, 3), (2, 5)),
+        (nn.BatchNorm2d(8), nn.BatchNorm2d(3), (2, 3, 5, 5)),
+        (nn.GroupNorm(2, 8), nn.GroupNorm(2, 4), (2, 4, 5, 5)),
+        (nn.LayerNorm(8), nn.LayerNorm(3), (2, 5, 3)),
+        (nn.PReLU(8), nn.PReLU(3), (2, 3, 5)),
+    ],
+)
+def test_every_kind_of_layer_takes_the_shapes_that_pruning_left(layer, narrower, shape):
+    give_shapes(layer, narrower.state_dict())
+    layer.load_state_dict(narrower.state_dict())
+    x = torch.rand(shape)
+    assert torch.equal(layer.eval()(x), narrower.eval()(x))
+    assert str(layer) == str(narrower)
 
 
 def test_a_checkpoint_never_chooses_which_code_runs(network, tmp_path):

@@ -72,5 +72,9 @@ def note_shape(layer: nn.Module, weight: Tensor) -> None:
         layer.out_features, layer.in_features = weight.shape
     elif isinstance(layer, nn.BatchNorm2d):
         layer.num_features = len(weight)
+    elif isinstance(layer, nn.GroupNorm):
+        layer.num_channels = len(weight)
+    elif isinstance(layer, nn.PReLU):
+        layer.num_parameters = len(weight)
     elif isinstance(layer, nn.LayerNorm):
         layer.normalized_shape = tuple(weight.shape)
