@@ -297,6 +297,20 @@ def concatenation_along_rows() -> ModelProto:
     return net.model(net.node("Concat", x, x, axis=2), channels=4)
 
 
+def identity_of_a_constant() -> ModelProto:
+    net = Nodes()
+    bias = net.node("Identity", net.constant(np.zeros(4, np.float32)))
+    weight = net.constant(np.zeros((4, 3, 1, 1), np.float32))
+    return net.model(net.node("Conv", "pixels", weight, bias), channels=4)
+
+
+def quantized_without_zero_point() -> ModelProto:
+    net = Nodes()
+    scale = net.constant(np.array(1, np.float32))
+    x = net.node("QuantizeLinear", "pixels", scale)
+    return net.model(net.node("DequantizeLinear", x, scale), channels=3)
+
+
 def mean_over_channels() -> ModelProto:
     net = Nodes()
     axes = net.constant(np.array([1], np.int64))
@@ -313,6 +327,8 @@ def mean_over_channels() -> ModelProto:
         (clip_to_one, "Clip .*from 0 to 6"),
         (sum_of_one_channel, "Add .*two of the same shape"),
         (mean_over_channels, "ReduceMean .*over H and W"),
+        (identity_of_a_constant, "Identity .*is no activation"),
+        (quantized_without_zero_point, "QuantizeLinear .*one constant scale and one zero point"),
     ],
 )
 def test_what_no_layer_stands_for_is_named(tmp_path, make, said):

@@ -115,7 +115,8 @@ class GraphBuilder:
     def quantize(self, node: NodeProto, value: Value) -> Value:
         """The first node sets the quantization of a layer's output; any others must equal it."""
         found = self.constants.of_activation(node)
-        self.require(found.scale.size == 1, node, "an activation must have one scale")
+        if found is None or found.scale.size != 1:
+            raise self.unsupported(node, "it must have one constant scale and one zero point")
         self.require(self._known(value) in (None, found), node, "it must keep scale and zero point")
         if value.source == PIXELS:
             self._input = found

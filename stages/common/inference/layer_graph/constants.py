@@ -36,9 +36,14 @@ class Constants:
         integers, scale, zero_point = (self._values[key] for key in self._dequantized[name].input)
         return integers, Quantization(scale.reshape(-1), zero_point.reshape(-1).astype(np.int64))
 
-    def of_activation(self, node: NodeProto) -> Quantization:
-        """int8, of a QuantizeLinear or DequantizeLinear of an activation."""
-        scale, zero_point = (self._values[name] for name in node.input[1:3])
+    def of_activation(self, node: NodeProto) -> Quantization | None:
+        """int8, of a QuantizeLinear or DequantizeLinear of an activation; None where it is not in
+        the file.
+        """
+        names = node.input[1:]
+        if len(names) < 2 or any(name not in self._values for name in names):
+            return None
+        scale, zero_point = (self._values[name] for name in names)
         shift = UNSIGNED_SHIFT if zero_point.dtype == np.uint8 else 0
         return Quantization(
             scale.reshape(-1), zero_point.reshape(-1).astype(np.int64) - np.int64(shift)

@@ -218,6 +218,7 @@ def bias_of(
     """``weight``: the quantization of the node's weight, ``value``: what the node reads."""
     if len(node.input) < 3:
         return None
+    builder.require(builder.constants.known(node.input[2]), node, "its bias must be a constant")
     bias, found = builder.constants.with_quantization(node.input[2])
     if found is not None:
         source = builder.quantization(value)
