@@ -23,6 +23,7 @@ from stages.common.inference.tflite.file import (
 )
 from stages.common.inference.tflite.writer import tflite_bytes
 from stages.common.npu.sparse_tflite import magnitudes, nonzero_weights, share_of_zeros, thinned
+from stages.common.npu.table import on_npu
 from stages.common.npu.vela import Costs, Estimate, Target, estimate, estimate_of, is_target
 from tests.networks import PARAMS, call, int8_tflite, write_models, write_params
 from tests.small_graphs import inverted_residual, residual, write_int8
@@ -249,3 +250,11 @@ def test_zeros_are_found_among_depthwise_filters_and_not_in_additions(tmp_path):
     first, last = (weight_tensors(thin)[index] for index in (0, -1))
     assert np.count_nonzero(int8_values(thin, first)) > 0.9 * np.prod(first.shape)
     assert np.count_nonzero(int8_values(thin, last)) > 0.9 * np.prod(last.shape)
+
+
+def test_operators_on_the_npu_are_counted_for_one_target_at_a_time():
+    """Ethos-U85 merges some operators that the others run one by one."""
+    u85 = Target("ethos-u85-512", "Ethos_U85_SYS_DRAM_Mid", "Dedicated_Sram_384KB")
+    whole = {TARGET: Estimate(61, 61, "flash", None), u85: Estimate(51, 51, "DRAM", None)}
+    assert on_npu(whole) == "61 of 61"
+    assert on_npu(whole | {u85: Estimate(51, 50, "DRAM", None)}) == "50 of 51"
