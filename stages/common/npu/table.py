@@ -73,6 +73,6 @@ def conditions(estimates: Estimates, zeros: dict[str, float]) -> str:
 
 
 def on_npu(by_target: dict[Target, Estimate]) -> str:
-    """Of the target that leaves most operators to the CPU; Vela merges more for some than others."""
+    """Of the target that leaves most to the CPU; Vela merges more operators for some."""
     worst = max(by_target.values(), key=lambda found: found.operators - found.npu_operators)
     return f"{worst.npu_operators} of {worst.operators}"
