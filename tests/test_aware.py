@@ -12,10 +12,10 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from stages import quantize
 from stages.common.core.cli import InputError
+from stages.common.inference.int8.first_layer import first_layer
 from stages.common.inference.int8.layers import named
 from stages.common.inference.int8.quantizer import (
     chosen_layers,
-    gptq_layer,
     largest_integer,
     with_int8_layers,
 )
@@ -49,8 +49,8 @@ def int8_of(model: ModelProto, params: QuantizeParams, ranges: Path | None = Non
 
 def student_of(model: ModelProto, params: QuantizeParams, ranges: Path | None = None) -> TorchGraph:
     int8 = int8_of(model, params, ranges)
-    first = gptq_layer(model)
-    return TorchGraph(model, int8, largest_integer(params), fixed=[first.input[1]])
+    first = first_layer(model)
+    return TorchGraph(model, int8, largest_integer(params), fixed=[first.node.input[1]])
 
 
 def computed(graph: TorchGraph) -> np.ndarray:

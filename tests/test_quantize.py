@@ -436,7 +436,7 @@ def test_the_first_layer_is_not_rounded_where_it_stays_fp32(tmp_path):
     np.testing.assert_array_equal(weight, original)
 
 
-def test_a_padded_first_layer_is_quantized_without_gptq():
+def test_a_padded_first_layer_is_rounded_too():
     model = depthwise_model()
     first = model.graph.node[0]
     [pads] = [each for each in first.attribute if each.name == "pads"]

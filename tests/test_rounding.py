@@ -7,6 +7,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from stages.common.inference.int8 import gptq
 from stages.common.inference.int8.gptq import patches_of, round_filters, round_weights
 from stages.common.inference.int8.quantizer import quantized
 from stages.common.inference.params import QuantizeParams
@@ -36,6 +37,29 @@ def test_patches_times_filters_are_the_convolution():
     expected = torch.nn.functional.conv2d(torch.from_numpy(pixels * 1.0), torch.from_numpy(filters))
     products = patches_of(pixels, (2, 3)) @ filters.reshape(4, -1).T
     assert np.allclose(products, expected.permute(0, 2, 3, 1).reshape(-1, 4))
+
+
+@pytest.mark.parametrize("pads", [(0, 0, 0, 0), (1, 1, 1, 1), (0, 1, 2, 0)])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 1), (3, 2)])
+def test_patches_may_be_padded_strided_and_less_a_mean(strides, pads):
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(256, size=(3, 2, 8, 9)).astype(np.uint8)
+    filters = rng.normal(size=(4, 2, 3, 2))
+    top, left, bottom, right = pads
+    padded = torch.nn.functional.pad(torch.from_numpy(pixels - 117.0), (left, right, top, bottom))
+    expected = torch.nn.functional.conv2d(padded, torch.from_numpy(filters), stride=strides)
+
+    products = patches_of(pixels, (3, 2), strides, pads, 117) @ filters.reshape(4, -1).T
+
+    assert np.allclose(products, expected.permute(0, 2, 3, 1).reshape(-1, 4))
+
+
+def test_patches_of_large_images_are_those_of_the_first_ones(monkeypatch):
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(256, size=(6, 2, 8, 8)).astype(np.uint8)
+    monkeypatch.setattr(gptq, "MOST_VALUES", 2 * 7 * 7 * 8 + 5)
+
+    assert np.array_equal(patches_of(pixels, (2, 2)), patches_of(pixels[:2], (2, 2)))
 
 
 def test_with_independent_inputs_each_weight_goes_to_the_nearest_integer():

@@ -21,10 +21,10 @@ from tqdm import tqdm
 from stages.common.core.accuracy import accuracy
 from stages.common.core.cli import InputError
 from stages.common.data.dataset import Images
+from stages.common.inference.int8.first_layer import first_layer
 from stages.common.inference.int8.layers import named
 from stages.common.inference.int8.quantizer import (
     chosen_layers,
-    gptq_layer,
     largest_integer,
     with_int8_layers,
 )
@@ -71,13 +71,13 @@ def fine_tuned_for_int8(
         return round(accuracy(logits_of(int8, context.validation).argmax(1), labels), 2)
 
     before = with_int8_layers(model, calibration, params, layers, ranges)
-    first = gptq_layer(model)
+    first = first_layer(model)
     graph_of = partial(
         TorchGraph,
         model,
         levels=largest_integer(params),
         device=context.device,
-        fixed=() if first is None else (first.input[1],),
+        fixed=() if first is None else (first.node.input[1],),
     )
     student, control, teacher = graph_of(int8=before), graph_of(), graph_of()
     for graph, title in ((student, "INT8"), (control, "FP32, the control")):

@@ -15,12 +15,31 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 DAMPING = 1e-6  # of the mean variance; keeps the covariance of inputs that repeat invertible
+MOST_VALUES = 2**25  # of patches, 256 MB
 
 
-def patches_of(pixels: np.ndarray, kernel: tuple[int, int]) -> np.ndarray:
-    """(N, C, H, W) -> (positions, C * kH * kW) float64: the inputs of an unpadded convolution."""
-    windows = sliding_window_view(pixels, kernel, axis=(2, 3))  # (N, C, H', W', kH, kW)
-    return windows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, pixels.shape[1] * np.prod(kernel)) * 1.0
+def patches_of(
+    pixels: np.ndarray,
+    kernel: tuple[int, int],
+    strides: tuple[int, int] = (1, 1),
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0),
+    mean: float = 0,
+) -> np.ndarray:
+    """The inputs of a convolution of ``pixels - mean``, padded with zeros at top, left, bottom and
+    right: (N, C, H, W) -> (positions, C * kH * kW) float64.
+
+    Of so many images, from the first, as make MOST_VALUES or fewer, and of one at least.
+    """
+    top, left, bottom, right = pads
+    rows, columns = strides
+    height = (pixels.shape[2] + top + bottom - kernel[0]) // rows + 1
+    width = (pixels.shape[3] + left + right - kernel[1]) // columns + 1
+    depth = pixels.shape[1] * int(np.prod(kernel))
+    chosen = pixels[: max(1, MOST_VALUES // (height * width * depth))]
+    if mean or any(pads):
+        chosen = np.pad(chosen - np.float64(mean), ((0, 0), (0, 0), (top, bottom), (left, right)))
+    windows = sliding_window_view(chosen, kernel, axis=(2, 3))[:, :, ::rows, ::columns]
+    return windows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, depth) * 1.0  # (N, H', W', C, kH, kW)
 
 
 def round_filters(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -30,7 +30,11 @@ from onnxruntime.quantization.quant_utils import (
 
 from stages.common.core.cli import InputError
 from stages.common.data.dataset import Images
-from stages.common.inference.int8.gptq import patches_of, round_filters
+from stages.common.inference.int8.first_layer import (
+    exact_differences,
+    first_layer,
+    round_first_layer,
+)
 from stages.common.inference.int8.layers import Layer, find_layers, layers_of, named
 from stages.common.inference.onnx_graph import read_metadata, strip
 from stages.common.inference.params import QuantizeParams
@@ -42,6 +46,8 @@ METHODS = {
     "percentile": CalibrationMethod.Percentile,
 }
 ACTIVATION_TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
+LOWEST = {"uint8": 0, "int8": -128}  # of their integers
+WITHOUT_WEIGHTS = ("AveragePool", "Flatten", "GlobalAveragePool", "Reshape", "Squeeze")
 # The largest integer of a weight, with 8 bits and with 7, as onnxruntime.quantization has them.
 LEVELS, REDUCED_LEVELS = (
     ranges[QuantType.QInt8.tensor_type][1].item()
@@ -101,9 +107,9 @@ def with_int8_layers(
     """
     prepared = ModelProto()
     prepared.CopyFrom(model)
-    first = gptq_layer(prepared)
-    if first is not None and any(first.name in layer.nodes for layer in chosen):
-        round_filters_of(first, prepared, images, largest_integer(params))
+    first = first_layer(prepared)
+    if first is not None and any(first.node.name in layer.nodes for layer in chosen):
+        round_first_layer(first, prepared, images, largest_integer(params))
     add_pre_process_metadata(prepared)  # BatchNorm is folded already: nothing to pre-process
     left_out = {node for layer in layers_of(model) if layer not in chosen for node in layer.nodes}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
@@ -118,10 +124,15 @@ def with_int8_layers(
             weight_type=QuantType.QInt8,
             nodes_to_exclude=sorted(left_out),
             calibrate_method=METHODS[params.calibration_method],
-            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
+            extra_options={
+                "OpTypesToExcludeOutputQuantization": ["Gemm"],
+                "TensorQuantOverrides": exact_differences(first, LOWEST[params.activation_type]),
+            },
             calibration_cache_path=ranges,
         )
-        return onnx.load(Path(folder) / "int8.onnx")
+        result = onnx.load(Path(folder) / "int8.onnx")
+    with_fp32_logits(result)
+    return result
 
 
 def largest_integer(params: QuantizeParams) -> int:
@@ -142,39 +153,41 @@ def recorded(params: QuantizeParams) -> dict:
     return values
 
 
-def gptq_layer(model: ModelProto) -> NodeProto | None:
-    """The first convolution, whose weights GPTQ rounds, if it reads the pixels without padding:
-    GPTQ needs the patches that its filters see.
+def with_fp32_logits(model: ModelProto) -> None:
+    """Take the 8-bit steps off the logits, in place, back to the operator that makes them: through
+    pooling and changes of shape only, which need no integers.
     """
-    first = next((node for node in model.graph.node if node.op_type == "Conv"), None)
-    return first if first is not None and reads_unpadded_pixels(first, model) else None
+    graph = model.graph
+    name = graph.output[0].name
+    while True:
+        maker = maker_of(name, model)
+        if maker.op_type == "DequantizeLinear":
+            maker = unquantize(maker, model)
+        if maker.op_type not in WITHOUT_WEIGHTS:
+            break
+        name = maker.input[0]
+    read = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
+        graph.initializer.remove(tensor)
 
 
-def round_filters_of(
-    convolution: NodeProto, model: ModelProto, images: Images, levels: int
-) -> None:
-    """Put the weights of the model's ``gptq_layer`` on their INT8 grid, in place."""
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    names = convolution.input[1:]
-    filters, bias = (numpy_helper.to_array(constants[name]) for name in names)
-    patches = patches_of(images.pixels, filters.shape[2:])
-    rounded = round_filters(filters, bias, patches, levels)
-    for name, value in zip(names, rounded, strict=True):
-        constants[name].CopyFrom(numpy_helper.from_array(value, name))
+def unquantize(dequantize: NodeProto, model: ModelProto) -> NodeProto:
+    """Remove it and the QuantizeLinear in front of it; returns what made the values, which go by
+    the name of the dequantized ones now.
+    """
+    quantize = maker_of(dequantize.input[0], model)
+    old, new = quantize.input[0], dequantize.output[0]
+    for node in (dequantize, quantize):
+        model.graph.node.remove(node)
+    for node in model.graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+        node.output[:] = [new if name == old else name for name in node.output]
+    return maker_of(new, model)
 
 
-def reads_unpadded_pixels(convolution: NodeProto, model: ModelProto) -> bool:
-    """And has a bias, which takes the mean error, and one group."""
-    attributes = {
-        each.name: onnx.helper.get_attribute_value(each) for each in convolution.attribute
-    }
-    return (
-        convolution.input[0] == model.graph.input[0].name
-        and len(convolution.input) == 3
-        and not any(attributes.get("pads", []))
-        and attributes.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
-        and attributes.get("group", 1) == 1
-    )
+def maker_of(name: str, model: ModelProto) -> NodeProto:
+    [maker] = [node for node in model.graph.node if name in node.output]
+    return maker
 
 
 def shorten_names(model: ModelProto) -> None:
