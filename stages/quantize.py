@@ -10,7 +10,7 @@ long without it. quantize.repair: greedy then leaves more layers in FP32, those 
 alone changes the logits most, until quantize.max_accuracy_drop is met; each such island costs time.
 
 A runtime or engine is right where its logits are within quantize.logit_tolerance of what the file
-says. The others are left out from here on: the JSON says which, under "wrong_here".
+says, or nearer to that than the FP32 file's are. The others are left out from here on: the JSON says which, under "wrong_here".
 
 Reads   an FP32 ONNX file, the JSON of its check (which runtimes are right), the training images
         (calibration, fine-tuning), the validation images (check)
@@ -83,7 +83,10 @@ def attempted(source: Source, params: QuantizeParams, path: Path) -> Attempt:
     """Write the INT8 file and check it."""
     model = quantized(source.model, source.calibration, params, source.ranges)
     path.write_bytes(model.SerializeToString(deterministic=True))
-    logits, wrong = right_logits(path, source.validation, source.engines, params.logit_tolerance)
+    fp32 = next(iter(source.fp32.values()))
+    logits, wrong = right_logits(
+        path, source.validation, source.engines, params.logit_tolerance, fp32
+    )
     return Attempt(params, logits, losses(source.fp32, logits, source.validation.labels), wrong)
 
 

@@ -47,6 +47,8 @@ METHODS = {
 }
 ACTIVATION_TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
 LOWEST = {"uint8": 0, "int8": -128}  # of their integers
+# OpenCV 5.0.0's new engine refuses its quantized scale.
+STAY_FP32 = ("BatchNormalization",)
 WITHOUT_WEIGHTS = ("AveragePool", "Flatten", "GlobalAveragePool", "Reshape", "Squeeze")
 # The largest integer of a weight, with 8 bits and with 7, as onnxruntime.quantization has them.
 LEVELS, REDUCED_LEVELS = (
@@ -112,6 +114,7 @@ def with_int8_layers(
         round_first_layer(first, prepared, images, largest_integer(params))
     add_pre_process_metadata(prepared)  # BatchNorm is folded already: nothing to pre-process
     left_out = {node for layer in layers_of(model) if layer not in chosen for node in layer.nodes}
+    left_out |= {node.name for node in model.graph.node if node.op_type in STAY_FP32}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         quantize_static(
             prepared,
