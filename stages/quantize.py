@@ -10,7 +10,8 @@ long without it. quantize.repair: greedy then leaves more layers in FP32, those 
 alone changes the logits most, until quantize.max_accuracy_drop is met; each such island costs time.
 
 A runtime or engine is right where its logits are within quantize.logit_tolerance of what the file
-says, or nearer to that than the FP32 file's are. The others are left out from here on: the JSON says which, under "wrong_here".
+says, or nearer to that than the FP32 file's are. The others are left out from here on: the JSON
+says which, under "wrong_here".
 
 Reads   an FP32 ONNX file, the JSON of its check (which runtimes are right), the training images
         (calibration, fine-tuning), the validation images (check)

@@ -47,8 +47,8 @@ METHODS = {
 }
 ACTIVATION_TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
 LOWEST = {"uint8": 0, "int8": -128}  # of their integers
-# OpenCV 5.0.0's new engine refuses its quantized scale.
-STAY_FP32 = ("BatchNormalization",)
+# OpenCV 5.0.0's new engine refuses their quantized scales.
+STAY_FP32 = ("BatchNormalization", "InstanceNormalization", "LayerNormalization")
 WITHOUT_WEIGHTS = ("AveragePool", "Flatten", "GlobalAveragePool", "Reshape", "Squeeze")
 # The largest integer of a weight, with 8 bits and with 7, as onnxruntime.quantization has them.
 LEVELS, REDUCED_LEVELS = (
