@@ -120,6 +120,10 @@ def test_results_stand_between_the_marks_and_nowhere_else():
         with_results("# Title\n", "new", Path("README.md"))
 
 
+def summary_block(accuracy: float, ratio: float | None) -> dict:
+    return {"accuracy": accuracy, "latency_ratio_to_base": {"opencv": ratio, "onnxruntime": 0.5}}
+
+
 def write_metrics(folder: Path, **changes: dict) -> None:
     """What the page reads, of a run with one wrong engine and one network without a TFLite file."""
     content = {
@@ -134,6 +138,13 @@ def write_metrics(folder: Path, **changes: dict) -> None:
                 "fine_tuned": 93.877551,
             },
         },
+        "summary": {
+            "base": summary_block(94.1, 1.0),
+            "pruned": summary_block(92.8, 0.6),
+            "base_int8": summary_block(94.8, 1.2),
+            "pruned_int8": summary_block(94.1, None),
+        },
+        "evaluate/base": {"images": 153},
         "export/base": {},
         "export/pruned": {},
         "quantize/base": {"wrong_here": {"opencv_new": "computes logits that are 24 % off"}},
@@ -165,6 +176,8 @@ def test_a_page_says_what_was_reached_and_what_is_wrong(tmp_path):
         "base took 1:01 minutes.",
         "- Pruning removed 40.1% of the MACs: validation accuracy 96 %, 51 % after the cut, 94 % "
         "after fine-tuning.",
+        "- Worse than the base: pruned loses 1.3 points; base_int8 takes 1.2 of the base's time in "
+        "opencv.",
         "- Wrong here: base_int8 in opencv_new, which computes logits that are 24 % off.",
         "- base_int8 as TFLite, in LiteRT: 94.1 % of the test images right, 100.0 % predicted as "
         "in ONNX Runtime.",

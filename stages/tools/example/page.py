@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from stages.common.core.accuracy import percent_text
+from stages.common.core.accuracy import decimals_of, percent_text
 from stages.common.core.cli import InputError
 from stages.common.core.files import read_metrics
 from stages.tools.quick_run import as_minutes
@@ -26,6 +26,7 @@ def results(metrics: Path, commit: str, seconds: float, stages_run: int) -> str:
         trained(metrics, commit),
         took(metrics, seconds, stages_run),
         pruning(metrics),
+        worse(read(metrics / "summary.json"), read(metrics / "evaluate" / "base.json")["images"]),
         *(each for network in NETWORKS for each in wrong(metrics, network)),
         *(litert(metrics, network) for network in NETWORKS),
     ]
@@ -59,6 +60,24 @@ def pruning(metrics: Path) -> str:
         f"Pruning removed {pruned['amount_reached']:.1%} of the {TARGETS[pruned['target']]}: "
         f"validation accuracy {base}, {cut} after the cut, {tuned} after fine-tuning."
     )
+
+
+def worse(summary: dict[str, dict], images: int) -> str:
+    """The variants that are less accurate than the base, and those that take longer."""
+    base, *others = summary
+    lost = {name: summary[base]["accuracy"] - summary[name]["accuracy"] for name in others}
+    found = [
+        f"{name} loses {points:.{decimals_of(images)}f} points"
+        for name, points in lost.items()
+        if points > 0
+    ]
+    found += [
+        f"{name} takes {ratio:g} of the base's time in {runtime}"
+        for name in others
+        for runtime, ratio in summary[name]["latency_ratio_to_base"].items()
+        if ratio is not None and ratio > 1
+    ]
+    return f"Worse than the base: {'; '.join(found) or 'nothing'}."
 
 
 def wrong(metrics: Path, network: str) -> list[str]:
