@@ -181,7 +181,8 @@ def test_a_stage_imports_no_stage_and_no_tool_and_a_room_neither():
 def test_a_room_of_common_imports_only_rooms_below_it():
     order = [
         ("core",),
-        ("data", "measuring", "reporting"),
+        ("data", "measuring"),
+        ("reporting",),
         ("network", "sources", "studies"),
         ("building", "inference"),
         ("training", "npu", "revisions"),
