@@ -177,7 +177,7 @@ def test_a_page_says_what_was_reached_and_what_is_wrong(tmp_path):
         "- Pruning removed 40.1% of the MACs: validation accuracy 96 %, 51 % after the cut, 94 % "
         "after fine-tuning.",
         "- Worse than the base: pruned loses 1.3 points; base_int8 takes 1.2 of the base's time in "
-        "opencv.",
+        "OpenCV DNN.",
         "- Wrong here: base_int8 in opencv_new, which computes logits that are 24 % off.",
         "- base_int8 as TFLite, in LiteRT: 94.1 % of the test images right, 100.0 % predicted as "
         "in ONNX Runtime.",

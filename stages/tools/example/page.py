@@ -15,6 +15,7 @@ PLACE = re.compile(
 NETWORKS = ("base", "pruned")
 CHECKS = {"": "export", "_int8": "quantize"}  # what checked a network's files, by their suffix
 TARGETS = {"macs": "MACs", "params": "params", "latency": "predicted milliseconds"}
+RUNTIMES = {"opencv": "OpenCV DNN", "onnxruntime": "ONNX Runtime"}
 AGAIN = "'make example' again"
 
 
@@ -72,7 +73,7 @@ def worse(summary: dict[str, dict], images: int) -> str:
         if points > 0
     ]
     found += [
-        f"{name} takes {ratio:g} of the base's time in {runtime}"
+        f"{name} takes {ratio:g} of the base's time in {RUNTIMES[runtime]}"
         for name in others
         for runtime, ratio in summary[name]["latency_ratio_to_base"].items()
         if ratio is not None and ratio > 1
