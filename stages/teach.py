@@ -26,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 from stages.common.building.build import build_network
-from stages.common.core.accuracy import accuracy
+from stages.common.core.accuracy import accuracy, percent_text
 from stages.common.core.cli import run
 from stages.common.core.files import write_csv, write_json
 from stages.common.core.params import load_params, recorded
@@ -167,11 +167,14 @@ def main() -> None:
     write_csv(args.curve, curve, header=CURVE_COLUMNS)
     write_json(args.metrics, metrics)
     context.store.clear()
+    alone, together = (
+        percent_text(metrics[key], len(validation))
+        for key in ("validation_accuracy", "together_validation_accuracy")
+    )
     print(
         f"{args.teacher}: outputs on {teacher.views} views of {len(images):,} images, of "
         f"{params.networks} networks with {metrics['params']:,} params each, which reached "
-        f"{metrics['validation_accuracy']:.2f} % on {len(validation)} validation images, and "
-        f"{metrics['together_validation_accuracy']:.2f} % together"
+        f"{alone} on {len(validation)} validation images, and {together} together"
     )
 
 

@@ -22,6 +22,7 @@ import torch
 from stages.common.building.build import build_network
 from stages.common.building.checkpoint import save_checkpoint
 from stages.common.building.pretrained import load_pretrained
+from stages.common.core.accuracy import percent_text
 from stages.common.core.cli import run
 from stages.common.core.files import write_csv, write_json
 from stages.common.core.params import load_params, recorded
@@ -96,9 +97,10 @@ def main() -> None:
     speed = speed_summary(progress, context.device, context.precision)
     write_json(args.speed, speed)
     context.store.clear()
+    reached = percent_text(metrics["validation_accuracy"], len(validation))
     print(
-        f"{args.model}: {metrics['validation_accuracy']:.2f} % on {len(validation)} validation "
-        f"images, {metrics['params']:,} params, {metrics['macs'] / 1e6:.1f} M MACs; "
+        f"{args.model}: {reached} on {len(validation)} validation images, "
+        f"{metrics['params']:,} params, {metrics['macs'] / 1e6:.1f} M MACs; "
         f"{progress.flops / 1e12:.0f} TFLOP in {speed['seconds']:.0f} s, a step at "
         f"{speed['step_gflops']:.0f} GFLOP/s ({speed['step_share_of_matmul']:.0%} of torch.mm)"
     )

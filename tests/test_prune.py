@@ -19,11 +19,12 @@ from stages.common.pruning.importance import scored_groups
 from stages.common.pruning.latency.model import LatencyModel, model_from
 from stages.common.pruning.params import PruneParams, flat
 from stages.common.pruning.plan import Group
+from stages.common.pruning.summary import summary
 from stages.common.training.augmentation import Augmenter
 from stages.common.training.checkpoints import model_digest
 from stages.common.training.loop import Epochs
 from stages.common.training.teacher import TeacherOutputs
-from stages.prune import curve, summary
+from stages.prune import curve
 from stages.teach import GRAIN, teach
 from tests.conftest import make_images
 from tests.networks import RECIPE, TEACH, run_context

@@ -1,0 +1,100 @@
+"""The summary of a pruning: sizes and widths before and after, what was asked for and reached."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from stages.common.network.chain import Chain, widths_of
+from stages.common.network.imported import ImportedNetwork
+from stages.common.network.network import Network
+from stages.common.network.size import size_of
+from stages.common.pruning.cut import share_removed
+from stages.common.pruning.fine_tuning import Latency
+from stages.common.pruning.groups import channel_groups, coupled_layers
+from stages.common.pruning.latency.candidates import CandidateTimer
+from stages.common.pruning.latency.model import LatencyModel
+from stages.common.pruning.params import PruneParams
+
+
+def summary(
+    base: Network,
+    pruned: Network,
+    params: PruneParams,
+    accuracies: dict[str, float],
+    latency: Latency | None,
+    keep_whole: Sequence[str] = (),
+) -> dict:
+    """Sizes before and after, the amount asked for and reached, accuracies in percent."""
+    metrics = {
+        "method": params.method,
+        "target": params.target,
+        "amount_asked": None if params.budget_ms or params.widths else params.amount,
+        "amount_reached": round(amount_reached(base, pruned, params, latency, keep_whole), 4),
+        "before": size_and_widths(base, params, keep_whole),
+        "after": size_and_widths(pruned, params, keep_whole),
+        "validation_accuracy": accuracies,
+    }
+    if isinstance(latency, LatencyModel):
+        metrics["predicted_latency_ms"] = predicted_latency(base, pruned, latency)
+    if isinstance(latency, CandidateTimer):
+        metrics["measured_latency_ms"] = latency.report(group_widths(pruned, keep_whole))
+    if isinstance(base, ImportedNetwork) and params.method == "structured":
+        metrics["coupled_layers"] = coupled_layers(channel_groups(base, keep_whole=keep_whole))
+    return metrics
+
+
+def amount_reached(
+    base: Network,
+    pruned: Network,
+    params: PruneParams,
+    latency: Latency | None,
+    keep_whole: Sequence[str],
+) -> float:
+    """The share of the target (MACs, params or milliseconds) that is gone."""
+    if latency is not None and params.target == "latency":
+        before, after = (milliseconds(each, latency, keep_whole) for each in (base, pruned))
+        return 1 - after / before
+    zeros = params.method == "unstructured"
+    return share_removed(size_of(base), size_of(pruned), params.target, zeros)
+
+
+def milliseconds(network: Network, latency: Latency, keep_whole: Sequence[str]) -> float:
+    """Predicted of the chain, measured of another network."""
+    if isinstance(latency, CandidateTimer):
+        return latency.ms(group_widths(network, keep_whole))
+    assert isinstance(network, Chain)
+    return latency.predict(widths_of(network))
+
+
+def predicted_latency(base: Network, pruned: Network, latency: LatencyModel) -> dict:
+    """FP32 milliseconds of one image on the profile's device, and its name."""
+    return {
+        "before": round(milliseconds(base, latency, ()), 4),
+        "after": round(milliseconds(pruned, latency, ()), 4),
+        "device": latency.device,
+    }
+
+
+def size_and_widths(network: Network, params: PruneParams, keep_whole: Sequence[str]) -> dict:
+    """The chain's widths as text, '64 64 / 256 256', which `dvc metrics diff` can show; those of
+    another network by group, where channels were removed.
+    """
+    size = dataclasses.asdict(size_of(network))
+    if isinstance(network, Chain):
+        widths = " / ".join(" ".join(map(str, block)) for block in widths_of(network))
+        return {**size, "widths": widths}
+    if params.method == "unstructured":
+        return size
+    groups = channel_groups(network, keep_whole=keep_whole)
+    return {**size, "widths": {group.name: group.width for group in groups}}
+
+
+def group_widths(network: Network, keep_whole: Sequence[str]) -> list[int]:
+    return [group.width for group in channel_groups(network, keep_whole=keep_whole)]
+
+
+def widths_in_words(metrics: dict) -> str:
+    """The chain's widths, or how many channels another network keeps."""
+    before, after = (metrics[when].get("widths") for when in ("before", "after"))
+    if isinstance(after, dict):
+        return f"{sum(after.values())} of {sum(before.values())} prunable channels left"
+    return f"widths {after}" if after else "all widths as before"
