@@ -13,17 +13,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from stages.common.core.cli import InputError, run
+from stages.common.consistency.image_counts import check_counts
+from stages.common.consistency.networks import check_networks, check_pruning
+from stages.common.consistency.studies import check_studies
+from stages.common.core.cli import run
 from stages.common.core.files import write_json
 from stages.common.core.params import parse_section, read_params, reject_unknown_keys
-from stages.common.data.params import (
-    OFFICIAL_TRAINING_IMAGES,
-    DataParams,
-    batch_sizes,
-    refuse_data_contradictions,
-    refuse_image_size,
-    refuse_large_batches,
-)
+from stages.common.data.params import DataParams, refuse_data_contradictions
 from stages.common.inference.params import (
     EvaluateParams,
     ExportParams,
@@ -31,23 +27,17 @@ from stages.common.inference.params import (
     TFLiteParams,
 )
 from stages.common.measuring.params import BenchmarkParams
-from stages.common.network.params import CHAIN, NONE, NetworkParams, refuse_keys_of_others
+from stages.common.network.params import NetworkParams
 from stages.common.npu.vela import NPUParams
-from stages.common.pruning.params import (
-    PruneParams,
-    refuse_chain_only,
-    refuse_contradictions,
-    refuse_other_shapes,
-)
+from stages.common.pruning.params import PruneParams, refuse_contradictions
 from stages.common.revisions.changes import CompareRevisionsParams
 from stages.common.sources.params import PrepareParams
-from stages.common.studies.grid import StudiesParams, experiments_of
+from stages.common.studies.grid import StudiesParams
 from stages.common.training.params import (
     RecipeParams,
     TeachParams,
     TrainParams,
     refuse_large_augmentation,
-    refuse_missing_teacher,
 )
 from stages.controls.params import ControlsParams
 from stages.hardware.energy_model.params import EnergyParams
@@ -80,16 +70,6 @@ SECTIONS = {
     "studies": StudiesParams,
 }
 
-IMAGE_SIZE = [32, 32]  # of the profiles in deploy/profiles
-COUNTS = {  # what takes images of CIFAR-10, and the key that says how many there are
-    "export.check_images": "validation_images",
-    "quantize.calibration_images": "train_images",
-    "tflite.calibration_images": "train_images",
-    "tflite.check_images": "validation_images",
-    "accelerator.images": "validation_images",
-    "hls.calibration_images": "train_images",
-}
-
 
 def check(content: dict, path: str | Path) -> None:
     """Raise ``InputError`` for the first thing in a read params file that is not allowed."""
@@ -103,82 +83,8 @@ def check(content: dict, path: str | Path) -> None:
     refuse_large_augmentation(params["recipe"], params["data"].image_size)
     check_counts(params, path)
     refuse_contradictions(params["prune"])
-    if params["network"].imported:
-        refuse_chain_only(params["prune"], params["network"].factory)
-    else:
-        refuse_other_shapes(params["prune"], params["train"].widths)
-        refuse_unprofiled(params["prune"], params["data"].image_size)
-    check_studies(params["studies"], content, path)
-
-
-def check_networks(params: dict[str, Any]) -> None:
-    """The networks of base and teacher must be there, and take the images; ``params`` by section.
-
-    One that a factory makes is built and run once, which takes torch: seconds.
-    """
-    network, teach, size = params["network"], params["teach"], params["data"].image_size
-    factories = {"train": network.factory, "teach": teach.factory}
-    blocks = {
-        f"{section}.widths": len(params[section].widths)
-        for section, factory in factories.items()
-        if factory == CHAIN
-    }
-    if blocks:
-        refuse_image_size(size, blocks)
-    refuse_missing_teacher(teach, params["train"])
-    if network.imported or teach.factory not in (CHAIN, NONE):
-        from stages.common.building import check as networks
-
-        networks.refuse_network(network, size)
-        if teach.factory not in (CHAIN, NONE):
-            networks.refuse_network_of(teach.factory, teach.arguments, size)
-    else:
-        refuse_keys_of_others(network)
-
-
-def refuse_unprofiled(prune: PruneParams, size: list[int]) -> None:
-    """The layers in deploy/profiles were timed on the shapes that images of 32x32 pixels give."""
-    if prune.needs_latency() and size != IMAGE_SIZE:
-        raise InputError(
-            f"prune counts milliseconds of a profile for images of {IMAGE_SIZE}, but "
-            f"data.image_size is {size}; let prune.target count macs or params, without budget_ms"
-        )
-
-
-def check_studies(studies: StudiesParams, content: dict, path: str | Path) -> None:
-    """Every value that a study tries must be allowed where it is tried."""
-    for study, sections in dataclasses.asdict(studies).items():
-        reject_unknown_keys(sections, known=list(SECTIONS), prefix=f"studies.{study}.", path=path)
-        for experiment in experiments_of(study, sections):
-            for key, value in experiment.changes.items():
-                section, name = key.split(".")
-                changed = {section: {**content[section], name: value}}
-                where = f"{path}: studies.{study}"
-                parse_section(SECTIONS[section], changed, section=section, path=where)
-
-
-def check_counts(params: dict[str, Any], path: str | Path) -> None:
-    """No stage may want more images than there are for it; ``params`` by section.
-
-    How many another source than CIFAR-10 has, ``prepare`` finds out: it refuses batches that are
-    larger, and the other counts are upper limits there.
-    """
-    data = params["data"]
-    batches = {key: value_of(key, params) for key in batch_sizes(params["teach"].factory)}
-    refuse_large_batches(batches, data.train_images, "data.train_images")
-    if data.source != "cifar10":
-        return
-    most = OFFICIAL_TRAINING_IMAGES - data.validation_images
-    limits = [("data.train_images", most, "50,000 less data.validation_images")]
-    limits += [(key, getattr(data, name), f"data.{name}") for key, name in COUNTS.items()]
-    for key, limit, why in limits:
-        if (wanted := value_of(key, params)) > limit:
-            raise InputError(f"{path}: {key} is {wanted}; allowed: at most {limit}, which is {why}")
-
-
-def value_of(key: str, params: dict[str, Any]) -> int:
-    section, name = key.split(".")
-    return getattr(params[section], name)
+    check_pruning(params)
+    check_studies(params["studies"], content, SECTIONS, path)
 
 
 def accepted() -> dict:

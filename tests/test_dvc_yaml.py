@@ -187,6 +187,7 @@ def test_a_room_of_common_imports_only_rooms_below_it():
         ("building", "inference"),
         ("training", "npu", "revisions"),
         ("pruning", "qat"),
+        ("consistency",),
     ]
     level = {room: depth for depth, rooms in enumerate(order) for room in rooms}
     for path in sorted((ROOT / "stages" / "common").rglob("*.py")):
