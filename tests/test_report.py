@@ -93,6 +93,21 @@ def test_both_sides_of_every_figure_stand_side_by_side(clone, monkeypatch):
     assert "| metrics/summary.json | pruned.size_bytes | 500 | 250 | -250 |" in text
 
 
+def test_accuracies_have_the_decimals_that_the_test_images_carry(clone, monkeypatch):
+    evaluations = clone.path / "metrics" / "evaluate"
+    evaluations.mkdir()
+    for images, cell in ((153, "89.5 % → 89.2 %"), (10_000, "89.50 % → 89.25 %")):
+        (evaluations / "base.json").write_text(json.dumps({"images": images}))
+        clone.commit(f"{images} images")
+        clone.run("git", "branch", "--force", "few", "HEAD")
+        [row] = [
+            line
+            for line in reported(monkeypatch, "main", "few").splitlines()
+            if line.startswith("| pruned | 89")
+        ]
+        assert f"| {cell} |" in row
+
+
 def test_milliseconds_of_two_runs_are_never_compared(clone, monkeypatch):
     text = reported(monkeypatch, "main")
     assert "latency_ms" not in text
@@ -193,8 +208,9 @@ def test_pictures_of_a_pull_request_have_the_addresses_of_its_commits(clone, mon
 
 def test_a_variant_may_come_and_go():
     block = {"accuracy": 1.0}
-    assert report.headlines({"old": block}, {"new": block}) == ["`old` is gone.", "`new` is new."]
-    table = report.summary_table({"old": block}, {"new": block})
+    lines = report.headlines({"old": block}, {"new": block}, decimals=2)
+    assert lines == ["`old` is gone.", "`new` is new."]
+    table = report.summary_table({"old": block}, {"new": block}, decimals=2)
     assert "| new | 1.00 % | - |" in table
     assert "| old | 1.00 % | - |" in table
 

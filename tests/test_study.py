@@ -123,6 +123,13 @@ def test_seeds_get_their_mean_and_sample_deviation():
     assert " ms" not in table  # one shape, and perhaps several machines
 
 
+def test_few_test_images_have_fewer_decimals_and_a_mean_over_seeds_one_more():
+    experiments = experiments_of("seeds", SEEDS)
+    table = markdown(experiments, rows_of(experiments, [93.0, 94.0, 98.0]), decimals=0)
+    assert "| 2 | 50,000,000 | 1,000 | 98 % | 4,000 | 97 % | 1,000 |" in table
+    assert "FP32: 95.0 ± 2.6 % (mean and standard deviation, n = 3 seeds" in table
+
+
 def test_two_ways_are_compared_seed_by_seed_at_the_latency_that_was_predicted():
     sections = {"prune": {"target": ["macs", "latency"], "seed": [0, 1, 2], "budget_ms": [1.0]}}
     experiments = experiments_of("targets", sections)

@@ -14,15 +14,19 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from stages.common.core.accuracy import MOST_DECIMALS, decimals_of
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import write_bytes, write_text
 from stages.common.reporting.markdown import as_table
 from stages.common.revisions.git import Revision, Stale, branch_point, read, revision, stale_stages
 
 SUMMARY = "metrics/summary.json"
+EVALUATIONS = "metrics/evaluate"  # a JSON a variant, which has the number of test images
 PICTURE = "plots/pareto.png"
 TO_DO = "dvc repro && make readme publish"
 NO_MILLISECONDS = (
@@ -52,7 +56,6 @@ class Column:
         return " → ".join(dict.fromkeys(texts)) or "-"
 
 
-ACCURACY = Column("accuracy", ("accuracy",), "{:.2f} %")
 SIZE = Column("size", ("size_bytes",), "{:,} bytes")
 MACS = Column("MACs", ("macs",), "{:,}")
 RATIOS = (
@@ -61,47 +64,66 @@ RATIOS = (
 )
 
 
+def accuracy_column(decimals: int) -> Column:
+    return Column("accuracy", ("accuracy",), f"{{:.{decimals}f}} %")
+
+
 def read_summary(root: Path, at: Revision) -> dict[str, dict]:
     """The block of each variant; empty for a revision without a summary."""
-    content = read(root, at, SUMMARY)
-    if content is None:
-        return {}
-    try:
-        summary = json.loads(content)
-    except ValueError as error:
-        raise InputError(f"{SUMMARY} of {at.title} is no JSON ({error}); run 'dvc repro'") from None
+    summary = read_json(root, at, SUMMARY)
     if not isinstance(summary, dict) or not all(isinstance(b, dict) for b in summary.values()):
         raise InputError(f"{SUMMARY} of {at.title} has no block for each variant; run 'dvc repro'")
     return summary
 
 
-def headlines(before: dict[str, dict], after: dict[str, dict]) -> list[str]:
-    """A line for each variant that is new, gone, or has another accuracy, size or MACs."""
+def read_json(root: Path, at: Revision, path: str) -> Any:
+    """The content of the file; an empty dict for a revision without it."""
+    content = read(root, at, path)
+    if content is None:
+        return {}
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise InputError(f"{path} of {at.title} is no JSON ({error}); run 'dvc repro'") from None
+
+
+def images_tested(root: Path, at: Revision, variants: Iterable[str]) -> list[int]:
+    """The number of each variant's test images, where the revision says it."""
+    evaluations = (read_json(root, at, f"{EVALUATIONS}/{variant}.json") for variant in variants)
+    return [each["images"] for each in evaluations if isinstance(each, dict) and "images" in each]
+
+
+def headlines(before: dict[str, dict], after: dict[str, dict], decimals: int) -> list[str]:
+    """A line for each variant that is new, gone, or has another accuracy, size or MACs.
+
+    ``decimals``: of an accuracy in percent.
+    """
     lines = []
     for name in dict.fromkeys([*before, *after]):
         if name not in before or name not in after:
             lines.append(f"`{name}` is {'gone' if name in before else 'new'}.")
-        elif changes := changes_of(before[name], after[name]):
+        elif changes := changes_of(before[name], after[name], decimals):
             lines.append(f"`{name}`: {', '.join(changes)}.")
     return lines or ["No variant's accuracy, bytes or MACs changed."]
 
 
-def changes_of(before: dict, after: dict) -> list[str]:
+def changes_of(before: dict, after: dict, decimals: int) -> list[str]:
     """Accuracy in points, the others in per cent of what they were."""
     changes = []
-    for column in (ACCURACY, SIZE, MACS):
+    accuracy = accuracy_column(decimals)
+    for column in (accuracy, SIZE, MACS):
         old, new = column.value(before), column.value(after)
         if old is None or new is None or old == new:
             continue
-        if column is ACCURACY:
-            changes.append(f"accuracy {new - old:+.2f} points")
+        if column is accuracy:
+            changes.append(f"accuracy {new - old:+.{decimals}f} points")
         elif old:
             changes.append(f"{column.title} {100 * (new - old) / old:+.1f} %")
     return changes
 
 
-def summary_table(before: dict[str, dict], after: dict[str, dict]) -> str:
-    columns = (ACCURACY, SIZE, MACS, *RATIOS)
+def summary_table(before: dict[str, dict], after: dict[str, dict], decimals: int) -> str:
+    columns = (accuracy_column(decimals), SIZE, MACS, *RATIOS)
     rows = [["variant", *(column.title for column in columns)], ["---", *["---:"] * len(columns)]]
     for name in dict.fromkeys([*after, *before]):
         blocks = before.get(name, {}), after.get(name, {})
@@ -187,11 +209,14 @@ def in_code(names: list[str]) -> str:
 
 def markdown_report(root: Path, base: Revision, head: Revision, stale: Stale, pictures: str) -> str:
     before, after = read_summary(root, base), read_summary(root, head)
+    counts = [*images_tested(root, base, before), *images_tested(root, head, after)]
+    decimals = max(map(decimals_of, counts), default=MOST_DECIMALS)
+    news = [*status_lines(stale), *headlines(before, after, decimals)]
     params = dvc_diff(root, "params", base, head)
     sections = [
         f"## Results: {base.title} → {head.title}",
-        "\n".join(f"- {line}" for line in [*status_lines(stale), *headlines(before, after)]),
-        summary_table(before, after),
+        "\n".join(f"- {line}" for line in news),
+        summary_table(before, after, decimals),
         NO_MILLISECONDS,
         "### Params",
         "\n".join(params) if len(params) > 2 else "No param changed.",

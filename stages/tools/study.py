@@ -18,6 +18,7 @@ import io
 import json
 from pathlib import Path
 
+from stages.common.core.accuracy import decimals_of
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import write_csv, write_text
 from stages.common.core.params import load_params, read_params
@@ -83,17 +84,21 @@ def results(experiment: Experiment) -> list[Row]:
     ]
 
 
-def conditions(experiments: list[Experiment], params: dict) -> str:
-    """The conditions of all points: the machine, the fine-tuning, the number of runs."""
-    blocks = json.loads(
-        command("git", "show", f"{revision(experiments[0].name)}:metrics/benchmark.json")
-    )
-    machine = blocks["environment"]
+def read_json(experiment: Experiment, path: str) -> dict:
+    return json.loads(command("git", "show", f"{revision(experiment.name)}:{path}"))
+
+
+def conditions(experiments: list[Experiment], params: dict, images: int) -> str:
+    """The conditions of all points: the machine, the fine-tuning, the number of runs.
+
+    ``images``: the number of test images.
+    """
+    machine = read_json(experiments[0], "metrics/benchmark.json")["environment"]
     epochs = experiments[0].changes.get("prune.epochs", params["prune"]["epochs"])
     return (
         f"{machine['cpu']}, {machine['threads']} thread, OpenCV {machine['opencv']} in the faster "
         f"of its engines; {epochs} epoch{'s' if epochs > 1 else ''} of fine-tuning a point, one "
-        "seed; 10,000 test images; small figures: prune.amount of a line's last point"
+        f"seed; {images:,} test images; small figures: prune.amount of a line's last point"
     )
 
 
@@ -110,10 +115,11 @@ def main() -> None:
     run_all(experiments)
     rows = [row for experiment in experiments for row in results(experiment)]
     write_csv(args.csv, rows, header=list(rows[0]))
-    table = markdown(experiments, rows)
+    images = read_json(experiments[0], "metrics/evaluate/base.json")["images"]
+    table = markdown(experiments, rows, decimals_of(images))
     write_text(args.table, table)
     if AMOUNT in experiments[0].varied:
-        note = conditions(experiments, read_params(args.params))
+        note = conditions(experiments, read_params(args.params), images)
         save_png(args.picture, study_chart(rows, note=note))
     print(table)
 

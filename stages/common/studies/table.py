@@ -3,6 +3,7 @@
 import shlex
 import statistics
 
+from stages.common.core.accuracy import MOST_DECIMALS
 from stages.common.measuring.seeds import paired_difference
 from stages.common.reporting.markdown import as_table
 from stages.common.studies.grid import RESULTS_STAGE, SEED, Experiment
@@ -12,11 +13,12 @@ PREDICTED = "predicted_latency_ms"  # by the device's profile, where pruning cou
 Row = dict[str, str]  # of plots/tradeoff.csv, with the experiment's name and what it changed
 
 
-def markdown(experiments: list[Experiment], rows: list[Row]) -> str:
+def markdown(experiments: list[Experiment], rows: list[Row], decimals: int = MOST_DECIMALS) -> str:
     """FP32 and INT8 side by side; mean and deviation where seeds vary.
 
     Where nothing but the seed varies there is no time: one shape has one, and the runs may be of
-    several machines.
+    several machines. ``decimals``: of an accuracy in percent; a mean over seeds has one more, at
+    most ``MOST_DECIMALS``.
     """
     varied = experiments[0].varied
     timed = varied != (SEED,)
@@ -34,8 +36,14 @@ def markdown(experiments: list[Experiment], rows: list[Row]) -> str:
         ]
         if has_predictions:
             cells.append(f"{float(fp32[PREDICTED]):.2f} ms" if fp32[PREDICTED] else "")
-        lines.append([*cells, *network_cells(fp32, timed), *network_cells(int8, timed)])
-    paragraphs = [as_table(lines), *spread(varied, networks), commands(experiments)]
+        lines.append(
+            [*cells, *network_cells(fp32, timed, decimals), *network_cells(int8, timed, decimals)]
+        )
+    paragraphs = [
+        as_table(lines),
+        *spread(varied, networks, min(decimals + 1, MOST_DECIMALS)),
+        commands(experiments),
+    ]
     return "\n\n".join(paragraphs) + "\n"
 
 
@@ -43,9 +51,9 @@ def select(rows: list[Row], variant: str) -> list[Row]:
     return [row for row in rows if row["variant"] == variant]
 
 
-def network_cells(row: Row, timed: bool) -> list[str]:
+def network_cells(row: Row, timed: bool, decimals: int) -> list[str]:
     """Accuracy, bytes, and the latency in both runtimes with its ratio to the base's."""
-    cells = [f"{float(row['accuracy']):.2f} %", f"{int(row['size_bytes']):,}"]
+    cells = [f"{float(row['accuracy']):.{decimals}f} %", f"{int(row['size_bytes']):,}"]
     for runtime in ("", "onnxruntime_") if timed else ():
         latency, ratio = (
             float(row[f"{runtime}{key}"]) for key in ("latency_ms_median", "ratio_to_base")
@@ -54,7 +62,9 @@ def network_cells(row: Row, timed: bool) -> list[str]:
     return cells
 
 
-def spread(varied: tuple[str, ...], networks: tuple[list[Row], list[Row]]) -> list[str]:
+def spread(
+    varied: tuple[str, ...], networks: tuple[list[Row], list[Row]], decimals: int
+) -> list[str]:
     """Mean and deviation over the seeds, for each value of what else varies."""
     if SEED not in varied:
         return []
@@ -65,31 +75,35 @@ def spread(varied: tuple[str, ...], networks: tuple[list[Row], list[Row]]) -> li
             name = " ".join([kind, *(row[key] for key in varied if key != SEED)])
             groups.setdefault(name, []).append(row)
         timed = varied != (SEED,)
-        sentences += [group_in_words(name, group, timed) for name, group in groups.items()]
+        sentences += [
+            group_in_words(name, group, timed, decimals) for name, group in groups.items()
+        ]
         if len(groups) == 2:
             first, second = groups.items()
-            sentences.append(difference(first, second))
+            sentences.append(difference(first, second, decimals))
     return [" ".join(sentences)]
 
 
-def group_in_words(name: str, rows: list[Row], timed: bool) -> str:
+def group_in_words(name: str, rows: list[Row], timed: bool, decimals: int) -> str:
     """Mean and sample standard deviation of the accuracy, and the time that it takes."""
     values = accuracies_of(rows)
     ratio = statistics.mean(float(row["ratio_to_base"]) for row in rows)
+    mean, std = (f"{of(values):.{decimals}f}" for of in (statistics.mean, statistics.stdev))
     return (
-        f"{name}: {statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} % (mean and "
+        f"{name}: {mean} ± {std} % (mean and "
         f"standard deviation, n = {len(rows)} seeds of pruning and fine-tuning, one base)"
         + (f" at {ratio:.2f} × the base's time in OpenCV DNN." if timed else ".")
     )
 
 
-def difference(first: tuple[str, list[Row]], second: tuple[str, list[Row]]) -> str:
+def difference(first: tuple[str, list[Row]], second: tuple[str, list[Row]], decimals: int) -> str:
     """The gain of the second group over the first, paired by seed."""
     gain = paired_difference(accuracies_of(second[1]), accuracies_of(first[1]))
     unsure = ": the seeds alone could explain it" if gain["low"] <= 0 <= gain["high"] else ""
+    points, low, high = (f"{gain[key]:+.{decimals}f}" for key in ("points", "low", "high"))
     return (
-        f"{second[0]} less {first[0]}: {gain['points']:+.2f} ± {gain['std']:.2f} points, by seed "
-        f"(95 % t interval {gain['low']:+.2f} to {gain['high']:+.2f}{unsure})."
+        f"{second[0]} less {first[0]}: {points} ± {gain['std']:.{decimals}f} points, by seed "
+        f"(95 % t interval {low} to {high}{unsure})."
     )
 
 
