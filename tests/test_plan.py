@@ -10,21 +10,17 @@ import pytest
 from stages.common.core.cli import InputError
 from stages.common.pruning.latency.model import model_from
 from stages.common.pruning.params import PruneParams, refuse_contradictions
-from stages.common.pruning.plan import (
+from stages.common.pruning.plan.goals import (
     Cost,
-    Group,
     KeepMostWithin,
     KeepWidths,
-    Ranking,
     RemoveShare,
     StayWithin,
     StayWithinMeasured,
     goals_of,
-    in_words,
-    make_plan,
-    nearest_ratio,
-    widths_at,
 )
+from stages.common.pruning.plan.plan import in_words, make_plan, nearest_ratio, widths_at
+from stages.common.pruning.plan.ranking import Group, Ranking
 from tests.profiles import profile
 
 SIZES = [8, 6, 12]

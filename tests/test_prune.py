@@ -18,7 +18,7 @@ from stages.common.pruning.groups import convolutions
 from stages.common.pruning.importance import scored_groups
 from stages.common.pruning.latency.model import LatencyModel, model_from
 from stages.common.pruning.params import PruneParams, flat
-from stages.common.pruning.plan import Group
+from stages.common.pruning.plan.ranking import Group
 from stages.common.pruning.summary import summary
 from stages.common.training.augmentation import Augmenter
 from stages.common.training.checkpoints import model_digest

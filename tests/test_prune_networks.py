@@ -26,7 +26,7 @@ from stages.common.pruning.importance import scored_groups
 from stages.common.pruning.latency import candidates
 from stages.common.pruning.latency.candidates import CandidateTimer
 from stages.common.pruning.params import PruneParams, refuse_chain_only
-from stages.common.pruning.plan import Group
+from stages.common.pruning.plan.ranking import Group
 from stages.common.training.augmentation import Augmenter
 from stages.common.training.checkpoints import EpochStore, model_digest
 from stages.common.training.teacher import TeacherOutputs, no_teacher

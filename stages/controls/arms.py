@@ -16,7 +16,8 @@ from stages.common.network.size import size_of
 from stages.common.pruning.cut import hold_at_zero, keep_channels, share_removed
 from stages.common.pruning.importance import scored_groups
 from stages.common.pruning.params import PruneParams, flat, no_wider
-from stages.common.pruning.plan import KeepWidths, make_plan
+from stages.common.pruning.plan.goals import KeepWidths
+from stages.common.pruning.plan.plan import make_plan
 
 # The arms, in the order of tables and pictures; the others are controls for the first.
 PRUNED, SCRATCH, SCRATCH_B, RANDOM, ZEROS = (

@@ -14,7 +14,8 @@ from stages.common.network.size import output_positions, size_of
 from stages.common.pruning.couplings import coupled, dependency_graph, is_depthwise
 from stages.common.pruning.groups import channel_groups
 from stages.common.pruning.latency.model import LatencyModel
-from stages.common.pruning.plan import Cost, Group
+from stages.common.pruning.plan.goals import Cost
+from stages.common.pruning.plan.ranking import Group
 
 COUNTED = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)  # by ``size_of``: BatchNorm as a bias
 

@@ -14,7 +14,8 @@ from stages.common.network.network import Network
 from stages.common.network.size import Size, size_of
 from stages.common.pruning.couplings import coupled, dependency_graph, network_name
 from stages.common.pruning.groups import convolutions
-from stages.common.pruning.plan import Group, Plan, nearest_ratio
+from stages.common.pruning.plan.plan import Plan, nearest_ratio
+from stages.common.pruning.plan.ranking import Group
 
 # ------------------------------------------------------------------------------------- structured
 

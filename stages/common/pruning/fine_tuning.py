@@ -18,7 +18,8 @@ from stages.common.pruning.importance import scored_groups
 from stages.common.pruning.latency.candidates import CandidateTimer
 from stages.common.pruning.latency.model import LatencyModel
 from stages.common.pruning.params import PruneParams
-from stages.common.pruning.plan import Cost, goals_of, in_words, make_plan
+from stages.common.pruning.plan.goals import Cost, goals_of
+from stages.common.pruning.plan.plan import in_words, make_plan
 from stages.common.training.checkpoints import Progress
 from stages.common.training.context import RunContext
 from stages.common.training.loop import Monitor, evaluate, fit, ignore

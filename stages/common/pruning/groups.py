@@ -24,7 +24,7 @@ from stages.common.pruning.couplings import (
     dependency_graph,
     network_name,
 )
-from stages.common.pruning.plan import Group
+from stages.common.pruning.plan.ranking import Group
 
 BODY = "body."  # of an ImportedNetwork: before the names that its factory gives to the layers
 

@@ -16,7 +16,7 @@ from stages.common.network.chain import Chain
 from stages.common.network.network import Network
 from stages.common.pruning.couplings import coupled, dependency_graph
 from stages.common.pruning.groups import channel_groups
-from stages.common.pruning.plan import Group
+from stages.common.pruning.plan.ranking import Group
 
 TAYLOR_IMAGES = 1000  # the first ones, whose gradients rank the channels
 BATCH_PIXELS = TAYLOR_IMAGES * 32 * 32  # of images whose gradients are computed at once

@@ -33,7 +33,7 @@ from stages.common.network.network import Network
 from stages.common.network.size import size_of
 from stages.common.pruning.cut import keep_channels
 from stages.common.pruning.groups import channel_groups
-from stages.common.pruning.plan import Cost
+from stages.common.pruning.plan.goals import Cost
 from stages.common.training.checkpoints import EpochStore, work_key
 
 THREADS = 1  # as in the profiles of devices
