@@ -1,7 +1,7 @@
 """The residual networks of He et al. for images of 32 pixels, "Deep residual learning for image
 recognition", CVPR 2016, section 4.2: 6n + 2 layers in three stages of 16, 32 and 64 channels.
 
-As an example of an own factory: network.factory: examples.networks.resnet:resnet20
+An example of a factory of your own: network.factory: examples.networks.resnet:resnet20
 """
 
 import torch

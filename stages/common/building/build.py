@@ -1,4 +1,4 @@
-"""New networks, before they have learned."""
+"""New networks, untrained."""
 
 import torch
 

@@ -7,7 +7,7 @@ from stages.common.core.cli import InputError
 from stages.common.network.factories import make_body, require_runs, source_file
 from stages.common.network.params import NetworkParams, refuse_keys_of_others, require_layers
 
-TRIED_CLASSES = 2  # how many there are, prepare finds out
+TRIED_CLASSES = 2  # any number: how many there are is known after prepare
 
 
 def refuse_network(params: NetworkParams, image_size: list[int]) -> None:

@@ -41,7 +41,7 @@ def blocks_of_chains(params: dict[str, Any]) -> dict[str, int]:
 
 
 def check_pruning(params: dict[str, Any]) -> None:
-    """What section prune asks for must be possible with the network; ``params`` by section."""
+    """Section prune must ask for something that the network allows; ``params`` by section."""
     prune, network = params["prune"], params["network"]
     if network.imported:
         refuse_chain_only(prune, network.factory)

@@ -65,7 +65,7 @@ def make_body(name: str, arguments: dict, classes: int) -> nn.Module:
 
 
 def source_file(name: str) -> Path | None:
-    """The file that holds an own factory; None for torchvision's and those of compiled modules."""
+    """The source file of a factory; None for torchvision's and those of compiled modules."""
     if name.startswith(TORCHVISION):
         return None
     try:

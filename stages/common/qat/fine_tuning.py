@@ -1,4 +1,4 @@
-"""Quantization-aware fine-tuning of an FP32 ONNX model: it feels INT8's rounding while it learns.
+"""Quantization-aware fine-tuning of an FP32 ONNX model: its forward pass rounds as INT8 does.
 
 The activations' ranges stay those that calibration found. The targets are the labels and the FP32
 model's own outputs. BatchNorm is folded before, so that what learns is what the file holds. The

@@ -110,7 +110,7 @@ class Reader:
         return torch.tensor(numpy_helper.to_array(proto), device=self.device)
 
     def steps_of(self, node: NodeProto) -> list[Step]:
-        """What a node computes for the pixels; none where it computes a constant."""
+        """The steps that a node takes for the pixels; none where it computes a constant."""
         if node.op_type == "QuantizeLinear":
             return [Step(self.rounding(node), (node.input[0],), node.output[0])]
         attributes = attributes_of(node)
@@ -140,7 +140,7 @@ class Reader:
     # ---------------------------------------------------------------------------- quantization
 
     def rounding(self, node: NodeProto) -> Callable[[Tensor], Tensor]:
-        """What rounds an activation to the values that its 8 bits have."""
+        """A function that rounds an activation to the values that its 8 bits have."""
         scale, zero_point = self.quantization(node)
         limits, zero = torch.iinfo(zero_point.dtype), int(zero_point)
         return lambda values: rounded(values, scale, limits.min - zero, limits.max - zero)
@@ -192,7 +192,7 @@ class Reader:
         return layer
 
     def start(self, original: Tensor, rounded: Tensor, scale: Tensor, axis: int) -> Tensor:
-        """What is nearest to the FP32 weight and rounded to the file's integer, which need not be
+        """The value nearest to the FP32 weight that rounds to the file's integer, which need not be
         the nearest one (see inference/int8/gptq.py).
         """
         shape = [1] * rounded.dim()

@@ -115,7 +115,7 @@ def evaluated_elsewhere(results: list[Result]) -> str:
 
 
 def accuracy_note(result: Result) -> str:
-    """What an interval and a balanced accuracy are, where there are some."""
+    """A definition of the interval and of the balanced accuracy, where the table has them."""
     note = ""
     if "accuracy_low" in result.evaluation:
         note += " In brackets: Clopper and Pearson's 95 % interval."

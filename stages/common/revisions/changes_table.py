@@ -134,7 +134,7 @@ def classes_of(change: AccuracyChange) -> str:
 
 
 def other_engines(comparisons: list[Comparison], wanted: str) -> str:
-    """What ran elsewhere than in OpenCV's wanted engine, since a check found that wrong."""
+    """The variants that ran elsewhere than in OpenCV's wanted engine, which a check found wrong."""
     found = [
         f"{each.variant} in {each.engines.get('opencv', 'none')}"
         for each in comparisons

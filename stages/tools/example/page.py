@@ -1,4 +1,4 @@
-"""What an example reached, as the generated part of its page."""
+"""The generated part of an example's page: what it reached, and the conditions."""
 
 import re
 from pathlib import Path

@@ -70,7 +70,7 @@ class GraphBuilder:
         )
 
     def value(self, node: NodeProto, index: int = 0) -> Value:
-        """What an input of the node is."""
+        """An input of the node, which must be an activation."""
         name = node.input[index]
         self.require(name in self.values, node, f"'{name}', which it reads, is no activation")
         return self.values[name]

@@ -82,7 +82,7 @@ def load_tflite(path: str | Path) -> schema.ModelT:
 
 
 def read_metadata(path: str | Path) -> dict:
-    """What the writer says of the network and its input; empty for another's file."""
+    """The writer's description of the network and its input; empty for another's file."""
     model = schema.Model.GetRootAsModel(Path(path).read_bytes(), 0)
     for index in range(model.MetadataLength()):
         if model.Metadata(index).Name() == METADATA.encode():
