@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
-from stages.common.core.accuracy import accuracy
+from stages.common.core.accuracy import accuracy, points_text
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import replacing, write_json
 from stages.common.core.params import load_params
@@ -102,9 +102,11 @@ def repaired(source: Source, attempt: Attempt, path: Path) -> Attempt:
     for layer in worst_first(found)[:-1]:
         params = replace(attempt.params, exclude=[*attempt.params.exclude, layer])
         before, attempt = attempt, attempted(source, params, path)
+        images = len(source.validation)
         print(
             f"repair: {layer} stays FP32, which costs time (see benchmark); accuracy "
-            f"{-before.worst_drop:+g} -> {-attempt.worst_drop:+g} points"
+            f"{points_text(-before.worst_drop, images)} -> "
+            f"{points_text(-attempt.worst_drop, images)}"
         )
         if attempt.worst_drop <= allowed:
             break
@@ -214,7 +216,7 @@ def main() -> None:
     store.clear()
     print(
         f"{args.int8}: {metrics['size_bytes']:,} bytes, {metrics['size_ratio_to_fp32']:.1%} of "
-        f"FP32; accuracy {-attempt.worst_drop:+g} points"
+        f"FP32; accuracy {points_text(-attempt.worst_drop, len(validation))}"
     )
 
 

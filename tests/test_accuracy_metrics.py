@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stages.common.core.accuracy import decimals_of, percent_text
+from stages.common.core.accuracy import decimals_of, percent_text, points_text
 from stages.common.core.accuracy_metrics import (
     accuracy_metrics,
     balanced_metrics,
@@ -23,6 +23,14 @@ def even(images: int, wrong: int, classes: int = 2) -> tuple[np.ndarray, np.ndar
 def test_as_many_decimals_as_one_image_more_or_less_changes(images, decimals):
     assert decimals_of(images) == decimals
     assert percent_text(100 / 3, images) == f"{100 / 3:.{decimals}f} %"
+
+
+@pytest.mark.parametrize(
+    ("points", "images", "text"),
+    [(-0.12, 2500, "-0.12"), (0.5, 2500, "+0.5"), (-2.04, 49, "-2"), (-0.0, 49, "+0")],
+)
+def test_a_change_of_accuracy_has_no_more_decimals_than_the_images_carry(points, images, text):
+    assert points_text(points, images) == f"{text} points"
 
 
 def test_ten_thousand_images_of_even_classes_have_two_decimals_and_no_more_keys():

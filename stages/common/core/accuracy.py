@@ -38,6 +38,11 @@ def decimals_of(images: int) -> int:
     return min(max(len(str(images - 1)) - 2, 0), MOST_DECIMALS)
 
 
+def points_text(points: float, images: int) -> str:
+    """ "-0.12 points", with no more decimals than so many images carry."""
+    return f"{round(points, decimals_of(images)) or 0:+g} points"
+
+
 def percent_text(percent: float, images: int) -> str:
     """ "94.1 %", with the decimals that so many images carry."""
     return f"{percent:.{decimals_of(images)}f} %"

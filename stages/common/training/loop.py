@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from stages.common.core.accuracy import accuracy
+from stages.common.core.accuracy import accuracy, percent_text
 from stages.common.core.cli import InputError
 from stages.common.core.params import recorded
 from stages.common.data.dataset import Images
@@ -86,7 +86,8 @@ def fit(
         for epoch in range(done, schedule.epochs):
             bar.set_description(f"{monitor.title} {epoch + 1}/{schedule.epochs}")
             row = run_epoch(trainer, epochs, epoch, schedule, progress, bar)
-            bar.set_postfix(loss=row["loss"], validation=f"{row['validation_accuracy']:.2f}%")
+            reached = percent_text(row["validation_accuracy"], len(context.validation))
+            bar.set_postfix(loss=row["loss"], validation=reached)
             progress.history.append(row)
             context.store.save(key, model, optimizers, progress)
             monitor.on_epoch(progress.history)
