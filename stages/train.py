@@ -68,7 +68,14 @@ def main() -> None:
     images, validation = load_training_images(args.data, data)
     teacher = load_teacher(args.teacher, recipe.augmentation(), images.digest())
     source = load_params(NetworkParams, args.params, section="network")
-    network = build_network(source.factory, source.arguments, params.widths, images, params.seed)
+    network = build_network(
+        source.factory,
+        source.arguments,
+        params.widths,
+        images,
+        params.seed,
+        source.normalization,
+    )
     if source.weights:
         print(load_pretrained(network, source))
     context = RunContext(

@@ -42,6 +42,7 @@ RECIPE = RecipeParams(
     optimizer="muon",
     schedule="linear",
     body_rate=1.0,
+    frozen_norms=False,
 )
 TEACH = TeachParams(
     factory="chain",
@@ -65,6 +66,7 @@ NETWORK = {
     "code": "examples/networks",
     "weights": "",
     "weights_sha256": "",
+    "normalization": "data",
     "keep_whole": [],
 }
 PARAMS = {

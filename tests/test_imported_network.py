@@ -268,8 +268,27 @@ def test_a_frozen_body_keeps_weights_and_statistics_until_its_turn(images, tmp_p
     fit(network, label_objective(0.0), frozen, 0, context, Monitor("t"))
     changed = {n for n, value in network.state_dict().items() if not torch.equal(value, before[n])}
     assert changed == {"body.head.weight", "body.head.bias"}
-    assert begin_epoch(network, 1, frozen)
+    assert begin_epoch(network, 1, frozen, recipe)
     assert all(value.requires_grad for value in network.parameters())
+
+
+def test_frozen_norms_keep_their_statistics_while_everything_learns(images, tmp_path):
+    network = build_imported(TINY, {}, images, seed=0)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    recipe = dataclasses.replace(RECIPE, optimizer="sgd", frozen_norms=True)
+    context = dataclasses.replace(run_context(images, tmp_path), recipe=recipe)
+    schedule = Schedule(epochs=1, batch_size=20, learning_rate=0.1)
+    fit(network, label_objective(0.0), schedule, 0, context, Monitor("t"))
+    same = {n for n, value in network.state_dict().items() if torch.equal(value, before[n])}
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    norms = {f"body.{norm}.{name}" for norm in ("bn", "norm") for name in statistics}
+    assert same == {"mean", "std"} | norms
+
+
+def test_pretrained_weights_may_expect_their_own_normalization(images):
+    network = build_imported(TINY, {}, images, seed=0, normalization=[127, 128])
+    assert network.mean.unique().tolist() == [127]
+    assert network.std.unique().tolist() == [128]
 
 
 def test_a_pretrained_body_learns_at_its_own_rate_and_norms_do_not_decay(network):

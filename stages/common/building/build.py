@@ -7,22 +7,28 @@ from stages.common.network.chain import WHITENING_SIZE, Chain
 from stages.common.network.factories import require_runs
 from stages.common.network.imported import ImportedNetwork
 from stages.common.network.network import IMAGE_SIZE, Network
-from stages.common.network.params import CHAIN
+from stages.common.network.params import CHAIN, DATA
 
 WHITENING_IMAGES = 5000  # enough for a 12 x 12 covariance (cifar10-airbench takes as many)
 WHITENING_EPSILON = 5e-4  # the same source
 
 
 def build_network(
-    factory: str, arguments: dict, widths: list[list[int]], images: Images, seed: int
+    factory: str,
+    arguments: dict,
+    widths: list[list[int]],
+    images: Images,
+    seed: int,
+    normalization: str | list = DATA,
 ) -> Network:
-    """A new network for the classes, colours and size of the images; ``widths`` are the chain's.
+    """A new network for the classes, colours and size of the images; ``widths`` are the chain's,
+    ``normalization`` is of the others (see ``NetworkParams``).
 
     Raises ``InputError`` for a factory that is not there, or makes no network for such images.
     """
     if factory == CHAIN:
         return build_chain(widths, images, seed)
-    return build_imported(factory, arguments, images, seed)
+    return build_imported(factory, arguments, images, seed, normalization)
 
 
 def build_chain(widths: list[list[int]], images: Images, seed: int) -> Chain:
@@ -53,7 +59,9 @@ def whitening_filters(images: Images) -> torch.Tensor:
     return torch.cat([filters, -filters]).view(-1, 3, WHITENING_SIZE, WHITENING_SIZE).float()
 
 
-def build_imported(factory: str, arguments: dict, images: Images, seed: int) -> ImportedNetwork:
+def build_imported(
+    factory: str, arguments: dict, images: Images, seed: int, normalization: str | list = DATA
+) -> ImportedNetwork:
     """A factory's network with new weights, tried on two images of that size."""
     torch.manual_seed(seed)
     config = {
@@ -63,9 +71,13 @@ def build_imported(factory: str, arguments: dict, images: Images, seed: int) -> 
         "image_size": list(images.shape[1:]),
     }
     network = ImportedNetwork(config)
-    mean, std = colours(images)
-    network.mean.copy_(mean.mean().round())
-    network.std.copy_(std)
+    if isinstance(normalization, list):
+        network.mean.fill_(normalization[0])
+        network.std.fill_(normalization[1])
+    else:
+        mean, std = colours(images)
+        network.mean.copy_(mean.mean().round())
+        network.std.copy_(std)
     require_runs(factory, network, network.input_shape, len(images.classes))
     network.output_layer()
     return network

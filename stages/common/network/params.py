@@ -9,6 +9,7 @@ from stages.common.core.params import rule, text, texts
 
 CHAIN = "chain"
 NONE = "none"
+DATA = "data"
 TORCHVISION = "torchvision:"
 
 
@@ -48,6 +49,25 @@ def arguments() -> Any:
     )
 
 
+def normalization() -> Any:
+    """A field: 'data', or the mean (whole, of all colours) and deviation that weights expect."""
+    return rule(
+        lambda value: (
+            value == DATA
+            or (
+                isinstance(value, list)
+                and len(value) == 2
+                and type(value[0]) is int
+                and 0 <= value[0] <= 255
+                and type(value[1]) in (int, float)
+                and 1 <= value[1] <= 255
+            )
+        ),
+        "data, or [mean, deviation] in 0-255, the mean whole, such as [127, 128]",
+        usual=DATA,
+    )
+
+
 @dataclass(frozen=True)
 class NetworkParams:
     """The network that is trained, pruned and deployed."""
@@ -57,6 +77,7 @@ class NetworkParams:
     code: str = text()
     weights: str = text()
     weights_sha256: str = text()
+    normalization: str | list = normalization()
     keep_whole: list = texts()
 
     @property

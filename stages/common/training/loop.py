@@ -218,7 +218,7 @@ def train_epoch(
 
     Counted are the network's operations, not the optimizers'.
     """
-    learns = begin_epoch(trainer.model, epoch, schedule)
+    learns = begin_epoch(trainer.model, epoch, schedule, epochs.context.recipe)
     times = progress.times
     started = time.perf_counter()
     pixels, labels, targets, order = epochs.load(epoch)

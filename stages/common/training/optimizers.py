@@ -97,12 +97,12 @@ def set_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
             group["lr"] = group["multiple"] * rate
 
 
-def begin_epoch(model: Network, epoch: int, schedule: Schedule) -> bool:
+def begin_epoch(model: Network, epoch: int, schedule: Schedule, recipe: RecipeParams) -> bool:
     """Put the model into training mode; returns whether all that can learn does in this epoch.
 
     The chain's first bias learns in the first ``whitening_bias_epochs``. In the first
     ``frozen_epochs`` only the output layer of an imported network learns, and the statistics of
-    its BatchNorms stay.
+    its BatchNorms stay; with ``recipe.frozen_norms`` they always do.
     """
     model.train()
     if isinstance(model, Chain):
@@ -113,5 +113,9 @@ def begin_epoch(model: Network, epoch: int, schedule: Schedule) -> bool:
     if frozen:
         model.eval()
     model.requires_grad_(not frozen)
+    if recipe.frozen_norms:
+        for layer in model.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.eval()
     model.output_layer().requires_grad_(True).train()
     return not frozen

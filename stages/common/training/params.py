@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 from stages.common.core.cli import InputError
-from stages.common.core.params import channel_widths, number, one_of, whole
+from stages.common.core.params import channel_widths, flag, number, one_of, whole
 from stages.common.data.params import MOST_PIXELS
 from stages.common.network.params import CHAIN, NONE, arguments, factory
 
@@ -37,6 +37,7 @@ class RecipeParams:
     optimizer: str = one_of("muon", "sgd", "adamw", usual="muon")
     schedule: str = one_of("linear", "cosine", usual="linear")
     body_rate: float = number(at_least=0, usual=1.0)
+    frozen_norms: bool = flag(usual=False)
 
     def augmentation(self) -> Augmentation:
         return Augmentation(self.translate, self.cutout, self.crop_scale, self.colour)
