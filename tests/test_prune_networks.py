@@ -25,6 +25,7 @@ from stages.common.pruning.groups import channel_groups, coupled_layers, group_n
 from stages.common.pruning.importance import scored_groups
 from stages.common.pruning.latency import candidates
 from stages.common.pruning.latency.candidates import CandidateTimer
+from stages.common.pruning.norms import estimate_norms
 from stages.common.pruning.params import PruneParams, refuse_chain_only
 from stages.common.pruning.plan.ranking import Group
 from stages.common.training.augmentation import Augmenter
@@ -565,3 +566,15 @@ def test_the_stage_writes_what_was_done_to_every_group(
     assert metrics["amount_reached"] == pytest.approx(params.amount, abs=0.08)
     assert metrics["teaching_flops"] == params.steps * len(images) * 2 * size_of(base).macs
     assert not list((tmp_path / "resume").iterdir())
+
+
+def test_kept_statistics_are_estimated_anew_after_a_cut():
+    images = make_images(40, seed=1)
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=0.3), nn.Dropout(0.5))
+    estimate_norms(layers, images, batch_size=40, device=torch.device("cpu"))
+    norm = layers[1]
+    expected = layers[0](torch.from_numpy(images.pixels).float()).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(norm.running_mean, expected.mean(1))
+    torch.testing.assert_close(norm.running_var, expected.var(1))
+    assert norm.momentum == 0.3
+    assert not any(layer.training for layer in layers.modules())

@@ -17,6 +17,7 @@ from stages.common.pruning.cut import hold_at_zero, keep_channels, make_permanen
 from stages.common.pruning.importance import scored_groups
 from stages.common.pruning.latency.candidates import CandidateTimer
 from stages.common.pruning.latency.model import LatencyModel
+from stages.common.pruning.norms import estimate_norms
 from stages.common.pruning.params import PruneParams
 from stages.common.pruning.plan.goals import Cost, goals_of
 from stages.common.pruning.plan.plan import in_words, make_plan
@@ -64,8 +65,10 @@ def prune_in_steps(
         on_epoch([*(progress.history for progress in fine_tuning), history])
 
     for step in range(1, params.steps + 1):
-        model = cut(model, step)
-        accuracy = evaluate(model.to(context.device), context.validation, context.device)
+        model = cut(model, step).to(context.device)
+        if context.recipe.frozen_norms:
+            estimate_norms(model, context.images, params.batch_size, context.device)
+        accuracy = evaluate(model, context.validation, context.device)
         schedule, objective = schedule_of(step, params), objective_of(step)
         monitor = Monitor(f"prune step {step}/{params.steps}, epoch", after_epoch)
         fine_tuning.append(fit(model, objective, schedule, params.seed + step, context, monitor))
