@@ -574,7 +574,7 @@ def test_kept_statistics_are_estimated_anew_after_a_cut():
     estimate_norms(layers, images, batch_size=40, device=torch.device("cpu"))
     norm = layers[1]
     expected = layers[0](torch.from_numpy(images.pixels).float()).transpose(0, 1).flatten(1)
-    torch.testing.assert_close(norm.running_mean, expected.mean(1))
-    torch.testing.assert_close(norm.running_var, expected.var(1))
+    torch.testing.assert_close(norm.running_mean, expected.mean(1), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(norm.running_var, expected.var(1), rtol=1e-4, atol=1e-3)
     assert norm.momentum == 0.3
     assert not any(layer.training for layer in layers.modules())
