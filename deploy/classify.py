@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 try:
     # A small file can hold a picture of many gigabytes, for which a device has no memory.
@@ -50,6 +50,7 @@ ENGINE_CALLS = 5  # with which engine="auto" times each engine, after one to war
 # Of each data_type in ONNX: bytes of a number, and the field that holds it if it is not raw_data.
 ONNX_TYPES = {1: (4, 4), 2: (1, 5), 3: (1, 5), 6: (4, 5), 7: (8, 7), 9: (1, 5), 10: (2, 5)}
 UNDERSTOOD = {"layout": "NCHW", "channels": "RGB", "type": "float32", "range": [0, 255]}
+SAMPLES = 4  # pictures whose logits are a model's metadata 'expected'
 WEIGHTS_DIMENSIONS = {"Conv": (4, 1), "Gemm": (2, 1)}  # of weights and bias
 LEAST_INPUTS = {"Conv": 2, "Gemm": 2, "QuantizeLinear": 2, "DequantizeLinear": 2, "Constant": 0}
 MOST_BYTES = 2**31 - 1  # of a model (a limit of protobuf's) or an image
@@ -63,6 +64,7 @@ JPEG, PNG, GIF, BMP, PAM = b"\xff\xd8", b"\x89PNG", b"GIF", b"BM", b"P7"  # how 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 WEBP, AVIF = b"WEBP", b"ftyp"  # at bytes 8 and 4
 EXTRA_SAMPLES = 338  # a tag of TIFF
+Expected = tuple[np.ndarray, float] | None  # logits (SAMPLES, classes), allowed error in percent
 
 
 class InputError(ValueError):
@@ -79,19 +81,19 @@ class Classifier:
     that it brings every image to: the centre square of the image, or with ``stretch`` all of it;
     None is what the model was trained with.
     ``engine`` is OpenCV's engine that computes: "auto" times one image in each (``engine_ms``) and
-    keeps the fastest. ``left_out`` says which engines cannot be used, and why.
+    keeps the fastest. ``left_out`` says which engines refuse the model or compute it wrongly.
 
-    Raises ``InputError`` when the file is missing, not of this pipeline, or refused by OpenCV.
+    Raises ``InputError`` when the file is missing, not of this pipeline, or no engine is right.
     """
 
     def __init__(self, path: str | Path, engine: str = "auto", stretch: bool | None = None):
         if engine not in (*ENGINES, "auto"):
             raise ValueError(f"engine is {engine!r}; expected 'auto', 'new' or 'classic'")
-        self.classes, self.size, stretched = read_description(path)
+        self.classes, self.size, stretched, expected = read_description(path)
         self.stretch = stretched if stretch is None else stretch
         probe = np.zeros((1, 3, *self.size), np.float32)
         names = ENGINES if engine == "auto" else (engine,)
-        nets, self.left_out = load_nets(path, names, probe)
+        nets, self.left_out = load_nets(path, names, probe, expected)
         self.engine_ms = {name: time_net(net, probe) for name, net in nets.items()}
         self.engine = min(self.engine_ms, key=lambda name: self.engine_ms[name])
         self._path, self._net = path, nets[self.engine]
@@ -134,9 +136,9 @@ class Classifier:
         return outputs
 
 
-def read_description(path: str | Path) -> tuple[tuple[str, ...], tuple[int, int], bool]:
-    """The names of the classes, the (height, width) of the input, and whether it was trained on
-    stretched images, from the model's metadata.
+def read_description(path: str | Path) -> tuple[tuple[str, ...], tuple[int, int], bool, Expected]:
+    """The names of the classes, the (height, width) of the input, whether it was trained on
+    stretched images, and what it should answer, from the model's metadata.
 
     Raises ``InputError`` when the file is missing or is no model that this program understands.
     """
@@ -158,7 +160,23 @@ def read_description(path: str | Path) -> tuple[tuple[str, ...], tuple[int, int]
     resize = description.get("resize", "crop")
     if resize not in ("crop", "stretch"):
         raise foreign(path, f"its input's 'resize' is {resize!r}, neither crop nor stretch")
-    return tuple(classes), (size[0], size[1]), resize == "stretch"
+    expected = read_expected(metadata, len(classes), path)
+    return tuple(classes), (size[0], size[1]), resize == "stretch", expected
+
+
+def read_expected(metadata: dict[str, str], classes: int, path: str | Path) -> Expected:
+    """The logits that the file has for the samples and their limit; None where it has none."""
+    if "expected" not in metadata:
+        return None
+    value: Any = json_of(metadata, "expected", path)
+    try:
+        logits, tolerance = np.array(value["logits"], np.float64), float(value["tolerance"])
+        finite = np.isfinite(logits).all() and 0 <= tolerance < np.inf
+        if logits.shape == (SAMPLES, classes) and finite:
+            return logits, tolerance
+    except (LookupError, TypeError, ValueError, OverflowError):
+        pass
+    raise foreign(path, f"its metadata 'expected' is not {SAMPLES} x {classes} logits and a limit")
 
 
 def json_of(metadata: dict[str, str], key: str, path: str | Path) -> object:
@@ -298,11 +316,11 @@ def varint(message: bytes, at: int) -> tuple[int, int]:
 
 
 def load_nets(
-    path: str | Path, engines: Iterable[str], probe: np.ndarray
+    path: str | Path, engines: Iterable[str], probe: np.ndarray, expected: Expected
 ) -> tuple[dict[str, cv2.dnn.Net], list[str]]:
-    """The model in each engine that takes it, and why the others do not.
+    """The model in each engine that computes it right, and what is wrong with the others.
 
-    OpenCV has no classic engine after 5.0. Raises ``InputError`` when no engine takes the model.
+    OpenCV has no classic engine after 5.0. Raises ``InputError`` when no engine is right.
     """
     if int(cv2.__version__.split(".")[0]) < 5:
         raise InputError(f"OpenCV is {cv2.__version__}; expected 5.0 or newer (pip install -U)")
@@ -315,12 +333,37 @@ def load_nets(
         try:
             net = cv2.dnn.readNetFromONNX(utf8(path), code)
             forward(net, probe)  # a model that loads may still fail to run
-            nets[name] = net
+            if expected and not (off := percent_off(net, probe, expected[0])) <= expected[1]:
+                refusals.append(f"{name}: computes logits that are {off:.2g} % off")
+            else:
+                nets[name] = net
         except cv2.error as error:
             refusals.append(f"{name}: {one_line(error)}")
     if not nets:
-        raise InputError(f"{path}: OpenCV {cv2.__version__} refuses it ({'; '.join(refusals)})")
+        reasons = "; ".join(refusals)
+        raise InputError(f"{path}: no engine of OpenCV {cv2.__version__} is right ({reasons})")
     return nets, refusals
+
+
+def percent_off(net: cv2.dnn.Net, probe: np.ndarray, expected: np.ndarray) -> float:
+    """How far a network's logits of the samples are from the expected ones: root mean squares,
+    without each picture's mean. Not finite for a wrong shape.
+    """
+    rows = [forward(net, sample(number, *probe.shape[2:])) for number in range(SAMPLES)]
+    if any(row.shape != expected[:1].shape for row in rows):
+        return np.inf
+    pair = np.concatenate(rows), expected
+    with np.errstate(all="ignore"):
+        found, wanted = (each - each.mean(axis=1, keepdims=True) for each in pair)
+        return float(100 * np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+def sample(number: int, height: int, width: int) -> np.ndarray:
+    """A picture (1, 3, H, W) float32 in 0-255, as the pipeline's runtimes/expected.py has it."""
+    c, y, x = (axis.astype(np.int64) for axis in np.ogrid[:3, :height, :width])
+    rings = 510 * 4**number * y**2 // height**2 + 510 * 4**number * x**2 // width**2
+    waves = 510 * (3 - c) * y // height + 510 * (1 + c) * x // width + 90 * number
+    return ((2 * abs(rings % 510 - 255) + abs(waves % 510 - 255)) // 3)[None].astype(np.float32)
 
 
 def utf8(path: str | Path) -> str:
@@ -387,9 +430,8 @@ def fitted(image: np.ndarray, size: tuple[int, int], stretch: bool) -> np.ndarra
         return image
     # INTER_AREA averages what falls into a pixel; it is no good for enlarging.
     shrinks = image.shape[0] >= size[0] and image.shape[1] >= size[1]
-    return cv2.resize(
-        image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
+    way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, size[::-1], interpolation=way)
 
 
 # ---------------------------------------------------------------------------------------- images
@@ -466,9 +508,8 @@ def tiff_tag(content: bytes, tag: int) -> int | None:
     entries = min(number(start, first - start), len(content) // entry)
     for at in range(first, first + entries * entry, entry):
         if number(at, 2) == tag:
-            count = number(at + 4, word)
             value = at + 4 + word
-            return number(value if 2 * count <= word else number(value, word), 2)
+            return number(value if 2 * number(at + 4, word) <= word else number(value, word), 2)
     return None
 
 
@@ -549,7 +590,6 @@ def frames_of(where: str | int) -> Iterator[Picture]:
 
     Raises ``InputError`` when there is none, and when a camera goes away: it has no end.
     """
-    is_camera = isinstance(where, int)
     name = f"camera {where}" if isinstance(where, int) else utf8(where)
     frames = 0
     capture = cv2.VideoCapture(where)
@@ -565,7 +605,7 @@ def frames_of(where: str | int) -> Iterator[Picture]:
             yield Picture(name, pixels, 1e3 * (time.perf_counter() - start), frames, rate)
     finally:
         capture.release()
-    if is_camera:
+    if isinstance(where, int):
         what = f"stopped after {frames} pictures" if frames else "is absent, or in use elsewhere"
         raise InputError(f"{name} {what}; expected a camera that OpenCV can open")
     if not frames:

@@ -1,7 +1,9 @@
 """Write a network as an FP32 ONNX file for deployment, and check that it is the same network.
 
 Normalization and BatchNorm are folded into convolutions (see inference/export). The file takes raw
-pixels, in batches of any size.
+pixels, in batches of any size. For networks other than the chain it holds the logits of a few
+synthetic pictures, so that a device finds engines that compute it wrongly: see
+inference/runtimes/expected.py.
 
 Reads   a checkpoint, the validation images
 Writes  an ONNX file (input "pixels": RGB float32 in 0-255 (N, 3, H, W); output "logits"
@@ -24,7 +26,7 @@ from stages.common.core.files import replacing, write_json
 from stages.common.core.params import load_params
 from stages.common.data.dataset import Images, first_images, load_training_images
 from stages.common.data.params import DataParams
-from stages.common.inference.export.check import compare_runtimes
+from stages.common.inference.export.check import answers, compare_runtimes
 from stages.common.inference.export.onnx_export import INPUT, onnx_of
 from stages.common.inference.params import ExportParams
 from stages.common.inference.runtimes.agreement import print_wrong, require_one_right
@@ -84,7 +86,9 @@ def main() -> None:
     images = first_images(
         validation, params.check_images, "export.check_images", "data.validation_images"
     )
-    model = onnx_of(checkpoint.model, params.opset, metadata_of(checkpoint, images))
+    metadata = metadata_of(checkpoint, images)
+    metadata |= answers(checkpoint.model, params.logit_tolerance)
+    model = onnx_of(checkpoint.model, params.opset, metadata)
     with replacing(args.onnx) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
         results, wrong = compare_runtimes(

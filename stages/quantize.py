@@ -10,8 +10,9 @@ long without it. quantize.repair: greedy then leaves more layers in FP32, those 
 alone changes the logits most, until quantize.max_accuracy_drop is met; each such island costs time.
 
 A runtime or engine is right where its logits are within quantize.logit_tolerance of what the file
-says, or nearer to that than the FP32 file's are. The others are left out from here on: the JSON
-says which, under "wrong_here".
+says, or nearer to that than those of the FP32 model that it rounds. The others are left out from
+here on: the JSON says which, under "wrong_here". Where the FP32 file holds the logits of a few
+synthetic pictures, so does the INT8 file: see inference/runtimes/expected.py.
 
 Reads   an FP32 ONNX file, the JSON of its check (which runtimes are right), the training images
         (calibration, fine-tuning), the validation images (check)
@@ -40,10 +41,16 @@ from stages.common.core.params import load_params
 from stages.common.data.dataset import Images, first_images, load_training_images
 from stages.common.data.params import DataParams
 from stages.common.inference.int8.quantizer import quantized
-from stages.common.inference.int8.sensitivity import sensitivities, worst_first
-from stages.common.inference.onnx_graph import load_model
+from stages.common.inference.int8.sensitivity import logits_of, sensitivities, worst_first
+from stages.common.inference.onnx_graph import image_shape, load_model, read_metadata
 from stages.common.inference.params import QuantizeParams
-from stages.common.inference.runtimes.agreement import print_wrong, right_logits
+from stages.common.inference.runtimes.agreement import logit_error, print_wrong, right_logits
+from stages.common.inference.runtimes.expected import (
+    EXPECTED,
+    add_metadata,
+    expected_metadata,
+    sample_pictures,
+)
 from stages.common.inference.runtimes.onnx_files import WRONG, logits_by_runtime, read_wrong
 from stages.common.inference.runtimes.opencv import NAMED_ENGINES, installed_engines
 from stages.common.qat.fine_tuning import fine_tuned_for_int8
@@ -54,11 +61,13 @@ from stages.common.training.params import RecipeParams
 
 @dataclass(frozen=True)
 class Source:
-    """The FP32 model, the file that keeps its activations' ranges once they are found, the images,
-    and what the logits (N, classes) of the FP32 file are in the runtimes that are right.
+    """The FP32 model and its logits (N, classes), the file that keeps its activations' ranges once
+    they are found, the images, and what the logits of the FP32 file are in the runtimes that are
+    right.
     """
 
     model: ModelProto
+    logits: np.ndarray
     ranges: Path
     calibration: Images
     validation: Images
@@ -84,9 +93,8 @@ def attempted(source: Source, params: QuantizeParams, path: Path) -> Attempt:
     """Write the INT8 file and check it."""
     model = quantized(source.model, source.calibration, params, source.ranges)
     path.write_bytes(model.SerializeToString(deterministic=True))
-    fp32 = next(iter(source.fp32.values()))
     logits, wrong = right_logits(
-        path, source.validation, source.engines, params.logit_tolerance, fp32
+        path, source.validation, source.engines, params.logit_tolerance, source.logits
     )
     return Attempt(params, logits, losses(source.fp32, logits, source.validation.labels), wrong)
 
@@ -111,6 +119,14 @@ def repaired(source: Source, attempt: Attempt, path: Path) -> Attempt:
         if attempt.worst_drop <= allowed:
             break
     return attempt
+
+
+def answers(path: Path, model: ModelProto, tolerance: float) -> dict[str, str]:
+    """The metadata "expected" of the INT8 file of an FP32 model."""
+    pictures = sample_pictures(*image_shape(model, path)[1:])
+    expected = logits_of(load_model(path), pictures)
+    rounding = logit_error(expected, logits_of(model, pictures))
+    return expected_metadata(expected, max(tolerance, rounding))
 
 
 def metrics_of(attempt: Attempt, size: int, fp32_size: int) -> dict:
@@ -199,17 +215,21 @@ def main() -> None:
     aware = {}
     with tempfile.TemporaryDirectory() as folder, replacing(args.int8) as temporary:
         ranges = Path(folder) / "ranges.json"
-        source = Source(load_model(args.onnx), ranges, calibration, validation, engines, fp32)
+        model, any_right = load_model(args.onnx), next(iter(fp32.values()))
+        source = Source(model, any_right, ranges, calibration, validation, engines, fp32)
         if params.aware_epochs:
             recipe = load_params(RecipeParams, args.params, section="recipe")
             device = pick_device(params.aware_device)
             context = RunContext(training, validation, recipe, device, store)
             tuned = fine_tuned_for_int8(source.model, calibration, params, ranges, context)
-            source, aware = replace(source, model=tuned.model), {"aware": tuned.metrics}
+            aware = {"aware": tuned.metrics}
+            source = replace(source, model=tuned.model, logits=logits_of(tuned.model, validation))
         attempt = attempted(source, params, temporary)
         if params.repair == "greedy":
             attempt = repaired(source, attempt, temporary)
         refuse_accuracy_drop(attempt, params.max_accuracy_drop)
+        if EXPECTED in read_metadata(source.model):
+            add_metadata(temporary, answers(temporary, source.model, params.logit_tolerance))
     print_wrong(attempt.wrong)
     metrics = metrics_of(attempt, size=args.int8.stat().st_size, fp32_size=args.onnx.stat().st_size)
     write_json(args.metrics, metrics | aware)

@@ -3,12 +3,32 @@
 OpenCV 5.0.0's new engine computes such a layer wrongly in INT8 on many processors.
 """
 
+import json
+from pathlib import Path
+
 import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from stages import export, quantize
+from stages.common.data.cifar10 import CLASSES as NAMES
+from stages.common.inference.int8.quantizer import quantized
+from stages.common.inference.params import QuantizeParams
+from stages.common.inference.runtimes.expected import add_metadata
+from tests.conftest import make_images
+
 CHANNELS = 32
 CLASSES = 10
+
+
+def write_depthwise_int8(path: Path, params: QuantizeParams) -> Path:
+    """As INT8, with the metadata that a device reads, its answers included."""
+    model = depthwise_model()
+    path.write_bytes(quantized(model, make_images(50), params).SerializeToString())
+    description = {**export.INPUT_DESCRIPTION, "size": [32, 32]}
+    described = {"classes": json.dumps(NAMES), "input": json.dumps(description)}
+    add_metadata(path, described | quantize.answers(path, model, params.logit_tolerance))
+    return path
 
 
 def depthwise_model() -> ModelProto:

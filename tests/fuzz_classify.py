@@ -68,9 +68,14 @@ def image_seeds() -> list[bytes]:
 
 
 def model_seeds() -> list[bytes]:
-    from tests.networks import fp32_model, int8_model
+    from stages.common.inference.params import QuantizeParams
+    from tests.depthwise import write_depthwise_int8
+    from tests.networks import PARAMS, fp32_model, int8_model
 
-    return [fp32_model().SerializeToString(), int8_model().SerializeToString()]
+    params = QuantizeParams(**PARAMS["quantize"])
+    depthwise = write_depthwise_int8(FOLDER / "depthwise.onnx", params)
+    models = [fp32_model(), int8_model()]
+    return [*(model.SerializeToString() for model in models), depthwise.read_bytes()]
 
 
 def damaged(message: bytes, rng: random.Random, depth: int = 0) -> bytes:

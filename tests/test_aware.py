@@ -12,6 +12,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from stages import quantize
 from stages.common.core.cli import InputError
+from stages.common.data.dataset import load_training_images
+from stages.common.data.params import DataParams
 from stages.common.inference.int8.first_layer import first_layer
 from stages.common.inference.int8.layers import named
 from stages.common.inference.int8.quantizer import (
@@ -401,6 +403,26 @@ def scales_of_activations(path: Path) -> list[float]:
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     nodes = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
     return [float(constants[node.input[1]]) for node in nodes]
+
+
+def test_a_runtimes_error_is_measured_against_the_rounding_of_the_tuned_weights(
+    arguments, monkeypatch
+):
+    """Fine-tuning moves the logits too, and an engine must not be allowed as much."""
+    seen = []
+    right_logits = quantize.right_logits
+
+    def spied(path, images, engines, tolerance, fp32):
+        seen.append(fp32)
+        return right_logits(path, images, engines, tolerance, fp32)
+
+    monkeypatch.setattr(quantize, "right_logits", spied)
+    write_aware_params(arguments, aware_learning_rate=0.01)
+    call(quantize, monkeypatch, **arguments)
+
+    _, validation = load_training_images(arguments["data"], DataParams(**PARAMS["data"]))
+    int8, fp32 = (logits_of(load_model(arguments[name]), validation) for name in ("int8", "onnx"))
+    assert logit_error(int8, seen[0]) < logit_error(int8, fp32) / 2
 
 
 def test_without_epochs_nothing_is_tuned_or_recorded(arguments, monkeypatch):

@@ -21,8 +21,10 @@ import numpy as np
 import onnx
 import pytest
 
+from deploy import classify as deployed
 from deploy import compare_outputs
 from deploy.classify import (
+    SAMPLES,
     Classifier,
     Drawer,
     InputError,
@@ -32,14 +34,20 @@ from deploy.classify import (
     main,
     missing_bytes,
     read_image,
+    sample,
 )
 from stages import export
 from stages.common.building.checkpoint import Checkpoint
 from stages.common.data.cifar10 import CLASSES
+from stages.common.inference.params import QuantizeParams
+from stages.common.inference.runtimes.agreement import logit_error
+from stages.common.inference.runtimes.expected import expected_metadata, sample_pictures
+from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.runtimes.opencv import OpenCVSession
-from stages.common.inference.sessions import to_blob
+from stages.common.inference.sessions import predict, to_blob
 from tests.conftest import make_images
-from tests.networks import PROVENANCE, fp32_model, int8_model, random_network, write_models
+from tests.depthwise import write_depthwise_int8
+from tests.networks import PARAMS, PROVENANCE, fp32_model, int8_model, random_network, write_models
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 
@@ -142,8 +150,142 @@ def test_auto_does_without_an_engine_that_refuses_the_model(models, monkeypatch)
     monkeypatch.setattr(cv2.dnn, "ENGINE_NEW", 999)
     model = Classifier(models[0])
     assert list(model.engine_ms) == ["classic"]
-    with pytest.raises(InputError, match="OpenCV .* refuses it"):
+    with pytest.raises(InputError, match="no engine of OpenCV .* is right"):
         Classifier(models[0], engine="new")
+
+
+def with_expected(path: Path, value: str) -> Path:
+    """A model with that value of the metadata "expected"."""
+    model = fp32_model()
+    model.metadata_props.add(key="expected", value=value)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def expected_of(model: Path, sign: int = 1) -> str:
+    """What the file says of its logits, or of the opposite ones."""
+    session = OnnxRuntimeSession(model, 1, optimized=False)
+    [value] = expected_metadata(sign * predict(session, sample_pictures(32, 32), 4), 1).values()
+    return value
+
+
+@pytest.mark.parametrize("size", [(32, 32), (224, 160), (1, 1), (7, 300)])
+def test_a_device_makes_the_same_pictures_as_the_pipeline(size):
+    pictures = np.concatenate([sample(number, *size) for number in range(SAMPLES)])
+
+    assert np.array_equal(pictures, to_blob(sample_pictures(*size)))
+    assert pictures.dtype == np.float32
+
+
+def test_the_pictures_go_from_smooth_to_fine_and_have_the_contrast_of_photos():
+    pictures = sample_pictures(96, 96).astype(float)
+    steps = np.abs(np.diff(pictures)).mean(axis=(1, 2, 3))
+
+    assert list(steps) == sorted(steps)
+    assert steps[-1] > 10 * steps[0]
+    assert 40 < pictures.std() < 70
+    assert 110 < pictures.mean() < 140
+
+
+def test_an_engine_is_used_for_a_depthwise_network_just_where_it_is_right(tmp_path):
+    """OpenCV's new engine is not, on many processors."""
+    path = write_depthwise_int8(tmp_path / "int8.onnx", QuantizeParams(**PARAMS["quantize"]))
+    images = make_images(50)
+    right = predict(OnnxRuntimeSession(path, 1, optimized=False), images, 50)
+    found = {
+        name: logit_error(predict(OpenCVSession(path, name, 1), images, 50), right)
+        for name in ("classic", "new")
+    }
+
+    model = Classifier(path)
+
+    assert set(model.engine_ms) == {name for name, error in found.items() if error <= 10}
+    assert len(model.left_out) == 2 - len(model.engine_ms)
+    assert all(re.search(": computes logits that are .* % off$", line) for line in model.left_out)
+
+
+def test_both_engines_are_used_where_both_are_right(models, tmp_path):
+    path = with_expected(tmp_path / "model.onnx", expected_of(models[0]))
+
+    assert set(Classifier(path).engine_ms) == {"new", "classic"}
+
+
+def test_an_engine_that_is_wrong_is_neither_used_nor_timed(models, tmp_path, monkeypatch, capsys):
+    path = with_expected(tmp_path / "model.onnx", expected_of(models[0]))
+    checked = []
+
+    def off(net, probe, expected):
+        checked.append(net)
+        return 54.3 if len(checked) == 1 else 0.1
+
+    monkeypatch.setattr(deployed, "percent_off", off)
+    cv2.imwrite(str(tmp_path / "one.png"), bgr_images(1)[0])
+    monkeypatch.setattr(sys, "argv", ["classify.py", str(path), str(tmp_path / "one.png")])
+
+    assert main() == 0
+
+    said = capsys.readouterr().err
+    assert said.startswith("engine left out: new: computes logits that are 54 % off\n")
+    assert "engine classic (timed: classic " in said
+    assert len(checked) == 2
+
+
+@pytest.mark.parametrize("engine", ["auto", "new"])
+def test_no_engine_that_is_right_is_one_error(models, tmp_path, engine):
+    path = with_expected(tmp_path / "model.onnx", expected_of(models[0], sign=-1))
+
+    with pytest.raises(
+        InputError, match=r"no engine of OpenCV \S+ is right \(new: .* 2e\+02 % off"
+    ):
+        Classifier(path, engine)
+
+
+ROW = [0.5] * 10
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "{",
+        "[" * 100_000,
+        "null",
+        "7",
+        '"logits"',
+        json.dumps([[ROW] * 4, 10]),
+        json.dumps({"logits": [ROW] * 4}),
+        json.dumps({"tolerance": 10}),
+        json.dumps({"logits": [ROW] * 3, "tolerance": 10}),
+        json.dumps({"logits": [ROW[:9]] * 4, "tolerance": 10}),
+        json.dumps({"logits": [ROW, ROW, ROW, ROW[:9]], "tolerance": 10}),
+        json.dumps({"logits": [[ROW] * 4], "tolerance": 10}),
+        json.dumps({"logits": {"0": ROW}, "tolerance": 10}),
+        json.dumps({"logits": [["a"] * 10] * 4, "tolerance": 10}),
+        json.dumps({"logits": [[None] * 10] * 4, "tolerance": 10}),
+        json.dumps({"logits": [[float("nan")] * 10] * 4, "tolerance": 10}),
+        json.dumps({"logits": [[10**400] * 10] * 4, "tolerance": 10}),
+        json.dumps({"logits": [ROW] * 4, "tolerance": "much"}),
+        json.dumps({"logits": [ROW] * 4, "tolerance": None}),
+        json.dumps({"logits": [ROW] * 4, "tolerance": -1}),
+        json.dumps({"logits": [ROW] * 4, "tolerance": 10**400}),
+        json.dumps({"logits": [ROW] * 4, "tolerance": float("nan")}),
+        json.dumps({"logits": [ROW] * 4, "tolerance": float("inf")}),
+    ],
+)
+def test_damaged_answers_are_one_clear_error(tmp_path, value):
+    path = with_expected(tmp_path / "model.onnx", value)
+
+    with pytest.raises(InputError, match="is not a model of this pipeline: its metadata 'exp"):
+        Classifier(path)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("logit", [0, 1e-300, 1e300, -1.7e308])
+def test_answers_beyond_what_a_float_holds_are_told_as_wrong(tmp_path, logit):
+    value = json.dumps({"logits": [[logit, *ROW[1:]]] * 4, "tolerance": 10})
+
+    with pytest.raises(InputError, match="no engine of OpenCV .* is right"):
+        Classifier(with_expected(tmp_path / "model.onnx", value))
 
 
 def without(key: str) -> bytes:

@@ -15,6 +15,11 @@ from stages.common.data.cifar10 import CLASSES
 from stages.common.inference.export import check
 from stages.common.inference.export.folding import folded
 from stages.common.inference.onnx_graph import load_model, read_metadata
+from stages.common.inference.runtimes.agreement import logit_error
+from stages.common.inference.runtimes.expected import sample_pictures
+from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
+from stages.common.inference.runtimes.opencv import OpenCVSession
+from stages.common.inference.sessions import predict
 from stages.common.network.chain import Chain
 from tests.conftest import make_images
 from tests.networks import (
@@ -192,6 +197,54 @@ def test_a_network_of_a_factory_is_exported_with_its_own_names(
     metrics = json.loads(arguments["metrics"].read_text())
     assert "wrong_here" not in metrics
     assert metrics["onnxruntime"]["max_logit_difference"] < 1e-3
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_a_file_holds_the_logits_of_synthetic_pictures_and_each_runtime_meets_them(
+    arguments, monkeypatch, factory
+):
+    save_checkpoint(arguments["checkpoint"], imported(factory), PROVENANCE)
+    write_params(arguments["params"], network={"factory": f"tests.own_networks:{factory}"})
+
+    call(export, monkeypatch, **arguments)
+
+    expected = json.loads(read_metadata(load_model(arguments["onnx"]))["expected"])
+    logits = np.array(expected["logits"])
+    assert logits.shape == (4, 10)
+    assert 0 < expected["tolerance"] < 1
+    for session in (
+        OnnxRuntimeSession(arguments["onnx"], 1, optimized=False),
+        OnnxRuntimeSession(arguments["onnx"], 1),
+        OpenCVSession(arguments["onnx"], "classic", 1),
+        OpenCVSession(arguments["onnx"], "new", 1),
+    ):
+        found = predict(session, sample_pictures(32, 32), 4)
+        assert logit_error(found, logits) <= expected["tolerance"] / 5
+
+
+def test_the_files_tolerance_is_that_of_the_check_in_percent():
+    model = imported("residual")
+    [value] = check.answers(model, tolerance=0.1).values()
+    logits = check.pytorch_logits(model, sample_pictures(32, 32))
+    allowed = check.allowed(0.1, logits)
+    signs = np.where(np.arange(10) % 2, 1, -1)  # without a mean, which decides nothing
+
+    error = logit_error(logits + allowed * signs, logits)
+
+    assert json.loads(value)["tolerance"] == pytest.approx(error, rel=0.01)
+
+
+def test_a_network_whose_logits_are_all_equal_holds_none():
+    model = imported("residual")
+    torch.nn.init.zeros_(model.output_layer().weight)
+    torch.nn.init.zeros_(model.output_layer().bias)
+
+    assert check.answers(model, tolerance=0.1) == {}
+
+
+def test_the_chains_file_holds_none():
+    assert "expected" not in read_metadata(fp32_model())
+    assert check.answers(random_network(), tolerance=0.1) == {}
 
 
 @pytest.mark.parametrize(("largest", "is_wrong"), [(9.0, True), (40.0, False)])

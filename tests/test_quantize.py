@@ -16,11 +16,12 @@ from stages.common.core.cli import InputError
 from stages.common.data.cifar10 import RECORD_BYTES, TEST_FILE, TRAIN_FILES
 from stages.common.inference.int8.layers import layers_of
 from stages.common.inference.int8.quantizer import ACTIVATION_TYPES, METHODS, quantized
-from stages.common.inference.int8.sensitivity import sensitivities, worst_first
+from stages.common.inference.int8.sensitivity import logits_of, sensitivities, worst_first
 from stages.common.inference.onnx_graph import cost_of, load_model, read_metadata
 from stages.common.inference.params import QuantizeParams
 from stages.common.inference.runtimes import agreement
 from stages.common.inference.runtimes.agreement import logit_error
+from stages.common.inference.runtimes.expected import expected_metadata, sample_pictures
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.runtimes.opencv import OpenCVSession
 from stages.common.inference.sessions import BATCH_SIZE, predict
@@ -70,6 +71,31 @@ def test_main_writes_the_file_and_the_accuracy_that_it_costs(arguments, monkeypa
     output = capfd.readouterr()
     assert len(output.out.splitlines()) == 1
     assert output.err == ""
+
+
+def test_the_int8_file_holds_its_own_logits_where_the_fp32_file_does(arguments, monkeypatch):
+    model = depthwise_model()
+    pictures = sample_pictures(32, 32)
+    unrounded = logits_of(model, pictures)
+    onnx.helper.set_model_props(model, expected_metadata(unrounded, 0.01))
+    arguments["onnx"].write_bytes(model.SerializeToString())
+    write_params(arguments["params"], quantize={"max_accuracy_drop": 100.0, "logit_tolerance": 0})
+
+    call(quantize, monkeypatch, **arguments)
+
+    result = load_model(arguments["int8"])
+    metadata = read_metadata(result)
+    assert metadata.keys() == {"expected", "quantize"}
+    expected = json.loads(metadata["expected"])
+    found = logits_of(result, pictures)
+    np.testing.assert_allclose(expected["logits"], found, rtol=1e-5, atol=1e-6)
+    assert expected["tolerance"] == pytest.approx(logit_error(found, unrounded), rel=0.01)
+
+
+def test_the_int8_file_of_a_chain_holds_none(arguments, monkeypatch):
+    call(quantize, monkeypatch, **arguments)
+
+    assert "expected" not in read_metadata(load_model(arguments["int8"]))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -253,7 +253,9 @@ def test_the_described_range_is_that_of_the_file(tmp_path):
     model = residual()
     entry = model.metadata_props.add()
     entry.key, entry.value = "input", json.dumps({"range": [0, 255], "layout": "NCHW"})
+    model.metadata_props.add(key="expected", value=json.dumps({"logits": [[1, 2]]}))
     path, _, _ = write_tflite(tmp_path, model)
+    assert "expected" not in read_metadata(path)  # the ONNX file's answers
     described = read_metadata(path)["input"]
     assert described["range"] == [-MEAN, 255 - MEAN]
     assert described["layout"] == "NHWC"

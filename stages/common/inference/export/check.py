@@ -1,4 +1,7 @@
-"""Does an ONNX file compute what its network computes in PyTorch, in each runtime?"""
+"""Does an ONNX file compute what its network computes in PyTorch, in each runtime?
+
+And what the file holds for the same check on a device.
+"""
 
 from pathlib import Path
 
@@ -6,9 +9,11 @@ import numpy as np
 import torch
 
 from stages.common.data.dataset import Images
+from stages.common.inference.runtimes.expected import expected_metadata, sample_pictures
 from stages.common.inference.runtimes.onnx_files import logits_by_runtime
 from stages.common.inference.runtimes.opencv import NAMED_ENGINES, installed_engines
 from stages.common.inference.sessions import BATCH_SIZE
+from stages.common.network.chain import Chain
 from stages.common.network.network import Network
 
 # A float32 sum is exact to a share of its terms: of larger logits, a share is allowed.
@@ -21,17 +26,31 @@ def compare_runtimes(
     """Each runtime's difference from the network in PyTorch, before any folding; those that are
     wrong or refuse the file, each with that in words.
     """
-    expected = pytorch_logits(model, images)
+    expected = pytorch_logits(model, images.pixels)
     logits, refused = logits_by_runtime(path, images, installed_engines(NAMED_ENGINES))
     results = {runtime: differences(found, expected) for runtime, found in logits.items()}
     return results, {**refused, **wrong_runtimes(results, allowed(tolerance, expected))}
 
 
-def pytorch_logits(model: Network, images: Images) -> np.ndarray:
-    """(N, classes) float32."""
+def pytorch_logits(model: Network, pixels: np.ndarray) -> np.ndarray:
+    """(N, classes) float32 of pixels (N, 3, H, W) uint8."""
     with torch.inference_mode():
-        batches = torch.from_numpy(images.pixels).split(BATCH_SIZE)
+        batches = torch.from_numpy(pixels).split(BATCH_SIZE)
         return torch.cat([model(batch.float()) for batch in batches]).numpy()
+
+
+def answers(model: Network, tolerance: float) -> dict[str, str]:
+    """The metadata "expected" of the FP32 file of a network: PyTorch's logits, and ``tolerance`` as
+    ``compare_runtimes`` applies it, in percent. The chain's file, which every engine computes
+    right, has none.
+    """
+    if isinstance(model, Chain):
+        return {}
+    logits = pytorch_logits(model, sample_pictures(*model.input_shape[1:]))
+    deviation = (logits - logits.mean(axis=1, keepdims=True)).std()
+    with np.errstate(divide="ignore"):
+        percent = 100 * allowed(tolerance, logits) / deviation
+    return expected_metadata(logits, float(percent))
 
 
 def differences(found: np.ndarray, expected: np.ndarray) -> dict:

@@ -38,6 +38,7 @@ from stages.common.inference.int8.first_layer import (
 from stages.common.inference.int8.layers import Layer, find_layers, layers_of, named
 from stages.common.inference.onnx_graph import read_metadata, strip
 from stages.common.inference.params import QuantizeParams
+from stages.common.inference.runtimes.expected import EXPECTED
 from stages.common.inference.sessions import to_blob
 
 METHODS = {
@@ -81,6 +82,7 @@ def quantized(
     strip(result)
     shorten_names(result)
     metadata = {**read_metadata(model), "quantize": json.dumps(recorded(params), sort_keys=True)}
+    metadata.pop(EXPECTED, None)  # the FP32 file's answers
     onnx.helper.set_model_props(result, metadata)
     onnx.checker.check_model(result, full_check=True)
     return result

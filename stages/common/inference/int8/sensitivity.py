@@ -68,8 +68,8 @@ def measured(
     )
 
 
-def logits_of(model: ModelProto, images: Images) -> np.ndarray:
-    """(N, classes) float32, one operator after the other."""
+def logits_of(model: ModelProto, images: Images | np.ndarray) -> np.ndarray:
+    """(N, classes) float32 of images or pixels, one operator after the other."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(model.SerializeToString())

@@ -50,7 +50,7 @@ def right_logits(
 
     Right is what the file says, one operator after the other, within ``tolerance`` percent: a
     runtime's fused operators round otherwise. Where INT8 itself moves the logits further from those
-    of the FP32 file, ``fp32`` (N, classes), rounding may move them as far. Raises ``InputError``
+    of the FP32 model, ``fp32`` (N, classes), rounding may move them as far. Raises ``InputError``
     when no runtime is right.
     """
     by_definition = OnnxRuntimeSession(path, cv2.getNumberOfCPUs(), optimized=False)

@@ -13,6 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from stages.common.inference.layer_graph.graph import PIXELS, Graph, Layer, Quantization
 from stages.common.inference.layer_graph.windows import NO_PADS
+from stages.common.inference.runtimes.expected import EXPECTED
 from stages.common.inference.tflite.file import METADATA, AlignedBuffer, packed
 from stages.common.inference.tflite.operators import (
     OPERATORS,
@@ -241,11 +242,12 @@ def shifted(description: dict, mean: float) -> dict:
 
 
 def described(graph: Graph) -> dict:
-    """The ONNX file's metadata, with this file's input layout and type.
+    """The ONNX file's metadata, with this file's input layout and type, without its answers.
 
     ``subtract``: the file's input is pixels - subtract; not there where it is the pixels.
     """
     content = {key: json.loads(value) for key, value in graph.metadata.items()}
+    content.pop(EXPECTED, None)
     if graph.mean:
         content["input"] = shifted(content.get("input", {}), graph.mean)
     if "input" in content:
