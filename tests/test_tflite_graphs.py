@@ -184,10 +184,10 @@ def test_fp32_is_the_same_function(tmp_path, name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_int8_is_what_the_onnx_file_says_within_rounding(tmp_path, name):
     """XNNPACK rounds each layer as ONNX, a sigmoid to 1/256; fixed-point numbers round twice, which
-    adds up.
+    adds up. One logit may be further off than the root mean square.
     """
     path, expected, step = write_tflite(tmp_path, NETWORKS[name])
-    for kernels, steps, error in (("xnnpack", 3, 1.5), ("fixed_point", 5, 4)):
+    for kernels, steps, error in (("xnnpack", 4, 1.5), ("fixed_point", 8, 4)):
         found = predict(LiteRTSession(path, 1, kernels), images_for(NETWORKS[name]), 20)
         assert np.abs(found - expected).max() <= steps * step, kernels
         assert logit_error(found, expected) <= error, kernels
