@@ -44,7 +44,12 @@ from stages.common.inference.int8.quantizer import quantized
 from stages.common.inference.int8.sensitivity import logits_of, sensitivities, worst_first
 from stages.common.inference.onnx_graph import image_shape, load_model, read_metadata
 from stages.common.inference.params import QuantizeParams
-from stages.common.inference.runtimes.agreement import logit_error, print_wrong, right_logits
+from stages.common.inference.runtimes.agreement import (
+    allowed_error,
+    logit_error,
+    print_wrong,
+    right_logits,
+)
 from stages.common.inference.runtimes.expected import (
     EXPECTED,
     add_metadata,
@@ -126,7 +131,7 @@ def answers(path: Path, model: ModelProto, tolerance: float) -> dict[str, str]:
     pictures = sample_pictures(*image_shape(model, path)[1:])
     expected = logits_of(load_model(path), pictures)
     rounding = logit_error(expected, logits_of(model, pictures))
-    return expected_metadata(expected, max(tolerance, rounding))
+    return expected_metadata(expected, allowed_error(tolerance, rounding))
 
 
 def metrics_of(attempt: Attempt, size: int, fp32_size: int) -> dict:

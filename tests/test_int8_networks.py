@@ -12,6 +12,7 @@ from stages.common.inference.int8.first_layer import first_layer
 from stages.common.inference.int8.quantizer import ACTIVATION_TYPES, METHODS, quantized
 from stages.common.inference.int8.sensitivity import logits_of
 from stages.common.inference.params import QuantizeParams
+from stages.common.inference.runtimes.agreement import allowed_error
 from tests.conftest import make_images
 from tests.networks import PARAMS
 from tests.own_networks import FACTORIES, imported
@@ -138,3 +139,7 @@ def test_logits_that_no_linear_layer_makes_stay_fp32(operators):
 
     last = [node.op_type for node in int8.graph.node][-len(operators) - 1 :]
     assert last == ["Conv", *operators]
+
+
+def test_a_runtime_may_be_as_far_off_as_int8_itself_but_never_three_times_the_tolerance():
+    assert [allowed_error(10, own) for own in (2, 10, 22, 640)] == [10, 10, 22, 30]

@@ -56,7 +56,7 @@ def right_logits(
     by_definition = OnnxRuntimeSession(path, cv2.getNumberOfCPUs(), optimized=False)
     expected = predict(by_definition, images, BATCH_SIZE)
     logits, refused = logits_by_runtime(path, images, engines)
-    allowed = max(tolerance, logit_error(expected, fp32))
+    allowed = allowed_error(tolerance, logit_error(expected, fp32))
     wrong = {**refused, **wrong_runtimes(logits, expected, allowed)}
     require_one_right(
         [*logits, *refused],
@@ -64,6 +64,16 @@ def right_logits(
         f"allowed by quantize.logit_tolerance: {tolerance:g} %; try quantize.reduce_range: true",
     )
     return {name: each for name, each in logits.items() if name not in wrong}, wrong
+
+
+def allowed_error(tolerance: float, own: float) -> float:
+    """The percent by which a runtime may be off: as much as INT8 itself is (``own``), between the
+    tolerance and three times it.
+
+    Of eleven torchvision networks with random weights, right runtimes were at most 16 % off and
+    wrong ones at least 37 %. INT8 of a network that guesses is further off than any limit.
+    """
+    return min(max(tolerance, own), 3 * tolerance)
 
 
 def wrong_runtimes(
