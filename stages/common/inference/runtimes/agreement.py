@@ -71,7 +71,7 @@ def allowed_error(tolerance: float, own: float) -> float:
     tolerance and three times it.
 
     Of eleven torchvision networks with random weights, right runtimes were at most 16 % off and
-    wrong ones at least 37 %. INT8 of a network that guesses is further off than any limit.
+    wrong ones at least 37 %. Where INT8 itself is very far off, it says nothing about a runtime.
     """
     return min(max(tolerance, own), 3 * tolerance)
 
