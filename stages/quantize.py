@@ -38,9 +38,9 @@ from stages.common.core.accuracy import accuracy, points_text
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import replacing, write_json
 from stages.common.core.params import load_params
-from stages.common.data.dataset import Images, first_images, load_training_images
+from stages.common.data.dataset import Images, load_training_images
 from stages.common.data.params import DataParams
-from stages.common.inference.int8.quantizer import quantized
+from stages.common.inference.int8.quantizer import calibration_of, quantized
 from stages.common.inference.int8.sensitivity import logits_of, sensitivities, worst_first
 from stages.common.inference.onnx_graph import image_shape, load_model, read_metadata
 from stages.common.inference.params import QuantizeParams
@@ -207,9 +207,7 @@ def main() -> None:
     training, validation = load_training_images(
         args.data, load_params(DataParams, args.params, section="data")
     )
-    calibration = first_images(
-        training, params.calibration_images, "quantize.calibration_images", "data.train_images"
-    )
+    calibration = calibration_of(training, params)
     engines = installed_engines(NAMED_ENGINES)
     wrong = read_wrong(args.check)
     logits, _ = logits_by_runtime(args.onnx, validation, engines)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from stages.common.building.build import build_imported, build_network
-from stages.common.building.check import refuse_network, refuse_network_of
+from stages.common.building.check import refuse_network, tried
 from stages.common.building.checkpoint import load_chain, load_checkpoint, save_checkpoint
 from stages.common.building.pretrained import load_pretrained
 from stages.common.core.cli import InputError
@@ -99,7 +99,7 @@ def test_a_factory_that_fails_or_makes_no_network_for_the_images_is_refused_in_o
         ("torchvision:alexnet", {}, [16, 16], "cannot take images of 16x16"),
     ):
         with pytest.raises(InputError, match=message) as error:
-            refuse_network_of(factory, arguments, size)
+            tried(factory, arguments, size)
         assert "\n" not in str(error.value)
 
 

@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from stages.common.core.cli import named_path, run
 from stages.common.core.files import write_csv, write_text
 from stages.common.core.params import load_params
-from stages.common.data.dataset import DataParams, first_images, load_training_images
+from stages.common.data.dataset import DataParams, load_training_images
+from stages.common.inference.int8.quantizer import calibration_of
 from stages.common.inference.int8.sensitivity import Sensitivity, sensitivities
 from stages.common.inference.onnx_graph import load_model
 from stages.common.inference.params import QuantizeParams
@@ -98,9 +99,7 @@ def main() -> None:
     training, validation = load_training_images(
         args.data, load_params(DataParams, args.params, section="data")
     )
-    calibration = first_images(
-        training, params.calibration_images, "quantize.calibration_images", "data.train_images"
-    )
+    calibration = calibration_of(training, params)
     found = {
         name: sensitivities(load_model(path), calibration, validation, params)
         for name, path in args.network

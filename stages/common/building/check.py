@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from torch import nn
+
 from stages.common.building.pretrained import weights_file
 from stages.common.core.cli import InputError
 from stages.common.network.factories import make_body, require_runs, source_file
@@ -17,19 +19,19 @@ def refuse_network(params: NetworkParams, image_size: list[int]) -> None:
     if not params.imported:
         refuse_keys_of_others(params)
         return
-    refuse_network_of(params.factory, params.arguments, image_size)
+    body = tried(params.factory, params.arguments, image_size)
     refuse_untracked(params)
     if params.weights:
         weights_file(params)
-    body = make_body(params.factory, params.arguments, TRIED_CLASSES)
     require_layers([name for name, _ in body.named_modules() if name], params.keep_whole)
 
 
-def refuse_network_of(factory: str, arguments: dict, image_size: list[int]) -> None:
-    """Raise ``InputError`` unless the factory makes a network that takes images of that size."""
+def tried(factory: str, arguments: dict, image_size: list[int]) -> nn.Module:
+    """The factory's network; raises ``InputError`` unless it takes images of that size."""
     body = make_body(factory, arguments, TRIED_CLASSES)
     height, width = image_size
     require_runs(factory, body, (3, height, width), TRIED_CLASSES)
+    return body
 
 
 def refuse_untracked(params: NetworkParams) -> None:

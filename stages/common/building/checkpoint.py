@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from stages.common.core.cli import InputError
+from stages.common.core.cli import InputError, first_line
 from stages.common.core.files import write_bytes
 from stages.common.network.chain import Chain
 from stages.common.network.imported import ImportedNetwork, give_shapes
@@ -63,7 +63,7 @@ def load_checkpoint(path: str | Path, factory: str = CHAIN) -> Checkpoint:
         AttributeError,
         pickle.UnpicklingError,
     ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise InputError(
             f"{path} is no checkpoint of this pipeline ({reason}); delete it and run 'dvc repro'"
         ) from None

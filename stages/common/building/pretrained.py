@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stages.common.core.cli import InputError
+from stages.common.core.cli import InputError, first_line
 from stages.common.core.files import digest
 from stages.common.network.imported import ImportedNetwork
 from stages.common.network.network import Network
@@ -89,8 +89,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
     except (OSError, EOFError, RuntimeError, LookupError, pickle.UnpicklingError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"network.weights: {path} holds no plain tensors ({reason})") from None
+        raise InputError(
+            f"network.weights: {path} holds no plain tensors ({first_line(error)})"
+        ) from None
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

@@ -27,7 +27,7 @@ def check_networks(params: dict[str, Any]) -> None:
 
     networks.refuse_network(network, size)
     if teach.factory not in (CHAIN, NONE):
-        networks.refuse_network_of(teach.factory, teach.arguments, size)
+        networks.tried(teach.factory, teach.arguments, size)
 
 
 def blocks_of_chains(params: dict[str, Any]) -> dict[str, int]:

@@ -33,6 +33,11 @@ def named_path(text: str) -> tuple[str, str]:
     return name, path
 
 
+def first_line(error: Exception) -> str:
+    """An error's text in one line; its type where it has no text."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def is_disk_full(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 

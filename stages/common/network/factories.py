@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from stages.common.core.cli import InputError
+from stages.common.core.cli import InputError, first_line
 from stages.common.network.params import TORCHVISION, split_name
 
 Factory = Callable[..., nn.Module]
@@ -88,7 +88,3 @@ def require_runs(name: str, body: nn.Module, shape: tuple[int, int, int], classe
     if not isinstance(logits, Tensor) or logits.shape != (2, classes):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"the network {name} gives {found} for 2 images; expected (2, {classes})")
-
-
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn.utils import prune as torch_prune
 
-from stages.common.core.cli import InputError
+from stages.common.core.cli import InputError, first_line
 from stages.common.network.chain import Chain, rebuild
 from stages.common.network.network import Network
 from stages.common.network.size import Size, size_of
@@ -59,7 +59,7 @@ def require_runs(model: Network) -> None:
     except RuntimeError as error:
         raise InputError(
             f"torch-pruning cut {network_name(model)} so that it does not run "
-            f"({str(error).splitlines()[0]}): name the layers around it in network.keep_whole, or "
+            f"({first_line(error)}): name the layers around it in network.keep_whole, or "
             "choose another network.factory"
         ) from None
 

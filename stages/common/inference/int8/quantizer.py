@@ -29,7 +29,7 @@ from onnxruntime.quantization.quant_utils import (
 )
 
 from stages.common.core.cli import InputError
-from stages.common.data.dataset import Images
+from stages.common.data.dataset import Images, first_images
 from stages.common.inference.int8.first_layer import (
     exact_differences,
     first_layer,
@@ -66,6 +66,13 @@ class CalibrationReader(CalibrationDataReader):
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._images, None)
+
+
+def calibration_of(training: Images, params: QuantizeParams) -> Images:
+    """The training images that set the activations' ranges; raises ``InputError`` for too few."""
+    return first_images(
+        training, params.calibration_images, "quantize.calibration_images", "data.train_images"
+    )
 
 
 def quantized(

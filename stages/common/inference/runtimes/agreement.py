@@ -50,8 +50,8 @@ def right_logits(
 
     Right is what the file says, one operator after the other, within ``tolerance`` percent: a
     runtime's fused operators round otherwise. Where INT8 itself moves the logits further from those
-    of the FP32 model, ``fp32`` (N, classes), rounding may move them as far. Raises ``InputError``
-    when no runtime is right.
+    of the FP32 model, ``fp32`` (N, classes), more is allowed (``allowed_error``). Raises
+    ``InputError`` when no runtime is right.
     """
     by_definition = OnnxRuntimeSession(path, cv2.getNumberOfCPUs(), optimized=False)
     expected = predict(by_definition, images, BATCH_SIZE)
