@@ -16,6 +16,7 @@ from typing import Any
 from stages.common.consistency.image_counts import check_counts
 from stages.common.consistency.networks import check_networks, check_pruning
 from stages.common.consistency.studies import check_studies
+from stages.common.consistency.unread_keys import notes_on_unread_keys, refuse_unread_keys
 from stages.common.core.cli import run
 from stages.common.core.files import write_json
 from stages.common.core.params import parse_section, read_params, reject_unknown_keys
@@ -71,20 +72,25 @@ SECTIONS = {
 }
 
 
-def check(content: dict, path: str | Path) -> None:
-    """Raise ``InputError`` for the first thing in a read params file that is not allowed."""
+def check(content: dict, path: str | Path) -> list[str]:
+    """Lines on what nothing reads, of a read params file.
+
+    Raises ``InputError`` for the first thing in it that is not allowed.
+    """
     reject_unknown_keys(content, known=list(SECTIONS), prefix="", path=path)
     params: dict[str, Any] = {
         section: parse_section(cls, content, section=section, path=path)
         for section, cls in SECTIONS.items()
     }
     refuse_data_contradictions(params["data"])
+    refuse_unread_keys(params)
     check_networks(params)
     refuse_large_augmentation(params["recipe"], params["data"].image_size)
     check_counts(params, path)
     refuse_contradictions(params["prune"])
     check_pruning(params)
     check_studies(params["studies"], content, SECTIONS, path)
+    return notes_on_unread_keys(params)
 
 
 def accepted() -> dict:
@@ -97,9 +103,9 @@ def accepted() -> dict:
 
 def main() -> None:
     args = parse_args()
-    check(read_params(args.params), path=args.params)
+    notes = check(read_params(args.params), path=args.params)
     write_json(args.accepted, accepted())
-    print(f"{args.params}: all values are allowed")
+    print(f"{args.params}: all values are allowed", *notes, sep="\n  ")
 
 
 def parse_args() -> argparse.Namespace:

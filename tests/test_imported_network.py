@@ -14,6 +14,7 @@ from stages.common.building.check import refuse_network, tried
 from stages.common.building.checkpoint import load_chain, load_checkpoint, save_checkpoint
 from stages.common.building.pretrained import load_pretrained
 from stages.common.core.cli import InputError
+from stages.common.core.params import read_params
 from stages.common.data.dataset import Images
 from stages.common.network.factories import find_factory, source_file
 from stages.common.network.imported import ImportedNetwork, give_shapes
@@ -23,6 +24,7 @@ from stages.common.training.loop import Monitor, fit
 from stages.common.training.losses import label_objective
 from stages.common.training.optimizers import begin_epoch, make_optimizers
 from stages.common.training.params import Schedule
+from stages.validate_params import check
 from tests.conftest import make_images
 from tests.networks import NETWORK, RECIPE, run_context
 
@@ -113,11 +115,11 @@ def test_the_file_of_an_own_factory_must_be_a_dependency():
         refuse_network(dataclasses.replace(PARAMS, code="examples/networks"), [32, 32])
 
 
-def test_keys_that_the_chain_does_not_take_are_refused():
-    chain = NetworkParams(**NETWORK)
-    refuse_network(chain, [32, 32])
-    with pytest.raises(InputError, match="network.keep_whole is .* the chain does not take"):
-        refuse_network(dataclasses.replace(chain, keep_whole=["stem"]), [32, 32])
+def test_the_file_of_a_teachers_own_factory_must_be_a_dependency_too():
+    content = read_params("params.yaml")
+    content["teach"]["factory"] = TINY
+    with pytest.raises(InputError, match="network.code is 'examples/networks', but .* is in tests"):
+        check(content, path="params.yaml")
 
 
 def test_a_layer_to_keep_whole_must_be_there():

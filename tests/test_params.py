@@ -27,11 +27,25 @@ from stages.common.training.params import RecipeParams
 from stages.validate_params import SECTIONS, accepted, check
 
 COMMITTED = Path(__file__).parent.parent / "params.yaml"
+OTHER_NETWORK = {
+    "network.factory": "torchvision:squeezenet1_1",
+    "prune.allocation": "uniform",
+}
+OTHER_TEACHER = {"teach.factory": "torchvision:squeezenet1_1"}
+NO_TEACHER = {"teach.factory": "none", "train.distillation": 0}
+DIGITS = {"data.source": "torchvision:FashionMNIST"}
 
 
 @pytest.fixture
 def content() -> dict:
     return copy.deepcopy(read_params(COMMITTED))
+
+
+def change(content: dict, changes: dict) -> None:
+    """``changes``: values by key, such as 'prune.amount'."""
+    for key, value in changes.items():
+        section, name = key.split(".")
+        content[section][name] = value
 
 
 def test_the_committed_params_are_accepted(content):
@@ -290,3 +304,104 @@ def test_a_checkpoint_of_cifar10_keeps_the_keys_that_it_always_had(content):
     assert recorded_keys == content["data"].keys() - {"test_split"}
     content["data"]["test_split"] = "validation"
     assert DataParams(**content["data"]).provenance() == content["data"]
+
+
+# Keys that nothing reads
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "value", "reason"),
+    [
+        ({}, "network.normalization", [127, 128], "network.factory is 'chain'"),
+        ({}, "network.arguments", {"width": 8}, "network.factory is 'chain'"),
+        ({}, "network.weights", "weights.pth", "network.factory is 'chain'"),
+        ({}, "network.weights_sha256", "ab", "network.factory is 'chain'"),
+        ({}, "network.keep_whole", ["head"], "network.factory is 'chain'"),
+        ({}, "train.frozen_epochs", 2, "network.factory is 'chain'"),
+        ({}, "recipe.optimizer", "sgd", "network.factory is 'chain'"),
+        ({}, "recipe.body_rate", 0.1, "network.factory is 'chain'"),
+        ({}, "recipe.frozen_norms", True, "network.factory is 'chain'"),
+        (OTHER_NETWORK, "network.weights_sha256", "ab", "network.weights is ''"),
+        ({}, "teach.arguments", {"width": 8}, "teach.factory is 'chain'"),
+        (NO_TEACHER, "teach.arguments", {"width": 8}, "teach.factory is 'none'"),
+        ({}, "data.path", "my/photos", "data.source is 'cifar10'"),
+        ({}, "data.resize", "stretch", "data.source is 'cifar10'"),
+        ({}, "data.bad_files", "skip", "data.source is 'cifar10'"),
+        ({}, "data.validation_share", 0.2, "data.source is 'cifar10'"),
+        ({}, "data.test_share", 0.2, "data.source is 'cifar10'"),
+        ({}, "data.split_seed", 1, "data.source is 'cifar10'"),
+        (DIGITS, "data.path", "my/photos", "data.source is 'torchvision:FashionMNIST'"),
+        (DIGITS, "data.bad_files", "skip", "data.source is 'torchvision:FashionMNIST'"),
+        (DIGITS, "prepare.local_path", "a.tar", "data.source is 'torchvision:FashionMNIST'"),
+        (
+            {"prepare.sources": ["npm"]},
+            "prepare.local_path",
+            "a.tar",
+            "prepare.sources is ['npm']",
+        ),
+    ],
+)
+def test_a_key_that_nothing_reads_is_refused_with_the_reason(content, changes, key, value, reason):
+    section, name = key.split(".")
+    usual = content[section][name]
+    change(content, {**changes, key: value})
+    with pytest.raises(InputError) as refusal:
+        check(content, path="params.yaml")
+    because = reason.split()[0]
+    assert str(refusal.value) == (
+        f"{key} is {value!r}, but nothing reads it while {reason}: change {because}, or set {key} "
+        f"to {usual!r}"
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {**OTHER_NETWORK, "network.normalization": [127, 128], "train.frozen_epochs": 1},
+        {**OTHER_TEACHER, "recipe.optimizer": "sgd", "recipe.frozen_norms": True},
+        {**DIGITS, "data.resize": "stretch", "data.split_seed": 1},
+        {"prepare.local_path": "cifar-10-binary.tar.gz"},
+    ],
+)
+def test_a_key_that_something_reads_may_have_any_value(content, changes):
+    change(content, changes)
+    check(content, path="params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        ({}, []),
+        (
+            {**OTHER_NETWORK, **NO_TEACHER, "recipe.optimizer": "adamw"},
+            [
+                "network.factory is torchvision:squeezenet1_1: train.widths, "
+                "train.whitening_bias_epochs, prune.proportions, "
+                "recipe.bias_rate, recipe.head_rate",
+                "recipe.optimizer is adamw: recipe.momentum, recipe.sgd_momentum",
+            ],
+        ),
+        (
+            {**OTHER_NETWORK, "recipe.optimizer": "sgd"},
+            [
+                "network.factory is torchvision:squeezenet1_1: train.widths, "
+                "train.whitening_bias_epochs, prune.proportions",
+            ],
+        ),
+        (
+            OTHER_TEACHER,
+            [
+                "teach.factory is torchvision:squeezenet1_1: teach.widths, "
+                "teach.whitening_bias_epochs"
+            ],
+        ),
+        (
+            {"prune.method": "unstructured"},
+            ["prune.method is unstructured: prune.importance, prune.round_to"],
+        ),
+    ],
+)
+def test_keys_without_a_neutral_value_that_nothing_reads_are_named(content, changes, lines):
+    change(content, changes)
+    notes = check(content, path="params.yaml")
+    assert notes == [f"not read while {line}" for line in lines]

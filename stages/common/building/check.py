@@ -7,7 +7,7 @@ from torch import nn
 from stages.common.building.pretrained import weights_file
 from stages.common.core.cli import InputError
 from stages.common.network.factories import make_body, require_runs, source_file
-from stages.common.network.params import NetworkParams, refuse_keys_of_others, require_layers
+from stages.common.network.params import NetworkParams, require_layers
 
 TRIED_CLASSES = 2  # any number: how many there are is known after prepare
 
@@ -17,10 +17,9 @@ def refuse_network(params: NetworkParams, image_size: list[int]) -> None:
     one whose file is no DVC dependency, missing or other weights, and layers that it lacks.
     """
     if not params.imported:
-        refuse_keys_of_others(params)
         return
     body = tried(params.factory, params.arguments, image_size)
-    refuse_untracked(params)
+    refuse_untracked(params.factory, params.code)
     if params.weights:
         weights_file(params)
     require_layers([name for name, _ in body.named_modules() if name], params.keep_whole)
@@ -34,16 +33,16 @@ def tried(factory: str, arguments: dict, image_size: list[int]) -> nn.Module:
     return body
 
 
-def refuse_untracked(params: NetworkParams) -> None:
+def refuse_untracked(factory: str, code: str) -> None:
     """A factory of this repository must be in ``network.code``, which DVC watches."""
-    file = source_file(params.factory)
-    root, code = Path.cwd().resolve(), Path(params.code).resolve()
+    file = source_file(factory)
+    root, watched = Path.cwd().resolve(), Path(code).resolve()
     if file is None or not file.resolve().is_relative_to(root):
         return
     name = file.resolve().relative_to(root)
     installed = "site-packages" in name.parts
-    if not installed and not file.resolve().is_relative_to(code):
+    if not installed and not file.resolve().is_relative_to(watched):
         raise InputError(
-            f"network.code is {params.code!r}, but {params.factory} is in {name}; set network.code "
+            f"network.code is {code!r}, but {factory} is in {name}; set network.code "
             "to that file or its folder, so that a change of it makes stale what depends on it"
         )

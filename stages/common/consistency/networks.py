@@ -4,7 +4,7 @@ from typing import Any
 
 from stages.common.core.cli import InputError
 from stages.common.data.params import refuse_image_size
-from stages.common.network.params import CHAIN, NONE, refuse_keys_of_others
+from stages.common.network.params import CHAIN, NONE
 from stages.common.pruning.params import PruneParams, refuse_chain_only, refuse_other_shapes
 from stages.common.training.params import refuse_missing_teacher
 
@@ -21,13 +21,13 @@ def check_networks(params: dict[str, Any]) -> None:
         refuse_image_size(size, chain_blocks)
     refuse_missing_teacher(teach, params["train"])
     if not network.imported and teach.factory in (CHAIN, NONE):
-        refuse_keys_of_others(network)
         return
     from stages.common.building import check as networks
 
     networks.refuse_network(network, size)
     if teach.factory not in (CHAIN, NONE):
         networks.tried(teach.factory, teach.arguments, size)
+        networks.refuse_untracked(teach.factory, network.code)
 
 
 def blocks_of_chains(params: dict[str, Any]) -> dict[str, int]:

@@ -86,16 +86,6 @@ class NetworkParams:
         return self.factory != CHAIN
 
 
-def refuse_keys_of_others(params: NetworkParams) -> None:
-    """The chain takes none of the section's other keys."""
-    for key in ("arguments", "weights", "keep_whole"):
-        if value := getattr(params, key):
-            raise InputError(
-                f"network.{key} is {value!r}, which the chain does not take; it is for other "
-                "network.factory"
-            )
-
-
 def require_layers(known: list[str], names: list[str]) -> None:
     """Raise ``InputError``, with the nearest name, for a layer that the network lacks."""
     for name in names:
