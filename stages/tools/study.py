@@ -7,8 +7,9 @@ Params  studies.*  (see StudiesParams)
 Raises  InputError for an unknown study, uncommitted changes, a base that is not up to date, an
         experiment that failed
 
-The experiments run one after the other in DVC's queue, because each is timed. Those of this commit
-that are done already are taken as they are; remove one (dvc exp remove NAME) to run it anew.
+The experiments run one after the other in DVC's queue, because each is timed; with --cluster as
+tasks of a Ray cluster, where one host times. Those of this commit that are done already are taken
+as they are; remove one (dvc exp remove NAME) to run it anew.
 """
 
 import argparse
@@ -26,13 +27,17 @@ from stages.common.measuring.seeds import MOST_SEEDS
 from stages.common.reporting.style import save_png
 from stages.common.revisions.git import require_repository
 from stages.common.studies.chart import study_chart
+from stages.common.studies.cluster import Cluster, run_on_cluster
 from stages.common.studies.grid import SEED, Experiment, StudiesParams, experiments_of
+from stages.common.studies.origin import hosts_in_words, hosts_of, require_one_bench
 from stages.common.studies.queue import command, dvc, revision, run_all
 from stages.common.studies.table import PREDICTED, Row, markdown
 
 RESULTS = "plots/tradeoff.csv"  # of each experiment
 SOURCES = ("stages", "params.yaml", "dvc.yaml", "dvc.lock")
 AMOUNT = "prune.amount"
+POINT = Path(__file__).parent / "cluster" / "point.py"
+LOGS = Path("build/studies")
 
 
 def require_committed() -> None:
@@ -110,18 +115,50 @@ def main() -> None:
         raise InputError(f"{args.params} has no study '{args.name}'; it has {', '.join(studies)}")
     experiments = experiments_of(args.name, studies[args.name])
     require_few_seeds(args.name, experiments)
-    require_queueable(Path.cwd())
-    require_committed()
-    run_all(experiments)
+    if args.cluster:
+        require_committed()
+        run_on_cluster(experiments, cluster_of(args), read_params(args.params))
+    else:
+        require_queueable(Path.cwd())
+        require_committed()
+        run_all(experiments)
+    write_results(args, experiments)
+
+
+def cluster_of(args: argparse.Namespace) -> Cluster:
+    storage = {"--remote": args.remote, "--cache": args.cache, "--scratch": args.scratch}
+    return Cluster(
+        address=args.cluster,
+        cpus=args.cpus,
+        gpus=args.gpus,
+        options=tuple(word for key, value in storage.items() if value for word in (key, value)),
+        program=POINT.read_text(),
+        logs=LOGS,
+    )
+
+
+def write_results(args: argparse.Namespace, experiments: list[Experiment]) -> None:
+    """The CSV, the table and the picture; of a cluster the hosts too."""
+    hosts = [hosts_of(each.name) for each in experiments] if args.cluster else []
+    require_one_bench(hosts)
     rows = [row for experiment in experiments for row in results(experiment)]
     write_csv(args.csv, rows, header=list(rows[0]))
     images = read_json(experiments[0], "metrics/evaluate/base.json")["images"]
     table = markdown(experiments, rows, decimals_of(images))
+    if hosts:
+        write_csv(args.hosts, hosts, header=list(hosts[0]))
+        table += f"\n{hosts_in_words(hosts)}\n"
     write_text(args.table, table)
     if AMOUNT in experiments[0].varied:
         note = conditions(experiments, read_params(args.params), images)
         save_png(args.picture, study_chart(rows, note=note))
     print(table)
+
+
+def positive(text: str) -> float:
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a number above 0")
+    return float(text)
 
 
 def parse_args() -> argparse.Namespace:
@@ -130,6 +167,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--name", required=True, help="a key of studies in the params file")
     for name in ("csv", "table", "picture"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    cluster = parser.add_argument_group("on a Ray cluster (see stages/tools/README.md)")
+    cluster.add_argument("--cluster", help="auto, or the address of a running cluster")
+    cluster.add_argument("--remote", help="DVC remote that hosts share: a URL, or its global name")
+    cluster.add_argument("--cache", help="DVC cache on a disk that hosts share")
+    cluster.add_argument("--scratch", help="folder for clones on every host")
+    cluster.add_argument("--cpus", type=positive, default=1, help="cores of one training")
+    cluster.add_argument("--gpus", type=float, default=0, help="GPUs of one training")
+    cluster.add_argument("--hosts", type=Path, help="CSV of what trained and timed each point")
     return parser.parse_args()
 
 

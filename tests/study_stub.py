@@ -1,0 +1,172 @@
+"""A repository with the names and files of the pipeline, whose stages take no time: for studies."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from tests.pipelines import Repository
+
+SCRIPT = """
+import csv, json, os, sys, time
+from pathlib import Path
+import yaml
+
+stage = sys.argv[1]
+params = yaml.safe_load(open("params.yaml"))["prune"]
+
+def write(path, text):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(text)
+
+def log(event):
+    if "STUB_LOG" in os.environ:
+        with open(os.environ["STUB_LOG"], "a") as file:
+            host = os.environ.get("STUB_HOST", "one")
+            file.write(f"{event} {stage} {params['amount']} {host} {time.time()}\\n")
+
+log("start")
+if stage in ("teach", "train"):
+    write(f"models/{stage}", "base")
+elif stage == "prune":
+    if params["amount"] == 0.66:
+        sys.exit("error: amount 0.66 breaks the stub")
+    time.sleep(params["seconds"])
+    write("models/model_pruned.pt", f"{params['amount']} of seed {params['seed']}")
+    report = {"validation_accuracy": {"fine_tuned": 90 + params["amount"]}}
+    write("metrics/prune.json", json.dumps(report))
+elif stage == "evaluate":
+    write("metrics/evaluate/pruned.json", json.dumps({"accuracy": 90 - params["amount"]}))
+elif stage == "benchmark":
+    time.sleep(params["seconds"] / 2)
+    cpu = os.environ.get("STUB_CPU", "stub")
+    block = {"cpu": cpu, "threads": 1, "opencv": "5", "load_average_at_start": 0.1}
+    write("metrics/benchmark.json", json.dumps({"environment": block}))
+elif stage == "compare":
+    accuracy = json.loads(Path("metrics/evaluate/pruned.json").read_text())["accuracy"]
+    head = ("variant,accuracy,size_bytes,params,nonzero_params,macs,latency_ms_median,"
+            "ratio_to_base,onnxruntime_latency_ms_median,onnxruntime_ratio_to_base")
+    rows = [f"{name},{accuracy},100,25,25,1000,2.0,0.5,1.0,0.5"
+            for name in ("base", "pruned", "pruned_int8")]
+    write("plots/tradeoff.csv", "\\n".join([head, *rows]) + "\\n")
+log("end")
+"""
+
+# Stands for stages/tools/cluster/host.py, without torch.
+HOST = """
+import json, os
+print(json.dumps({"host": os.environ.get("STUB_HOST", "one"), "device": "cpu", "machine": "stub",
+                  "precision": os.environ.get("STUB_PRECISION", "float32"), "torch": "none"}))
+"""
+
+
+def stage(name: str, deps: list[str], cached: list[str], files: list[str], keys: list[str]) -> dict:
+    return {
+        "cmd": f"python stub.py {name}",
+        "deps": ["stub.py", *deps],
+        "params": keys,
+        "outs": [*cached, *({path: {"cache": False}} for path in files)],
+    }
+
+
+KEYS = ["prune.amount", "prune.seed", "prune.seconds"]
+STAGES = {
+    "teach": stage("teach", [], ["models/teach"], [], ["train"]),
+    "train": stage("train", ["models/teach"], ["models/train"], [], ["train"]),
+    "prune": stage(
+        "prune", ["models/train"], ["models/model_pruned.pt"], ["metrics/prune.json"], KEYS
+    ),
+    "evaluate": {
+        "foreach": {"pruned": {}},
+        "do": stage(
+            "evaluate", ["models/model_pruned.pt"], [], ["metrics/evaluate/${key}.json"], KEYS
+        ),
+    },
+    "benchmark": stage(
+        "benchmark", ["models/model_pruned.pt"], [], ["metrics/benchmark.json"], KEYS
+    ),
+    "compare": stage(
+        "compare",
+        ["metrics/evaluate/pruned.json", "metrics/benchmark.json"],
+        [],
+        ["plots/tradeoff.csv"],
+        KEYS,
+    ),
+}
+
+
+def params(amounts: list[float], seconds: float) -> dict:
+    other = {"prune": {"seed": [0, 1]}}
+    return {
+        "network": {"factory": "chain"},
+        "recipe": {"precision": "auto"},
+        "train": {"epochs": 1},
+        "prune": {
+            "amount": 0.5, "seed": 0, "seconds": seconds, "device": "cpu", "epochs": 1,
+            "target": "macs", "budget_ms": 0,
+        },
+        "studies": {
+            "sweep": {"prune": {"method": ["structured"], "amount": amounts}},
+            "seeds": other, "tiny": other, "targets": other,
+        },
+    }  # fmt: skip
+
+
+def make_repository(folder: Path, amounts: list[float], seconds: float = 0) -> Repository:
+    """The repository of a person, whose first run is committed and pushed to ``folder``/origin."""
+    path = folder / "person"
+    (path / "stages" / "tools" / "cluster").mkdir(parents=True)
+    for package in ("stages", "stages/tools", "stages/tools/cluster"):
+        (path / package / "__init__.py").touch()
+    (path / "stages" / "tools" / "cluster" / "host.py").write_text(HOST)
+    (path / "stub.py").write_text(SCRIPT)
+    content = params(amounts, seconds)
+    content["prune"]["method"] = "structured"
+    (path / "params.yaml").write_text(yaml.safe_dump(content))
+    (path / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}, sort_keys=False))
+    (path / ".gitignore").write_text("/models\n/build\n")
+    repository = Repository(path)
+    repository.run("git", "init", "--quiet", "--initial-branch", "main")
+    repository.run("git", "config", "user.name", "Test")
+    repository.run("git", "config", "user.email", "test@example.com")
+    repository.dvc("init", "--quiet")
+    repository.dvc("cache", "dir", "--local", str(folder / "cache"))
+    repository.dvc("config", "core.autostage", "false")
+    repository.dvc("repro", "--quiet")
+    repository.commit("base")
+    repository.run("git", "init", "--quiet", "--bare", str(folder / "origin"))
+    repository.run("git", "remote", "add", "origin", str(folder / "origin"))
+    repository.run("git", "push", "--quiet", "origin", "main")
+    return repository
+
+
+def head(repository: Repository) -> str:
+    return repository.run("git", "rev-parse", "HEAD").strip()
+
+
+def experiments(repository: Repository) -> dict[str, str]:
+    """Name and message of the commit's experiments at the origin."""
+    commit = head(repository)
+    folder = f"refs/exps/{commit[:2]}/{commit[2:]}/"
+    repository.run("git", "fetch", "--quiet", "--prune", "origin", f"+{folder}*:{folder}*")
+    names = repository.run("git", "for-each-ref", "--format=%(refname:lstrip=4)", folder)
+    return {
+        name: repository.run("git", "log", "-1", "--format=%B", f"{folder}{name}")
+        for name in names.split()
+    }
+
+
+def point(repository: Repository, *words: str, **environment: str) -> subprocess.CompletedProcess:
+    """The command of one task, from a folder that is no repository."""
+    program = Path(__file__).parent.parent / "stages" / "tools" / "cluster" / "point.py"
+    folder = repository.path.parent
+    command = [
+        sys.executable, str(program), "--origin", str(folder / "origin"), "--commit",
+        head(repository), "--scratch", str(folder / "scratch"), *words,
+    ]  # fmt: skip
+    return subprocess.run(
+        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
