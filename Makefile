@@ -4,9 +4,11 @@
 # make test     set up, then check style and types and pass the tests
 # make test-fast   the tests to run while editing: at most 90 seconds
 # make test-all    install what make test skips for want of tools, then all tests
+# make test-cluster   install Ray and the remotes' packages, then test studies on a local cluster
 # make torture  kill, interrupt and starve a tiny pipeline: it must end in the same bytes (6 minutes)
 # make example  NAME=resnet20: run the pipeline with examples/resnet20/params.yaml, in build/examples
 # make study    NAME=sweep (or seeds, tiny, targets): run the experiments of params.yaml's studies
+#               CLUSTER=auto: on the Ray cluster that runs here (stages/tools/README.md)
 # make compare  BASE=main (HEAD=another): time two revisions side by side; HEAD: the working tree
 # make report   BASE=main: write build/report.md, what this working tree changes since it left main
 # make profile  NAME=epyc: measure this machine for pruning to milliseconds (deploy/profiles)
@@ -47,7 +49,7 @@ endef
 # $(call needs,NAME,sweep): refuse to run without the variable.
 needs = @test -n "$($(1))" || { echo "error: $(1) is missing, e.g. make $@ $(1)=$(2)" >&2; exit 2; }
 
-.PHONY: help install style test test-fast test-all quick quick-settings full example study baseline compare \
+.PHONY: help install style test test-fast test-all test-cluster quick quick-settings full example study baseline compare \
 	throughput profile controls sensitivity hardware report hooks readme publish \
 	torture
 help:
@@ -95,6 +97,10 @@ test-all: install
 		"sudo apt-get install --no-install-recommends $(TOOLS)"; fi
 	$(MAKE) test
 
+test-cluster: install
+	python -m pip install --quiet --disable-pip-version-check -r requirements-cluster.txt
+	OMP_NUM_THREADS=1 python -m pytest tests/test_study*.py
+
 torture: install
 	OMP_NUM_THREADS=1 python -m tests.torture
 
@@ -120,10 +126,15 @@ example: install
 	$(call only_one,example)
 	@python -m stages.tools.example $(NAME)
 
+# On a cluster: cores and GPUs of one training, and what the hosts share: a DVC remote or cache.
+ON_CLUSTER = --cluster $(CLUSTER) --hosts plots/studies/$(NAME)_hosts.csv $(if $(CPUS),--cpus $(CPUS)) \
+	$(if $(GPUS),--gpus $(GPUS)) $(if $(REMOTE),--remote $(REMOTE)) $(if $(CACHE),--cache $(CACHE)) \
+	$(if $(SCRATCH),--scratch $(SCRATCH))
+
 study: install
 	$(call needs,NAME,sweep)
 	python -m stages.tools.study --params params.yaml --name $(NAME) --csv plots/studies/$(NAME).csv \
-		--table metrics/studies/$(NAME).md --picture plots/studies/$(NAME).png
+		--table metrics/studies/$(NAME).md --picture plots/studies/$(NAME).png $(if $(CLUSTER),$(ON_CLUSTER))
 
 # The newest experiment of that name: each commit from which the study was run has one.
 tiny = $(shell git for-each-ref --sort=-committerdate --count=1 --format='%(objectname)' 'refs/exps/*/*/tiny')

@@ -72,6 +72,9 @@ SLOW_FILES = (
     "test_mixtures.py",
     "test_pre_commit.py",
     "test_report.py",
+    "test_study_cluster.py",
+    "test_study_point.py",
+    "test_study_storage.py",
     "test_teach.py",
 )
 

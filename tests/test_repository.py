@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
         "requirements.txt",
         "requirements-hardware.txt",
         "requirements-examples.txt",
+        "requirements-cluster.txt",
     ],
 )
 def test_every_requirement_is_pinned(name):

@@ -88,15 +88,25 @@ def prepare_clone(folder: Path, args: argparse.Namespace) -> None:
         run("git", "clone", "--quiet", "--no-checkout", args.origin, str(folder))
         git(folder, "checkout", "--quiet", "--detach", args.commit)
         (folder / READY).touch()
-    shutil.rmtree(folder / ".dvc" / "tmp", ignore_errors=True)  # locks of a killed DVC
-    try:
-        dvc(folder, "status", args.target, quiet=True)
-    except Failed:  # the kill came while dvc.lock was written
-        git(folder, "checkout", "--quiet", "--force", args.commit)
+    else:
+        mend_clone(folder, args)
     git(folder, "update-ref", "-d", reference(args.commit, args.name))
     if not subprocess.run(["git", "config", "user.email"], cwd=folder, capture_output=True).stdout:
         git(folder, "config", "user.name", "study")
         git(folder, "config", "user.email", "study@localhost")
+
+
+def mend_clone(folder: Path, args: argparse.Namespace) -> None:
+    """Undo what a kill in the middle of git's or DVC's work leaves."""
+    shutil.rmtree(folder / ".dvc" / "tmp", ignore_errors=True)  # DVC's locks
+    (folder / ".git" / "index.lock").unlink(missing_ok=True)
+    git(folder, "reset", "--quiet")  # what 'dvc exp run' had staged
+    if deleted := git(folder, "ls-files", "-z", "--deleted"):  # while it stashes changes
+        git(folder, "checkout", "--", *deleted.rstrip("\0").split("\0"))
+    try:
+        dvc(folder, "status", args.target, quiet=True)
+    except Failed:  # dvc.lock was being written
+        git(folder, "checkout", "--quiet", "--force", args.commit)
 
 
 def configure_storage(folder: Path, args: argparse.Namespace) -> None:
