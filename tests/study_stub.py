@@ -38,7 +38,9 @@ elif stage == "prune":
     report = {"validation_accuracy": {"fine_tuned": 90 + params["amount"]}}
     write("metrics/prune.json", json.dumps(report))
 elif stage == "evaluate":
-    write("metrics/evaluate/pruned.json", json.dumps({"accuracy": 90 - params["amount"]}))
+    accuracy = 90 - params["amount"] * (sys.argv[2] == "pruned")
+    write(f"metrics/evaluate/{sys.argv[2]}.json",
+          json.dumps({"accuracy": accuracy, "images": 10000}))
 elif stage == "benchmark":
     time.sleep(params["seconds"] / 2)
     cpu = os.environ.get("STUB_CPU", "stub")
@@ -79,17 +81,15 @@ STAGES = {
         "prune", ["models/train"], ["models/model_pruned.pt"], ["metrics/prune.json"], KEYS
     ),
     "evaluate": {
-        "foreach": {"pruned": {}},
-        "do": stage(
-            "evaluate", ["models/model_pruned.pt"], [], ["metrics/evaluate/${key}.json"], KEYS
-        ),
+        "foreach": {"base": "models/train", "pruned": "models/model_pruned.pt"},
+        "do": stage("evaluate ${key}", ["${item}"], [], ["metrics/evaluate/${key}.json"], KEYS),
     },
     "benchmark": stage(
         "benchmark", ["models/model_pruned.pt"], [], ["metrics/benchmark.json"], KEYS
     ),
     "compare": stage(
         "compare",
-        ["metrics/evaluate/pruned.json", "metrics/benchmark.json"],
+        ["metrics/evaluate", "metrics/benchmark.json"],
         [],
         ["plots/tradeoff.csv"],
         KEYS,
