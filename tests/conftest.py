@@ -74,7 +74,6 @@ SLOW_FILES = (
     "test_report.py",
     "test_study_cluster.py",
     "test_study_point.py",
-    "test_study_storage.py",
     "test_teach.py",
 )
 
