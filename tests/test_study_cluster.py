@@ -81,6 +81,7 @@ def timings(log: Path) -> list[tuple[float, float, str]]:
 
 def test_two_hosts_make_the_table_of_the_serial_study_and_one_times(tmp_path, cluster, cluster_log):
     person = make_repository(tmp_path, AMOUNTS, seconds=1)
+    cluster_log.unlink()  # of the base
     output = study(person, cluster)
     assert "0 of 3 experiments are done already" in output
     assert "training: 3 of 3 points done" in output
