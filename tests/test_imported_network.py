@@ -54,12 +54,34 @@ def tiny(num_classes: int, width: int = 8) -> nn.Module:
     return Tiny(num_classes, width)
 
 
-def without_logits(num_classes: int) -> nn.Module:
-    return nn.Conv2d(3, num_classes, 3)
-
-
-def no_module(num_classes: int) -> int:
-    return num_classes
+OWN_FILES = {
+    "own.py": """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, num_classes, change):
+        super().__init__()
+        self.first, self.change = nn.Conv2d(3, num_classes, 3), change
+    def forward(self, x):
+        return self.change(self.first(x))
+def raises(num_classes):
+    return {}["no such layer"]
+def raises_lines(num_classes):
+    raise RuntimeError("one\\ntwo")
+def no_module(num_classes):
+    return 3
+def image(num_classes):
+    return Net(num_classes, lambda x: x)
+def whole_numbers(num_classes):
+    return Net(num_classes, lambda x: x.mean((2, 3)).long())
+def attribute(num_classes):
+    return Net(num_classes, lambda x: x.pooled)
+def without_layers(num_classes):
+    return nn.Sequential(nn.AdaptiveAvgPool2d((1, num_classes)), nn.Flatten(), nn.AvgPool1d(3))
+""",
+    "syntax.py": "import torch\ndef x(num_classes:\n",
+    "missing.py": "import nowhere\n",
+    "broken.py": "import torch\nx = 1 / 0\n",
+}
 
 
 @pytest.fixture
@@ -80,7 +102,7 @@ def test_a_factory_is_torchvisions_a_packages_or_refused_with_the_nearest_name()
     assert find_factory(TINY) is not None
     with pytest.raises(InputError, match="did you mean torchvision:mobilenet_v2"):
         find_factory("torchvision:mobilnet_v2")
-    with pytest.raises(InputError, match="cannot be imported: No module named 'nowhere'"):
+    with pytest.raises(InputError, match="cannot be imported .*No module named 'nowhere'"):
         find_factory("nowhere.networks:resnet")
     with pytest.raises(InputError, match="has no 'tinier'"):
         find_factory("tests.test_imported_network:tinier")
@@ -93,16 +115,41 @@ def test_a_name_that_is_no_factory_is_refused_where_params_are_read(name):
     assert not is_factory(name)
 
 
-def test_a_factory_that_fails_or_makes_no_network_for_the_images_is_refused_in_one_line():
-    for factory, arguments, size, message in (
-        (TINY, {"depth": 3}, [32, 32], "unexpected keyword argument 'depth'"),
-        ("tests.test_imported_network:no_module", {}, [32, 32], "makes int, not a torch.nn.Module"),
-        ("tests.test_imported_network:without_logits", {}, [32, 32], r"gives \(2, 2, 30, 30\)"),
-        ("torchvision:alexnet", {}, [16, 16], "cannot take images of 16x16"),
-    ):
-        with pytest.raises(InputError, match=message) as error:
-            tried(factory, arguments, size)
-        assert "\n" not in str(error.value)
+@pytest.mark.parametrize(
+    ("factory", "arguments", "said"),
+    [
+        (TINY, {"depth": 3}, "fails with num_classes=2 .*unexpected keyword argument 'depth'"),
+        ("own:raises", {}, r"fails with .*KeyError: 'no such layer', own.py:\d+\); change its"),
+        ("own:raises_lines", {}, r"fails with .*RuntimeError: one, own.py:\d+"),
+        ("own:no_module", {}, "makes int, not a torch.nn.Module"),
+        (
+            "own:image",
+            {},
+            r"gives float32 \(2, 2, 30, 30\) for 2 images; expected float32 \(2, 2\)",
+        ),
+        ("own:whole_numbers", {}, r"gives int64 \(2, 2\) for 2 images; expected float32"),
+        ("own:attribute", {}, r"cannot take images of 32x32 \(AttributeError: .*own.py:\d+\)"),
+        ("own:without_layers", {}, "no convolution or linear layer with 2 outputs"),
+        ("own.raises:x", {}, "cannot be imported .*'own' is not a package"),
+        ("syntax:x", {}, r"cannot be imported \(SyntaxError: .*syntax.py, line 2\)"),
+        ("missing:x", {}, r"cannot be imported .*No module named 'nowhere', missing.py:1"),
+        ("broken:x", {}, r"cannot be imported \(ZeroDivisionError: .*, broken.py:2\)"),
+        ("torchvision:alexnet", {}, "cannot take images of 32x32"),
+        ("torchvision:googlenet", {}, "gives GoogLeNetOutputs .*in training, where auxiliary"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The default weight initialization of GoogleNet")
+def test_a_factory_that_makes_no_network_for_the_images_is_refused_in_one_line(
+    factory, arguments, said, tmp_path, monkeypatch
+):
+    for name, code in OWN_FILES.items():
+        (tmp_path / name).write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=said) as error:
+        tried(factory, arguments, [32, 32])
+    sys.modules.pop("own", None)
+    assert "\n" not in str(error.value)
 
 
 def test_the_file_of_an_own_factory_must_be_a_dependency():
@@ -233,12 +280,60 @@ def test_other_weights_than_the_expected_ones_are_refused(network, tmp_path):
     other = dataclasses.replace(with_weights(path), weights_sha256="ab")
     with pytest.raises(InputError, match=r"has the SHA-256 .* network.weights_sha256 is 'ab'"):
         load_pretrained(network, other)
-    torch.save({"stem.weight": "text"}, path)
-    with pytest.raises(InputError, match="holds no dictionary of tensors"):
-        load_pretrained(network, with_weights(path))
     missing = dataclasses.replace(PARAMS, weights="no_package_of_this_name:weights.pt")
     with pytest.raises(InputError, match="no package 'no_package_of_this_name' is installed"):
         load_pretrained(network, missing)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (Tiny(num_classes=10), "it is damaged, or holds more than tensors"),
+        ({"model": Tiny(num_classes=10)}, "it is damaged, or holds more than tensors"),
+        ({"stem.weight": "text"}, "'stem.weight' in it is of type str"),
+        ({"optimizer": {"lr": 0.1}}, "'optimizer' in it is of type dict"),
+        ({1: torch.zeros(1)}, "1 in it is of type Tensor"),
+        (torch.zeros(1), "its content is of type Tensor"),
+        ([1, 2], "its content is of type list"),
+    ],
+)
+def test_a_file_of_something_else_than_tensors_by_name_is_refused(content, said, network, tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save(content, path)
+    with pytest.raises(InputError) as refusal:
+        load_pretrained(network, with_weights(path))
+    assert str(refusal.value) == (
+        f"network.weights: {path} holds no weights ({said}); expected what "
+        "torch.save(network.state_dict(), file) writes"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"half"])
+def test_a_file_of_weights_that_is_damaged_or_no_such_file_is_refused(content, network, tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save(Tiny(num_classes=10).state_dict(), path)
+    path.write_bytes(path.read_bytes()[:-3000] if content == b"half" else content)
+    with pytest.raises(InputError, match="it is damaged, or holds more than tensors"):
+        load_pretrained(network, with_weights(path))
+
+
+def test_weights_of_another_network_are_refused_before_any_work(tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save(Tiny(num_classes=10).state_dict(), path)
+    refuse_network(with_weights(path), [32, 32])
+    torch.save(Tiny(num_classes=10, width=4).state_dict(), path)
+    with pytest.raises(InputError, match="weights of another network"):
+        refuse_network(with_weights(path), [32, 32])
+
+
+def test_a_network_that_cannot_be_pruned_is_refused_before_any_work():
+    content = read_params("params.yaml")
+    content["network"]["factory"] = "torchvision:shufflenet_v2_x0_5"
+    content["prune"]["allocation"] = "uniform"
+    with pytest.raises(InputError, match="torch-pruning cannot prune torchvision:shufflenet_v2"):
+        check(content, path="params.yaml")
+    content["prune"]["method"] = "unstructured"
+    check(content, path="params.yaml")
 
 
 # --------------------------------------------------------------------------------------- training

@@ -78,7 +78,7 @@ def build_imported(
         mean, std = colours(images)
         network.mean.copy_(mean.mean().round())
         network.std.copy_(std)
-    require_runs(factory, network, network.input_shape, len(images.classes))
+    require_runs(factory, network.eval(), network.input_shape, len(images.classes))
     network.output_layer()
     return network
 

@@ -2,35 +2,46 @@
 
 from pathlib import Path
 
-from torch import nn
-
-from stages.common.building.pretrained import weights_file
+from stages.common.building.pretrained import load_pretrained
 from stages.common.core.cli import InputError
-from stages.common.network.factories import make_body, require_runs, source_file
+from stages.common.network.factories import require_runs, source_file
+from stages.common.network.imported import ImportedNetwork
 from stages.common.network.params import NetworkParams, require_layers
 
 TRIED_CLASSES = 2  # any number: how many there are is known after prepare
 
 
-def refuse_network(params: NetworkParams, image_size: list[int]) -> None:
-    """Raise ``InputError`` for a factory that is not there or takes no such arguments or images,
-    one whose file is no DVC dependency, missing or other weights, and layers that it lacks.
+def refuse_network(params: NetworkParams, image_size: list[int]) -> ImportedNetwork:
+    """The network of a factory, untrained.
+
+    Raises ``InputError`` for a factory that is not there or takes no such arguments or images, one
+    whose file is no DVC dependency, weights that are missing or of another network, and layers
+    that it lacks.
     """
-    if not params.imported:
-        return
-    body = tried(params.factory, params.arguments, image_size)
+    network = tried(params.factory, params.arguments, image_size)
     refuse_untracked(params.factory, params.code)
     if params.weights:
-        weights_file(params)
-    require_layers([name for name, _ in body.named_modules() if name], params.keep_whole)
+        load_pretrained(network, params)
+    require_layers([name for name, _ in network.body.named_modules() if name], params.keep_whole)
+    return network
 
 
-def tried(factory: str, arguments: dict, image_size: list[int]) -> nn.Module:
-    """The factory's network; raises ``InputError`` unless it takes images of that size."""
-    body = make_body(factory, arguments, TRIED_CLASSES)
-    height, width = image_size
-    require_runs(factory, body, (3, height, width), TRIED_CLASSES)
-    return body
+def tried(factory: str, arguments: dict, image_size: list[int]) -> ImportedNetwork:
+    """The factory's network; raises ``InputError`` unless it takes images of that size, and its
+    outputs are logits in training and in use.
+    """
+    config = {
+        "factory": factory,
+        "arguments": arguments,
+        "classes": TRIED_CLASSES,
+        "image_size": image_size,
+    }
+    network = ImportedNetwork(config)
+    for training in (False, True):
+        network.train(training)
+        require_runs(factory, network, network.input_shape, TRIED_CLASSES)
+    network.output_layer()
+    return network.eval()
 
 
 def refuse_untracked(factory: str, code: str) -> None:

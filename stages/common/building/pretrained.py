@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stages.common.core.cli import InputError, first_line
+from stages.common.core.cli import InputError
 from stages.common.core.files import digest
 from stages.common.network.imported import ImportedNetwork
 from stages.common.network.network import Network
@@ -40,7 +40,8 @@ def load_pretrained(network: Network, params: NetworkParams) -> str:
     if wrong:
         raise InputError(
             f"network.weights: {path} holds weights of another network than {params.factory} "
-            f"({len(wrong)} tensors differ, the first is '{wrong[0]}')"
+            f"({len(wrong)} tensors differ, the first is '{wrong[0]}'); change one of them, or "
+            "network.arguments"
         )
     kept = {name: value for name, value in weights.items() if name not in exchanged}
     network.body.load_state_dict(kept, strict=False)
@@ -60,12 +61,12 @@ def weights_file(params: NetworkParams) -> Path:
     """The verified file; raises ``InputError`` when it is missing or not the expected one."""
     path = locate(params.weights)
     if not path.is_file():
-        raise InputError(f"network.weights: {path} is missing")
+        raise InputError(f"network.weights: {path} is missing; expected a file, or package:file")
     found = digest(path, "sha256")
     if found != params.weights_sha256:
         raise InputError(
             f"network.weights: {path} has the SHA-256 {found}, network.weights_sha256 is "
-            f"'{params.weights_sha256}'"
+            f"'{params.weights_sha256}'; get the right file, or set the key to this one's"
         )
     return path
 
@@ -80,22 +81,36 @@ def locate(weights: str) -> Path:
     except (ImportError, ValueError):
         spec = None
     if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"network.weights is {weights}; no package '{package}' is installed")
+        raise InputError(
+            f"network.weights is {weights}; no package '{package}' is installed: install it, or "
+            "name a file"
+        )
     return Path(spec.submodule_search_locations[0]) / name
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors by name; some files hold them under 'state_dict' or 'model'."""
+    """The tensors by name; some files hold them under 'state_dict' or 'model'.
+
+    Raises ``InputError`` for a file that holds anything else, such as a whole pickled module.
+    """
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, EOFError, RuntimeError, LookupError, pickle.UnpicklingError) as error:
-        raise InputError(
-            f"network.weights: {path} holds no plain tensors ({first_line(error)})"
-        ) from None
+    except (OSError, EOFError, RuntimeError, LookupError, pickle.UnpicklingError):
+        # PyTorch's own text recommends to run the file's code.
+        raise refusal(path, "it is damaged, or holds more than tensors") from None
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    values = content.values() if isinstance(content, dict) else [content]
-    if not all(isinstance(value, Tensor) for value in values):
-        raise InputError(f"network.weights: {path} holds no dictionary of tensors")
+    if not isinstance(content, dict):
+        raise refusal(path, f"its content is of type {type(content).__name__}")
+    for name, value in content.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            raise refusal(path, f"{name!r} in it is of type {type(value).__name__}")
     return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def refusal(path: Path, reason: str) -> InputError:
+    return InputError(
+        f"network.weights: {path} holds no weights ({reason}); expected what "
+        "torch.save(network.state_dict(), file) writes"
+    )

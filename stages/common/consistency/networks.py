@@ -1,6 +1,6 @@
 """Whether the networks of base and teacher take the images, and pruning the network."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.common.core.cli import InputError
 from stages.common.data.params import refuse_image_size
@@ -8,26 +8,40 @@ from stages.common.network.params import CHAIN, NONE
 from stages.common.pruning.params import PruneParams, refuse_chain_only, refuse_other_shapes
 from stages.common.training.params import refuse_missing_teacher
 
+if TYPE_CHECKING:
+    from stages.common.network.imported import ImportedNetwork
+
 IMAGE_SIZE = [32, 32]  # of the profiles in deploy/profiles
 
 
 def check_networks(params: dict[str, Any]) -> None:
     """The networks of base and teacher must be there, and take the images; ``params`` by section.
 
-    One that a factory makes is built and run once, which takes torch: seconds.
+    One that a factory makes is built and run, its weights read, which takes torch: seconds.
     """
     network, teach, size = params["network"], params["teach"], params["data"].image_size
     if chain_blocks := blocks_of_chains(params):
         refuse_image_size(size, chain_blocks)
     refuse_missing_teacher(teach, params["train"])
-    if not network.imported and teach.factory in (CHAIN, NONE):
-        return
-    from stages.common.building import check as networks
+    if network.imported:
+        from stages.common.building.check import refuse_network
 
-    networks.refuse_network(network, size)
+        refuse_unprunable(refuse_network(network, size), params["prune"], network.keep_whole)
     if teach.factory not in (CHAIN, NONE):
-        networks.tried(teach.factory, teach.arguments, size)
-        networks.refuse_untracked(teach.factory, network.code)
+        from stages.common.building.check import refuse_untracked, tried
+
+        tried(teach.factory, teach.arguments, size)
+        refuse_untracked(teach.factory, network.code)
+
+
+def refuse_unprunable(
+    network: "ImportedNetwork", prune: PruneParams, keep_whole: list[str]
+) -> None:
+    """Raise ``InputError`` for a network of which no channels can be removed, where some are to."""
+    if prune.method == "structured":
+        from stages.common.pruning.groups import channel_groups
+
+        channel_groups(network, keep_whole=keep_whole)
 
 
 def blocks_of_chains(params: dict[str, Any]) -> dict[str, int]:
