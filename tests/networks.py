@@ -1,6 +1,7 @@
 """A small network that tests make themselves (random filters, fitted last layer), and a recipe."""
 
 import copy
+import json
 import sys
 import tempfile
 from functools import cache
@@ -12,7 +13,7 @@ import yaml
 from onnx import ModelProto
 from torch import nn
 
-from stages import export
+from stages import export, prune
 from stages.common.building.checkpoint import Checkpoint, save_checkpoint
 from stages.common.data.dataset import Images
 from stages.common.inference.export.onnx_export import onnx_of
@@ -196,3 +197,22 @@ def call(stage, monkeypatch: pytest.MonkeyPatch, **arguments: Path) -> None:
     words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
     monkeypatch.setattr(sys, "argv", [stage.__name__, *words])
     stage.main()
+
+
+def call_prune(monkeypatch: pytest.MonkeyPatch, data: Path, folder: Path) -> dict:
+    """Run the stage on base.pt, teacher.npz and params.yaml in the folder, which then has
+    pruned.pt; its metrics.
+    """
+    files = {
+        "params": "params.yaml",
+        "resume": "resume",
+        "base": "base.pt",
+        "teacher": "teacher.npz",
+        "latency": "latency.json",
+        "pruned": "pruned.pt",
+        "curve": "curve.csv",
+        "metrics": "prune.json",
+    }
+    paths = {name: folder / file for name, file in files.items()}
+    call(prune, monkeypatch, data=data, **paths)
+    return json.loads(paths["metrics"].read_text())

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, NodeProto, numpy_helper
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
 from stages.common.core.accuracy import accuracy
@@ -89,20 +89,28 @@ def first_weight(int8: ModelProto) -> np.ndarray:
     return constant(int8, dequantize.input[0])
 
 
+def model_of(nodes: list[NodeProto], weight: np.ndarray) -> ModelProto:
+    """From 'pixels' to 'logits', one for each filter of the weight 'w' (outputs, 3, H, W)."""
+    graph = make_graph(
+        nodes,
+        "headless",
+        [make_tensor_value_info("pixels", onnx.TensorProto.FLOAT, ["N", 3, 32, 32])],
+        [make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", len(weight)])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    return make_model(graph, opset_imports=[make_opsetid("", 18)], ir_version=10)
+
+
 def test_a_first_layer_without_a_bias_gets_one_for_the_mean_error():
     weight = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
-    graph = make_graph(
+    model = model_of(
         [
             make_node("Conv", ["pixels", "w"], ["a"], "first", strides=[2, 2]),
             make_node("GlobalAveragePool", ["a"], ["b"], "pool"),
             make_node("Flatten", ["b"], ["logits"], "flat"),
         ],
-        "headless",
-        [make_tensor_value_info("pixels", onnx.TensorProto.FLOAT, ["N", 3, 32, 32])],
-        [make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", 4])],
-        [numpy_helper.from_array(weight, "w")],
+        weight,
     )
-    model = make_model(graph, opset_imports=[make_opsetid("", 18)], ir_version=10)
 
     int8 = int8_of(model)
 
@@ -118,7 +126,7 @@ def test_logits_that_no_linear_layer_makes_stay_fp32(operators):
     size = 9 if operators == ["GlobalAveragePool", "Flatten"] else 32  # of the kernel
     weight = np.resize(weight, (5, 3, size, size)) / size**2
     names = [f"value{index}" for index in range(len(operators))]
-    graph = make_graph(
+    model = model_of(
         [
             make_node("Conv", ["pixels", "w"], [names[0]], "first"),
             *(
@@ -128,12 +136,8 @@ def test_logits_that_no_linear_layer_makes_stay_fp32(operators):
                 )
             ),
         ],
-        "ends_in_convolution",
-        [make_tensor_value_info("pixels", onnx.TensorProto.FLOAT, ["N", 3, 32, 32])],
-        [make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", 5])],
-        [numpy_helper.from_array(weight, "w")],
+        weight,
     )
-    model = make_model(graph, opset_imports=[make_opsetid("", 18)], ir_version=10)
 
     int8 = int8_of(model)
 

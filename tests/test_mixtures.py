@@ -1,14 +1,12 @@
 """Mixtures of two images, and the unpruned network as teacher on them."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from stages import prune
 from stages.common.building.build import build_chain
 from stages.common.building.checkpoint import load_checkpoint, save_checkpoint
 from stages.common.data.dataset import CIFAR10, Images, load_training_images
@@ -25,7 +23,7 @@ from stages.common.training.params import Augmentation
 from stages.common.training.teacher import TeacherOutputs, mirrored_logits, save_teacher
 from tests.conftest import make_images
 from tests.networks import PARAMS as ALL_PARAMS
-from tests.networks import PROVENANCE, RECIPE, call, run_context, write_params
+from tests.networks import PROVENANCE, RECIPE, call_prune, run_context, write_params
 from tests.test_plan import PARAMS
 
 MEANS, SQUARES = (0, 1, 4, 5), (2, 3, 6, 7)  # numbers of mixtures
@@ -258,20 +256,7 @@ def test_the_stage_counts_the_outputs_that_the_base_computed(
     images, _ = load_training_images(data_directory, DataParams(**ALL_PARAMS["data"]))
     save_teacher(tmp_path / "teacher.npz", plain_teacher(base, images))
     (tmp_path / "latency.json").write_text('{"used": false}\n')
-    call(
-        prune,
-        monkeypatch,
-        params=tmp_path / "params.yaml",
-        data=data_directory,
-        resume=tmp_path / "resume",
-        base=tmp_path / "base.pt",
-        teacher=tmp_path / "teacher.npz",
-        latency=tmp_path / "latency.json",
-        pruned=tmp_path / "pruned.pt",
-        curve=tmp_path / "curve.csv",
-        metrics=tmp_path / "prune.json",
-    )
-    metrics = json.loads((tmp_path / "prune.json").read_text())
+    metrics = call_prune(monkeypatch, data_directory, tmp_path)
     flops = computed * len(images) * 2 * 2 * size_of(base).macs
     assert metrics.get("teaching_flops", 0) == flops
     provenance = load_checkpoint(tmp_path / "pruned.pt").provenance["prune"]

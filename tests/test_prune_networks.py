@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,7 @@ from stages.common.training.augmentation import Augmenter
 from stages.common.training.checkpoints import EpochStore, model_digest
 from stages.common.training.teacher import TeacherOutputs, no_teacher
 from tests.conftest import data_params, make_images
-from tests.networks import NETWORK, PROVENANCE, RECIPE, call, run_context, write_params
+from tests.networks import NETWORK, PROVENANCE, RECIPE, call_prune, run_context, write_params
 from tests.test_plan import PARAMS
 
 
@@ -542,20 +541,7 @@ def test_the_stage_writes_what_was_done_to_every_group(
     save_checkpoint(tmp_path / "base.pt", base, PROVENANCE)
     images, _ = load_training_images(data_directory, data_params(400, 100))
     monkeypatch.setattr(prune, "load_teacher", lambda *_: without_views(images))
-    call(
-        prune,
-        monkeypatch,
-        params=tmp_path / "params.yaml",
-        data=data_directory,
-        resume=tmp_path / "resume",
-        base=tmp_path / "base.pt",
-        teacher=tmp_path / "teacher.npz",
-        latency=tmp_path / "latency.json",
-        pruned=tmp_path / "pruned.pt",
-        curve=tmp_path / "curve.csv",
-        metrics=tmp_path / "prune.json",
-    )
-    metrics = json.loads((tmp_path / "prune.json").read_text())
+    metrics = call_prune(monkeypatch, data_directory, tmp_path)
     loaded = load_checkpoint(tmp_path / "pruned.pt", FACTORY)
     groups = channel_groups(loaded.model, keep_whole=["hidden"])
     assert metrics["before"]["widths"] == {k: v for k, v in WIDTHS.items() if k != "hidden"}
