@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.common.core.cli import InputError
+from stages.common.core.cli import InputError, is_disk_full
 from stages.common.data.params import TORCHVISION, DataParams
 from stages.common.sources.archives import DAMAGED
 from stages.common.sources.cifar10 import TIMEOUT_S, socket_timeout
@@ -25,9 +25,13 @@ SPLIT_ARGUMENTS = {
     "validation": ("val", "valid", "validation"),
     "test": ("test",),
 }
-NOT_FETCHED = (  # what constructors raise; TypeError where they take more arguments
-    *DAMAGED, OSError, http.client.HTTPException, ImportError, TypeError,
+NOT_OPENED = (  # what constructors raise; TypeError where they take more arguments
+    *DAMAGED, OSError, http.client.HTTPException, ImportError, TypeError, ValueError,
+    AssertionError,
 )  # fmt: skip
+REMEDY = (
+    "try again with a network, or put its images into class folders and set data.source: folder"
+)
 
 
 def collect(params: DataParams, downloads: Path) -> Collection:
@@ -42,7 +46,7 @@ def collect(params: DataParams, downloads: Path) -> Collection:
     root = downloads / name
     if not root.is_dir():
         fetch(kind, name, root)
-    parts = opened(kind, name, root)
+    parts = opened(kind, name, root, f"delete {root}, so that it is fetched anew")
     classes = names_of(parts, name)
     splits = {split: photos_of(part, split, params) for split, part in parts.items()}
     return Collection(classes, splits, published=True)
@@ -71,14 +75,17 @@ def fetch(kind: Any, name: str, root: Path) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        opened(kind, name, part)
+        opened(kind, name, part, REMEDY)
         part.rename(root)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def opened(kind: Any, name: str, root: Path) -> dict[str, Any]:
-    """The dataset's own splits, or all of it as 'train'; what is not in ``root`` is fetched."""
+def opened(kind: Any, name: str, root: Path, remedy: str) -> dict[str, Any]:
+    """The dataset's own splits, or all of it as 'train'; what is not in ``root`` is fetched.
+
+    Raises ``InputError`` with the reason and the remedy when it cannot be fetched or is damaged.
+    """
     known = inspect.signature(kind).parameters
     choices: dict[str, list[dict]]
     if "train" in known:
@@ -89,23 +96,25 @@ def opened(kind: Any, name: str, root: Path) -> dict[str, Any]:
         }
     else:
         choices = {"train": [{}]}
-    found = {}
+    found, refused = {}, ""
     for split, arguments in choices.items():
         for chosen in arguments:
             try:
                 with socket_timeout(TIMEOUT_S):
                     found[split] = kind(root=str(root), download=True, **chosen)
                 break
-            except ValueError:  # a dataset refuses a split that it does not have
-                continue
-            except NOT_FETCHED as error:
+            except NOT_OPENED as error:
+                if is_disk_full(error):
+                    raise
                 reason = " ".join(str(error).split()) or repr(error)
+                if isinstance(error, ValueError) and "split" in chosen:  # it has no such split
+                    refused = reason
+                    continue
                 raise InputError(
-                    f"torchvision could not fetch {name}: {reason}; try again with a network, or "
-                    f"put its images into class folders and set data.source: folder"
+                    f"torchvision could not fetch or open {name}: {reason}; {remedy}"
                 ) from None
     if "train" not in found:
-        raise InputError(f"torchvision's {name} has no split 'train'")
+        raise InputError(f"torchvision's {name} has no split 'train' ({refused})")
     return found
 
 
@@ -117,7 +126,7 @@ def names_of(parts: dict[str, Any], name: str) -> tuple[str, ...]:
     target = parts["train"][0][1]
     if isinstance(target, bool) or not isinstance(target, int | np.integer):
         raise InputError(f"torchvision's {name} gives {type(target).__name__}, no class, per image")
-    names = getattr(parts["train"], "classes", None)
+    names = getattr(parts["train"], "classes", None) or getattr(parts["train"], "categories", None)
     if names:  # Imagenette has several for each class
         return tuple(each if isinstance(each, str) else str(each[0]) for each in names)
     highest = max(int(label) for part in parts.values() for _, label in part)
