@@ -24,7 +24,7 @@ from stages.common.pruning.groups import channel_groups, coupled_layers, group_n
 from stages.common.pruning.importance import scored_groups
 from stages.common.pruning.latency import candidates
 from stages.common.pruning.latency.candidates import CandidateTimer
-from stages.common.pruning.norms import estimate_norms
+from stages.common.pruning.norms import cut_with_norms
 from stages.common.pruning.params import PruneParams, refuse_chain_only
 from stages.common.pruning.plan.ranking import Group
 from stages.common.training.augmentation import Augmenter
@@ -554,13 +554,62 @@ def test_the_stage_writes_what_was_done_to_every_group(
     assert not list((tmp_path / "resume").iterdir())
 
 
-def test_kept_statistics_are_estimated_anew_after_a_cut():
+class Constant(nn.Module):
+    """A convolution whose last channel is 3 everywhere behind its BatchNorm, and two readers."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.first, self.second = conv(3, 8, 3), conv(8, 16, 1)
+        self.head = nn.Linear(16, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.first(x).relu()).relu()
+        return self.head(x.mean((2, 3)))
+
+
+def test_kept_statistics_move_with_a_cut_that_shifts_the_inputs_of_a_norm():
     images = make_images(40, seed=1)
-    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=0.3), nn.Dropout(0.5))
-    estimate_norms(layers, images, batch_size=40, device=torch.device("cpu"))
-    norm = layers[1]
-    expected = layers[0](torch.from_numpy(images.pixels).float()).transpose(0, 1).flatten(1)
-    torch.testing.assert_close(norm.running_mean, expected.mean(1), rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(norm.running_var, expected.var(1), rtol=1e-4, atol=1e-3)
-    assert norm.momentum == 0.3
-    assert not any(layer.training for layer in layers.modules())
+    network = new_network("tests.test_prune_networks:Constant")
+    first, second = network.body.first[1], network.body.second[1]
+    nn.init.uniform_(second.running_mean), nn.init.uniform_(second.running_var, 0.5, 1.5)
+    with torch.no_grad():
+        first.weight[-1], first.bias[-1] = 0.0, 3.0
+    groups = [
+        dataclasses.replace(group, importance=np.arange(group.width, 0, -1, dtype=np.float32))
+        for group in channel_groups(network)
+    ]
+    plan = {"first.0": 7, "second.0": 16}
+    pixels = torch.from_numpy(images.pixels).float()
+    expected, kept = network(pixels), second.running_mean.clone()
+    cut = cut_with_norms(
+        network,
+        lambda model: keep_channels(model, groups, plan),
+        images,
+        batch_size=30,
+        device=torch.device("cpu"),
+    )
+    torch.testing.assert_close(cut(pixels), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(second.running_mean, kept)  # of the network that is cut
+    assert cut.body.first[1].running_mean.shape == (7,)
+    assert not any(layer.training for layer in cut.modules())
+
+
+def test_kept_statistics_stay_where_a_cut_removes_nothing(base, images):
+    cut = cut_with_norms(base, copy.deepcopy, images, batch_size=40, device=torch.device("cpu"))
+    for name, value in base.state_dict().items():
+        torch.testing.assert_close(cut.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("method", ["structured", "unstructured"])
+def test_pruning_with_kept_statistics_is_nearer_to_the_base(method, base, images, tmp_path):
+    params = dataclasses.replace(BY_RANK, method=method, amount=0.3, epochs=0, distillation=0.0)
+    teacher = without_views(images)
+    pixels = torch.from_numpy(images.pixels).float()
+
+    def distance(frozen_norms: bool) -> float:
+        recipe = dataclasses.replace(RECIPE, frozen_norms=frozen_norms)
+        context = dataclasses.replace(run_context(images, tmp_path), recipe=recipe)
+        pruned = prune_in_steps(base, teacher, params, context).network.eval()
+        return (pruned(pixels) - base(pixels)).square().mean().item()
+
+    assert distance(frozen_norms=True) < distance(frozen_norms=False)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from stages.common.pruning.cut import hold_at_zero, keep_channels, make_permanen
 from stages.common.pruning.importance import scored_groups
 from stages.common.pruning.latency.candidates import CandidateTimer
 from stages.common.pruning.latency.model import LatencyModel
-from stages.common.pruning.norms import estimate_norms
+from stages.common.pruning.norms import cut_with_norms
 from stages.common.pruning.params import PruneParams
 from stages.common.pruning.plan.goals import Cost, goals_of
 from stages.common.pruning.plan.plan import in_words, make_plan
@@ -29,6 +30,8 @@ from stages.common.training.params import Schedule
 from stages.common.training.teacher import Teacher, TeacherOutputs
 
 Cut = Callable[[Network, int], Network]  # the network and the number of the step, from 1
+# takes a network, which stays as it is, and a function that returns a changed copy; returns that copy
+ApplyCut = Callable[[Network, Callable[[Network], Network]], Network]
 Latency = LatencyModel | CandidateTimer  # of the chain by a profile, of another network measured
 
 
@@ -56,7 +59,7 @@ def prune_in_steps(
     called with the rows of the curve, one list a step. Where ``teacher`` has no views, the base
     itself is the teacher.
     """
-    cut = cut_of(base, params, context.images, latency, keep_whole)
+    cut = cut_of(base, params, context.images, latency, keep_whole, apply_of(params, context))
     objective_of = objectives(base, teacher, params, context)
     model, accuracy = copy.deepcopy(base), 0.0
     fine_tuning: list[Progress] = []
@@ -66,8 +69,6 @@ def prune_in_steps(
 
     for step in range(1, params.steps + 1):
         model = cut(model, step).to(context.device)
-        if context.recipe.frozen_norms:
-            estimate_norms(model, context.images, params.batch_size, context.device)
         accuracy = evaluate(model, context.validation, context.device)
         schedule, objective = schedule_of(step, params), objective_of(step)
         monitor = Monitor(f"prune step {step}/{params.steps}, epoch", after_epoch)
@@ -80,22 +81,44 @@ def prune_in_steps(
 # -------------------------------------------------------------------------------------------- cut
 
 
+def apply_alone(model: Network, change: Callable[[Network], Network]) -> Network:
+    return change(model)
+
+
+def apply_of(params: PruneParams, context: RunContext) -> ApplyCut:
+    """How a cut is made: where training keeps BatchNorm's statistics, they move with the cut."""
+    if not context.recipe.frozen_norms:
+        return apply_alone
+    return functools.partial(
+        cut_with_norms,
+        images=context.images,
+        batch_size=params.batch_size,
+        device=context.device,
+    )
+
+
 def cut_of(
     base: Network,
     params: PruneParams,
     images: Images,
     latency: Latency | None = None,
     keep_whole: Sequence[str] = (),
+    apply: ApplyCut = apply_alone,
 ) -> Cut:
-    """The function that makes a step's cut: zeros written in place, or channels removed."""
+    """The function that makes a step's cut: zeros written in a copy, or channels removed."""
     if params.method == "unstructured":
         before = size_of(base)
 
         def write_zeros(model: Network, step: int) -> Network:
             model = model.cpu().to(memory_format=torch.contiguous_format)
             share = params.amount * step / params.steps
-            hold_at_zero(model, share, before, params.target, params.allocation, keep_whole)
-            return model
+
+            def zeros(network: Network) -> Network:
+                network = copy.deepcopy(network)
+                hold_at_zero(network, share, before, params.target, params.allocation, keep_whole)
+                return network
+
+            return apply(model, zeros)
 
         return write_zeros
 
@@ -108,7 +131,7 @@ def cut_of(
         groups = scored_groups(model, images, params.importance, params.seed, keep_whole)
         plan = make_plan(groups, goals[step - 1], params.round_to)
         print(f"plan of step {step}/{params.steps}: {in_words(plan, groups)}")
-        return keep_channels(model, groups, plan)
+        return apply(model, lambda network: keep_channels(network, groups, plan))
 
     return remove_channels
 
