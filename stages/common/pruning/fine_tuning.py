@@ -30,7 +30,7 @@ from stages.common.training.params import Schedule
 from stages.common.training.teacher import Teacher, TeacherOutputs
 
 Cut = Callable[[Network, int], Network]  # the network and the number of the step, from 1
-# takes a network, which stays as it is, and a function that returns a changed copy; returns that copy
+# of a network, which stays as it is, and a function that returns a changed copy: that copy
 ApplyCut = Callable[[Network, Callable[[Network], Network]], Network]
 Latency = LatencyModel | CandidateTimer  # of the chain by a profile, of another network measured
 
