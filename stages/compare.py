@@ -104,8 +104,20 @@ def pareto_picture(results: list[Result], environment: dict) -> Figure:
         for result in results
         if runtime in result.latency
     }
-    note = f"{timing_note(environment)}; {results[0].evaluation['images']:,} test images"
+    note = f"{timing_note(environment)}; {test_images_note(results)}"
     return pareto_chart(points, RUNTIMES[runtime], note=note)
+
+
+def test_images_note(results: list[Result]) -> str:
+    """How many test images; where they are few, half of the widest interval of an accuracy too."""
+    note = f"{results[0].evaluation['images']:,} test images"
+    evaluations = [result.evaluation for result in results]
+    widths = [
+        each["accuracy_high"] - each["accuracy_low"]
+        for each in evaluations
+        if "accuracy_low" in each
+    ]
+    return f"{note}, accuracies ± {max(widths) / 2:.0f} points" if widths else note
 
 
 def timing_note(environment: dict) -> str:

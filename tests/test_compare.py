@@ -2,6 +2,7 @@ import csv
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -323,6 +324,13 @@ def test_few_uneven_test_images_show_an_interval_and_the_balanced_accuracy(input
     leaves = sum(len(block) - 1 + len(block["latency_ratio_to_base"]) for block in summary.values())
     assert leaves <= 30
     assert (plots / "accuracy_plot.png").is_file()
+
+
+def test_the_trade_off_says_how_sure_the_accuracies_of_few_images_are():
+    few = [SimpleNamespace(evaluation=few_uneven_images(values[0])) for values in VARIANTS.values()]
+    many = [SimpleNamespace(evaluation=evaluation_of(name)) for name in VARIANTS]
+    assert compare.test_images_note(few) == "153 test images, accuracies ± 5 points"
+    assert compare.test_images_note(many) == "10,000 test images"
 
 
 def test_whiskers_are_the_intervals_of_few_images_and_the_note_says_so():

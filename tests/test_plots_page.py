@@ -28,6 +28,7 @@ CHARTS = {
 TITLE = "A title that is wider than its plot and, in a narrow window, wider than the window"
 MANY = 40  # bars
 IMAGE = "picture.png"
+EMPTY = "no-rows"  # a plot of a file with a header alone
 ROWS = """step,size,latency_ms,variant,actual,predicted
 0,3.0,4.0,base,cat,cat
 1,1.5,2.0,pruned,dog,cat
@@ -116,6 +117,8 @@ def repository(tmp_path_factory) -> Path:
         }
         for name, template in CHARTS.items()
     ]
+    (path / "empty.csv").write_text("step,size\n")
+    charts.append({EMPTY: {"x": "step", "y": {"empty.csv": "size"}}})
     (path / "dvc.yaml").write_text(json.dumps({"plots": [*charts, IMAGE]}))  # JSON is YAML
 
     run("git", "add", "--all", cwd=path)
@@ -177,6 +180,8 @@ def test_browser_without_network_draws_every_plot(page_file, tmp_path):
     drawn = drawn_by_chromium(page_file, tmp_path, width=1400)
     assert Page(drawn).drawings == dict.fromkeys(plot_ids(), 1)
     assert 'class="failed"' not in drawn
+    assert f'id="{EMPTY}"' in page_file.read_text().replace("id = ", "id=")
+    assert f'id="{EMPTY}"' not in drawn
 
 
 # Titles that reach out of their drawing, and labels of an axis that touch one another.

@@ -131,6 +131,14 @@ def test_training_learns_classes_that_differ_in_colour(tmp_path):
     assert [row["epoch"] for row in progress.history] == [1, 2, 3, 4]
 
 
+def test_a_curve_has_no_more_decimals_than_the_validation_images_carry(tmp_path):
+    context = run_context(make_images(20), tmp_path, validation=make_images(49, seed=9))
+    model = build_chain([[4, 4]], context.images, seed=0)
+    schedule = dataclasses.replace(SCHEDULE, epochs=2, batch_size=20)
+    progress = fit(model, label_objective(0.2), schedule, 0, context, Monitor("test"))
+    assert all(row["validation_accuracy"] % 1 == 0 for row in progress.history)
+
+
 def test_products_in_bfloat16_change_the_bits_and_still_learn(tmp_path):
     images = make_images(400)
     schedule = dataclasses.replace(SCHEDULE, epochs=4, batch_size=20, learning_rate=0.2)

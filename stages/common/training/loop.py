@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from stages.common.core.accuracy import accuracy, percent_text
+from stages.common.core.accuracy import accuracy, decimals_of, percent_text
 from stages.common.core.cli import InputError
 from stages.common.core.params import recorded
 from stages.common.data.dataset import Images
@@ -201,7 +201,8 @@ def run_epoch(
     times.matmul_gflops.append(matmul_gflops(context.device))
     row = train_epoch(trainer, epochs, epoch, schedule, progress, bar)
     started = time.perf_counter()
-    row["validation_accuracy"] = evaluate(trainer.model, context.validation, context.device)
+    reached = evaluate(trainer.model, context.validation, context.device)
+    row["validation_accuracy"] = round(reached, decimals_of(len(context.validation)))
     times.validation += time.perf_counter() - started
     return row
 
