@@ -7,7 +7,8 @@
 # make test-cluster   install Ray and the remotes' packages, then test studies on a local cluster
 # make torture  kill, interrupt and starve a tiny pipeline: it must end in the same bytes (6 minutes)
 # make example  NAME=resnet20: run the pipeline with examples/resnet20/params.yaml, in build/examples
-# make study    NAME=sweep (or seeds, tiny, targets): run the experiments of params.yaml's studies
+# make study    NAME=sweep (or seeds, tiny, targets): run the experiments of params.yaml's studies;
+#               NAME=pareto: search for the best accuracy at every cost
 #               CLUSTER=auto: on the Ray cluster that runs here (stages/tools/README.md)
 # make compare  BASE=main (HEAD=another): time two revisions side by side; HEAD: the working tree
 # make report   BASE=main: write build/report.md, what this working tree changes since it left main
@@ -134,7 +135,8 @@ ON_CLUSTER = --cluster $(CLUSTER) --hosts plots/studies/$(NAME)_hosts.csv $(if $
 study: install
 	$(call needs,NAME,sweep)
 	python -m stages.tools.study --params params.yaml --name $(NAME) --csv plots/studies/$(NAME).csv \
-		--table metrics/studies/$(NAME).md --picture plots/studies/$(NAME).png $(if $(CLUSTER),$(ON_CLUSTER))
+		--table metrics/studies/$(NAME).md --picture plots/studies/$(NAME).png $(if $(CLUSTER),$(ON_CLUSTER)) \
+		$(if $(TRIALS),--trials $(TRIALS))
 
 # The newest experiment of that name: each commit from which the study was run has one.
 tiny = $(shell git for-each-ref --sort=-committerdate --count=1 --format='%(objectname)' 'refs/exps/*/*/tiny')

@@ -73,6 +73,7 @@ SLOW_FILES = (
     "test_pre_commit.py",
     "test_report.py",
     "test_study_cluster.py",
+    "test_study_pareto.py",
     "test_study_point.py",
     "test_teach.py",
 )

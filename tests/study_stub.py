@@ -33,9 +33,14 @@ if stage in ("teach", "train"):
 elif stage == "prune":
     if params["amount"] == 0.66:
         sys.exit("error: amount 0.66 breaks the stub")
+    if params["amount"] > 0.9:
+        print("error: amount is more than 0.9", file=sys.stderr)
+        sys.exit(2)
     time.sleep(params["seconds"])
     write("models/model_pruned.pt", f"{params['amount']} of seed {params['seed']}")
-    report = {"validation_accuracy": {"fine_tuned": 90 + params["amount"]}}
+    accuracy = 95 - 10 * params["amount"] ** 2 - params["seed"] * (params["amount"] > 0.4)
+    report = {"validation_accuracy": {"fine_tuned": round(accuracy, 2)},
+              "predicted_latency_ms": {"after": round(2 - 2 * params["amount"], 2)}}
     write("metrics/prune.json", json.dumps(report))
 elif stage == "evaluate":
     accuracy = 90 - params["amount"] * (sys.argv[2] == "pruned")
@@ -96,6 +101,19 @@ STAGES = {
     ),
 }
 
+SEARCH = {
+    "trials": 5,
+    "seed": 0,
+    "cost": "predicted_latency_ms",
+    "space": {
+        "prune": {
+            "amount": {"low": 0.45, "high": 0.95, "step": 0.1},  # 0.95 is refused
+            "seed": [0, 1],
+            "target": ["latency"],
+        },
+    },
+}  # fmt: skip
+
 
 def params(amounts: list[float], seconds: float) -> dict:
     other = {"prune": {"seed": [0, 1]}}
@@ -109,8 +127,9 @@ def params(amounts: list[float], seconds: float) -> dict:
         },
         "studies": {
             "sweep": {"prune": {"method": ["structured"], "amount": amounts}},
-            "seeds": other, "tiny": other, "targets": other,
+            "seeds": other, "tiny": other, "targets": other, "pareto": SEARCH,
         },
+        "data": {"validation_images": 2500},
     }  # fmt: skip
 
 

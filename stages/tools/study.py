@@ -1,8 +1,12 @@
 """Run a study: one DVC experiment for each combination of params, all results in one table.
 
+The study 'pareto' is a search: Optuna proposes the params of each experiment, and the front of
+validation accuracy against cost is measured (see common/studies/search.py).
+
 Reads   params.yaml (studies.<name>), the committed base and teacher, the experiments of this commit
 Writes  a CSV with a row for each experiment and variant (as in plots/tradeoff.csv), a Markdown
-        table with the command of every row, and a picture where prune.amount varies
+        table with the command of every row, and a picture where prune.amount varies; of a search a
+        row for each trial, the table of its front, and a picture
 Params  studies.*  (see StudiesParams)
 Raises  InputError for an unknown study, uncommitted changes, a base that is not up to date, an
         experiment that failed
@@ -14,7 +18,6 @@ as they are; remove one (dvc exp remove NAME) to run it anew.
 
 import argparse
 import csv
-import dataclasses
 import io
 import json
 from pathlib import Path
@@ -28,9 +31,12 @@ from stages.common.reporting.style import save_png
 from stages.common.revisions.git import require_repository
 from stages.common.studies.chart import study_chart
 from stages.common.studies.cluster import Cluster, run_on_cluster
-from stages.common.studies.grid import SEED, Experiment, StudiesParams, experiments_of
-from stages.common.studies.origin import hosts_in_words, hosts_of, require_one_bench
+from stages.common.studies.grid import SEARCH, SEED, Experiment, StudiesParams, experiments_of
+from stages.common.studies.journal import import_optuna
+from stages.common.studies.origin import head, hosts_in_words, hosts_of, require_one_bench
+from stages.common.studies.pareto import Workshop, run_search, write_front
 from stages.common.studies.queue import command, dvc, revision, run_all
+from stages.common.studies.search import parse_search, require_untimed_trials
 from stages.common.studies.table import PREDICTED, Row, markdown
 
 RESULTS = "plots/tradeoff.csv"  # of each experiment
@@ -110,9 +116,13 @@ def conditions(experiments: list[Experiment], params: dict, images: int) -> str:
 def main() -> None:
     args = parse_args()
     params = load_params(StudiesParams, args.params, section="studies")
-    studies = dataclasses.asdict(params)
+    if args.name == SEARCH:
+        search(args, params)
+        return
+    studies = params.grids()
     if args.name not in studies:
-        raise InputError(f"{args.params} has no study '{args.name}'; it has {', '.join(studies)}")
+        known = ", ".join([*studies, SEARCH])
+        raise InputError(f"{args.params} has no study '{args.name}'; it has {known}")
     experiments = experiments_of(args.name, studies[args.name])
     require_few_seeds(args.name, experiments)
     if args.cluster:
@@ -123,6 +133,24 @@ def main() -> None:
         require_committed()
         run_all(experiments)
     write_results(args, experiments)
+
+
+def search(args: argparse.Namespace, studies: StudiesParams) -> None:
+    """Run what is left of the search, and write its front."""
+    if args.cluster:
+        raise InputError(
+            f"CLUSTER is for grids, and {SEARCH} proposes each trial from those before it; leave "
+            "CLUSTER out"
+        )
+    import_optuna()
+    params = read_params(args.params)
+    budget = {} if args.trials is None else {"trials": args.trials}
+    space = parse_search({**studies.pareto, **budget}, args.params)
+    require_untimed_trials(space, params)
+    require_committed()
+    journal, front = run_search(space, Workshop(POINT, LOGS, commit=head()))
+    table = write_front(journal, front, params, args.csv, args.table, args.picture)
+    print(table)
 
 
 def cluster_of(args: argparse.Namespace) -> Cluster:
@@ -167,6 +195,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--name", required=True, help="a key of studies in the params file")
     for name in ("csv", "table", "picture"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--trials", type=int, help=f"in place of studies.{SEARCH}.trials")
     cluster = parser.add_argument_group("on a Ray cluster (see stages/tools/README.md)")
     cluster.add_argument("--cluster", help="auto, or the address of a running cluster")
     cluster.add_argument("--remote", help="DVC remote that hosts share: a URL, or its global name")

@@ -1,10 +1,11 @@
 """Whether params.yaml allows what its studies try."""
 
-import dataclasses
 from pathlib import Path
+from typing import Any
 
 from stages.common.core.params import parse_section, reject_unknown_keys
 from stages.common.studies.grid import StudiesParams, experiments_of
+from stages.common.studies.search import SECTION, parse_search
 
 
 def check_studies(
@@ -14,11 +15,19 @@ def check_studies(
 
     ``content``: a read params file; ``sections``: the dataclass of each of its sections.
     """
-    for study, grids in dataclasses.asdict(studies).items():
+
+    def require_allowed(key: str, value: Any, where: str) -> None:
+        section, name = key.split(".")
+        changed = {section: {**content[section], name: value}}
+        parse_section(sections[section], changed, section=section, path=f"{path}: {where}")
+
+    for study, grids in studies.grids().items():
         reject_unknown_keys(grids, known=list(sections), prefix=f"studies.{study}.", path=path)
         for experiment in experiments_of(study, grids):
             for key, value in experiment.changes.items():
-                section, name = key.split(".")
-                changed = {section: {**content[section], name: value}}
-                where = f"{path}: studies.{study}"
-                parse_section(sections[section], changed, section=section, path=where)
+                require_allowed(key, value, where=f"studies.{study}")
+    search = parse_search(studies.pareto, path)
+    reject_unknown_keys(search.space, known=list(sections), prefix=f"{SECTION}.space.", path=path)
+    for key, values in search.values().items():
+        for value in values:
+            require_allowed(key, value, where=f"{SECTION}.space")

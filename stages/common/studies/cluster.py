@@ -258,8 +258,7 @@ class Study:
     def words(self, experiment: Experiment, name: str, target: str) -> list[str]:
         precision = ["--precision", self.precision] if self.precision else []
         words = [*self.common, "--name", name, "--target", target, *experiment.settings()]
-        if not any(key.split(".")[0] in BASE_SECTIONS for key in experiment.changes):
-            words += [word for stage in BASE for word in ("--base", stage)]
+        words += base_options(experiment)
         # A host that only times need not train in the study's precision.
         return [*words, *(precision if target == TRAINED_STAGE else [])]
 
@@ -272,6 +271,13 @@ class Study:
             write_text(log, outcome.output)
             self.failed[outcome.name] = outcome
             print(f"{outcome.name} failed: {reason_of(outcome)} (log: {log})", flush=True)
+
+
+def base_options(experiment: Experiment) -> list[str]:
+    """Options of ``point.py``: the base must be there, unless the experiment changes it."""
+    if any(key.split(".")[0] in BASE_SECTIONS for key in experiment.changes):
+        return []
+    return [word for stage in BASE for word in ("--base", stage)]
 
 
 def precision_of(experiment: Experiment, params: dict) -> str:

@@ -1,5 +1,6 @@
 """Studies: the params of each, and the experiments that their combinations make."""
 
+import dataclasses
 import itertools
 import json
 import re
@@ -12,6 +13,7 @@ from stages.common.core.params import rule
 
 RESULTS_STAGE = "compare"  # of dvc.yaml; the stages that it does not need are not run
 SEED = "prune.seed"
+SEARCH = "pareto"  # the study that is no grid; see search.py
 
 
 def grid() -> Any:
@@ -33,12 +35,19 @@ def grid() -> Any:
 
 @dataclass(frozen=True)
 class StudiesParams:
-    """The values that each study combines; see ``stages.tools.study``."""
+    """The values that each study combines, and a search; see ``stages.tools.study``."""
 
     sweep: dict = grid()
     seeds: dict = grid()
     tiny: dict = grid()
     targets: dict = grid()
+    pareto: dict = rule(lambda value: isinstance(value, dict), "trials, seed, cost and space")
+
+    def grids(self) -> dict[str, dict]:
+        """The studies that run every combination."""
+        studies = dataclasses.asdict(self)
+        del studies[SEARCH]
+        return studies
 
 
 @dataclass(frozen=True)
