@@ -323,12 +323,19 @@ def test_the_params_of_an_example_are_allowed_and_differ(name, tmp_path, monkeyp
             assert value != usual[section][key], f"{section}.{key} has the usual value"
 
 
-def test_the_lines_that_the_readme_shows_are_allowed(tmp_path, monkeypatch):
-    section = (ROOT / "README.md").read_text().partition("## Your images, your network")[2]
-    lines = section.partition("```yaml\n")[2].partition("```")[0]
-    assert len(lines.splitlines()) == 5
-    params = merged((ROOT / "params.yaml").read_text(), lines, Path("README.md"))
-    content = YAML(typ="safe").load(params)
-    content["data"]["path"] = photos(tmp_path)
+@pytest.mark.parametrize(
+    ("page", "section"),
+    [
+        ("README.md", "## Your images, your network"),
+        ("stages/own_images_and_network.md", "## Your images"),
+        ("stages/own_images_and_network.md", "## Your network"),
+    ],
+)
+def test_the_lines_that_a_page_shows_are_allowed(page, section, tmp_path, monkeypatch):
+    text = (ROOT / page).read_text().partition(f"{section}\n")[2]
+    lines = text.partition("```yaml\n")[2].partition("```")[0]
+    content = YAML(typ="safe").load(merged((ROOT / "params.yaml").read_text(), lines, Path(page)))
+    if content["data"]["source"] == "folder":
+        content["data"]["path"] = photos(tmp_path)
     monkeypatch.chdir(ROOT)
-    validate_params.check(content, path="README.md")
+    validate_params.check(content, path=page)

@@ -39,7 +39,9 @@ def save_checkpoint(path: str | Path, model: Network, provenance: dict) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def load_checkpoint(path: str | Path, factory: str = CHAIN) -> Checkpoint:
+def load_checkpoint(
+    path: str | Path, factory: str = CHAIN, remedy: str = "run 'dvc repro'"
+) -> Checkpoint:
     """Rebuild a saved model, on the CPU and in eval mode.
 
     ``factory`` is network.factory of params.yaml: a checkpoint of another one is refused, so that
@@ -67,7 +69,7 @@ def load_checkpoint(path: str | Path, factory: str = CHAIN) -> Checkpoint:
         raise InputError(
             f"{path} is no checkpoint of this pipeline ({reason}); delete it and run 'dvc repro'"
         ) from None
-    raise InputError(f"{path} holds a network of {found}, not of {factory}; run 'dvc repro'")
+    raise InputError(f"{path} holds a network of {found}, not of {factory}; {remedy}")
 
 
 def load_chain(path: str | Path) -> Chain:
@@ -75,7 +77,7 @@ def load_chain(path: str | Path) -> Chain:
 
     Raises ``InputError`` as ``load_checkpoint`` does.
     """
-    model = load_checkpoint(path, CHAIN).model
+    model = load_checkpoint(path, CHAIN, "what you started takes no other network").model
     assert isinstance(model, Chain)
     return model
 
