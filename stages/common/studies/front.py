@@ -96,7 +96,7 @@ def front_chart(rows: list[Row], cost: str, note: str) -> Figure:
     )  # fmt: skip
     axes.plot(
         *points(front, cost, VALIDATION), "o-", color=colour(0), linewidth=1,
-        label="front, validation images",
+        drawstyle="steps-post", label="front, validation images",
     )  # fmt: skip
     axes.plot(
         *points(front, cost, TEST), "D", color=colour(1), markerfacecolor="none",
