@@ -1,13 +1,14 @@
 """A repository with the names and files of the pipeline, whose stages take no time: for studies."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import yaml
 
-from tests.pipelines import Repository
+from tests.pipelines import ROOT, Repository
 
 SCRIPT = """
 import csv, json, os, sys, time
@@ -67,6 +68,16 @@ import json, os
 print(json.dumps({"host": os.environ.get("STUB_HOST", "one"), "device": "cpu", "machine": "stub",
                   "precision": os.environ.get("STUB_PRECISION", "float32"), "torch": "none"}))
 """
+
+PACKAGES = (
+    "stages", "stages/common", "stages/common/core", "stages/common/revisions", "stages/tools",
+    "stages/tools/cluster",
+)  # fmt: skip
+FOR_REMOTES = (
+    "stages/common/core/cli.py",
+    "stages/common/revisions/remote.py",
+    "stages/tools/cluster/remote.py",
+)
 
 
 def stage(name: str, deps: list[str], cached: list[str], files: list[str], keys: list[str]) -> dict:
@@ -136,9 +147,11 @@ def params(amounts: list[float], seconds: float) -> dict:
 def make_repository(folder: Path, amounts: list[float], seconds: float = 0) -> Repository:
     """The repository of a person, whose first run is committed and pushed to ``folder``/origin."""
     path = folder / "person"
-    (path / "stages" / "tools" / "cluster").mkdir(parents=True)
-    for package in ("stages", "stages/tools", "stages/tools/cluster"):
+    for package in PACKAGES:
+        (path / package).mkdir(parents=True)
         (path / package / "__init__.py").touch()
+    for name in FOR_REMOTES:
+        shutil.copy(ROOT / name, path / name)
     (path / "stages" / "tools" / "cluster" / "host.py").write_text(HOST)
     (path / "stub.py").write_text(SCRIPT)
     content = params(amounts, seconds)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -92,19 +93,39 @@ def test_a_host_that_cannot_start_says_why_in_one_line(person, words, message):
     assert re.search(message, failed.stderr), failed.stderr
 
 
-def test_a_remote_that_cannot_be_written_leaves_no_experiment_and_the_next_try_goes_on(
-    person, tmp_path
-):
+def test_a_remote_that_cannot_be_written_is_refused_before_the_training(person, tmp_path):
     (tmp_path / "file").write_text("no folder")
     words = ("--name", "r", "--target", "evaluate", "-S", "prune.amount=0.37")
-    failed = point(person, *words, "--remote", str(tmp_path / "file" / "remote"))
+    refused = point(person, *words, "--remote", str(tmp_path / "file" / "remote"))
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert f"({tmp_path}/file/remote) cannot be used: " in refused.stderr
+    assert stages_run(refused.stdout) == set()
+
+
+def test_a_remote_that_goes_away_leaves_no_experiment_and_the_next_try_goes_on(person, tmp_path):
+    remote, log = tmp_path / "remote", tmp_path / "log"
+    words = ("--name", "s", "--target", "evaluate", "-S", "prune.amount=0.39")
+    words += ("--remote", str(remote), "-S", "prune.seconds=2")
+
+    def take_away_while_training() -> None:
+        wait_for(lambda: log.exists() and "start prune" in log.read_text())
+        shutil.rmtree(remote)
+        remote.write_text("no folder")
+
+    taking_away = threading.Thread(target=take_away_while_training)
+    taking_away.start()
+    failed = point(person, *words, STUB_LOG=str(log))
+    taking_away.join()
     assert failed.returncode == 2
     assert failed.stderr.count("\n") == 1
-    assert "r" not in experiments(person)
-    again = point(person, *words, "--remote", str(tmp_path / "remote"))
+    assert "what is done stays in " in failed.stderr
+    assert "s" not in experiments(person)
+    remote.unlink()
+    again = point(person, *words)
     assert again.returncode == 0, again.stderr
     assert "prune" not in stages_run(again.stdout)  # what was trained is kept
-    assert "r" in experiments(person)
+    assert "s" in experiments(person)
 
 
 def test_a_point_that_was_killed_goes_on_in_its_folder(person):

@@ -20,6 +20,7 @@ from stages.common.core.cli import InputError
 from stages.common.core.files import digest, replacing
 from stages.common.inference.runtimes.onnx_files import WRONG
 from stages.common.revisions.git import commit_of, require_repository
+from stages.common.revisions.remote import remote_errors, unusable
 
 WORKING_TREE = "the working tree"
 VARIANTS = "variants"  # the var of dvc.yaml that names them
@@ -225,8 +226,8 @@ def pull(repository: Repo, md5: str) -> None:
     """Let DVC put it into the cache; DVC only warns when its remote lacks it."""
     try:
         repository.cloud.pull([HashInfo("md5", md5)])
-    except DvcException as error:
+    except remote_errors() as error:
         raise InputError(
-            f"the DVC cache lacks {md5} and the DVC remote cannot be asked ({error}); see 'dvc "
-            "remote list', or 'dvc repro' at that revision"
+            f"the DVC cache lacks {md5}, and {unusable(repository, error)}; or run 'dvc repro' at "
+            "that revision"
         ) from error

@@ -24,7 +24,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 TRAINING_STAGE = "prune"  # its host is recorded as the one that trained
@@ -32,6 +33,7 @@ TRAINED, TIMED = "Trained-On", "Timed-On"  # trailers of the experiment's commit
 NOT_TRAINED = json.dumps({"host": "the committed model"})  # the point equals the commit's params
 TRAINED_HERE = ".git/study-trained-here"  # holds the host, in a clone that it trained in
 READY = ".git/study-ready"  # in a clone that is whole
+GIT_GAVE_UP = "fatal: Could not read from remote repository."  # hints follow; the cause is before
 REMOTE = "study"  # the name under which the clone knows a remote that is given as a URL
 
 
@@ -60,8 +62,10 @@ def run(
 
 
 def reason(lines: list[str]) -> str:
-    """The first error of DVC or of a stage, before hints; the last line of other programs."""
+    """The first error of DVC, git or a stage, before hints; the last line of other programs."""
     said = [line.strip() for line in lines if line.strip()] or ["no output"]
+    if GIT_GAVE_UP in said[1:]:
+        said = [said[said.index(GIT_GAVE_UP) - 1]]
     errors = [line for line in said if re.match(r"(ERROR|error|fatal): ", line)]
     return re.sub(r"^\w+: ", "", [*errors, said[-1]][0])
 
@@ -110,21 +114,51 @@ def mend_clone(folder: Path, args: argparse.Namespace) -> None:
 
 
 def configure_storage(folder: Path, args: argparse.Namespace) -> None:
-    """The host's or the shared cache; the committed models, then the shared remote as default."""
+    """The host's or the shared cache; the shared remote as default, once this host may use it."""
     cache = args.cache or args.scratch / "cache"
     dvc(folder, "cache", "dir", "--local", str(cache.resolve()), quiet=True)
     if args.remote is None:
         return
-    config = configparser.ConfigParser()
-    config.read(folder / ".dvc" / "config")
-    committed = config.get("core", "remote", fallback="")
-    if committed:  # a folder of the repository, as a rule; what it lacks is said by exp run
-        dvc(folder, "pull", "--allow-missing", "--remote", committed, quiet=True)
     name = args.remote
     if re.search(r"[/:]", args.remote):
         name = REMOTE
         dvc(folder, "remote", "add", "--local", "--force", name, args.remote, quiet=True)
     dvc(folder, "config", "--local", "core.remote", name, quiet=True)
+    require_remote(folder)
+
+
+def require_remote(folder: Path) -> None:
+    """``Failed`` in the words of the clone's own program where its remote cannot be used."""
+    words = (sys.executable, "-m", "stages.tools.cluster.remote")
+    tried = subprocess.run(
+        words, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    if tried.returncode:
+        raise Failed(reason(tried.stderr.splitlines()))
+
+
+@contextmanager
+def explained_by_remote(folder: Path, args: argparse.Namespace) -> Iterator[None]:
+    """Where a command fails and the remote is not there any more, that is the reason to tell."""
+    try:
+        yield
+    except Failed:
+        if args.remote is not None:
+            try:
+                require_remote(folder)
+            except Failed as error:
+                kept = f"what is done stays in {folder}: the same command on this host goes on"
+                raise Failed(f"{error}; {kept}") from None
+        raise
+
+
+def bring_committed_models(folder: Path, args: argparse.Namespace) -> None:
+    """From the commit's own remote, a folder of the repository as a rule, where another is used."""
+    config = configparser.ConfigParser()
+    config.read(folder / ".dvc" / "config")
+    committed = config.get("core", "remote", fallback="")
+    if committed and args.remote is not None:  # what it lacks is said by exp run
+        dvc(folder, "pull", "--allow-missing", "--remote", committed, quiet=True)
 
 
 def describe_host(folder: Path, args: argparse.Namespace) -> dict:
@@ -194,15 +228,17 @@ def run_experiment(folder: Path, args: argparse.Namespace, host: dict) -> str:
 def run_point(folder: Path, args: argparse.Namespace) -> None:
     prepare_clone(folder, args)
     host = describe_host(folder, args)
+    configure_storage(folder, args)
     if args.probe:
         print(json.dumps(host))
         return
-    configure_storage(folder, args)
-    trailers = {TRAINED: run_experiment(folder, args, host)}
-    if args.timed:
-        trailers[TIMED] = json.dumps({"host": host["host"]})
-    record(folder, args, trailers)
-    push(folder, args)
+    with explained_by_remote(folder, args):
+        bring_committed_models(folder, args)
+        trailers = {TRAINED: run_experiment(folder, args, host)}
+        if args.timed:
+            trailers[TIMED] = json.dumps({"host": host["host"]})
+        record(folder, args, trailers)
+        push(folder, args)
 
 
 def in_folder_of_its_own(args: argparse.Namespace) -> None:

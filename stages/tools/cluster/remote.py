@@ -1,0 +1,21 @@
+"""Find out whether this host may read and write the default DVC remote, before hours of training.
+
+Reads   the configuration of the DVC repository it runs in, the list of the remote's files
+Writes  a small file into the remote, and removes it
+Params  none
+Raises  InputError that names the remote, the reason and what is expected
+"""
+
+from dvc.repo import Repo
+
+from stages.common.core.cli import run
+from stages.common.revisions.remote import require_remote
+
+
+def main() -> None:
+    with Repo() as repository:
+        require_remote(repository)
+
+
+if __name__ == "__main__":
+    run(main)
