@@ -8,9 +8,10 @@ import pytest
 
 from stages.common.core.cli import InputError
 from stages.common.studies import cluster as clusters
-from stages.common.studies import origin
+from stages.common.studies import origin, queue
 from stages.common.studies.cluster import Cluster, Study, Tasks, is_timed_in_training
 from stages.common.studies.grid import experiments_of
+from stages.tools.cluster import point
 
 PARAMS = {
     "recipe": {"precision": "auto"},
@@ -217,3 +218,13 @@ def test_milliseconds_of_two_machines_are_refused():
         "Timed on one (EPYC, load average at most 0.2 before a benchmark). Trained: 2 on H200 in "
         "bfloat16."
     )
+
+
+def test_an_origin_that_cannot_be_reached_is_told_by_its_cause_not_by_gits_hints():
+    said = (
+        "me@git.example.com: Permission denied (publickey).\n"
+        "fatal: Could not read from remote repository.\n\n"
+        "Please make sure you have the correct access rights\nand the repository exists.\n"
+    )
+    assert queue.reason(said) == "me@git.example.com: Permission denied (publickey)."
+    assert point.reason(said.splitlines()) == "me@git.example.com: Permission denied (publickey)."

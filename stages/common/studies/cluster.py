@@ -16,7 +16,7 @@ from stages.common.core.cli import InputError
 from stages.common.core.files import write_text
 from stages.common.studies.grid import RESULTS_STAGE, Experiment
 from stages.common.studies.origin import UNTIMED, fetch_finished, head, origin
-from stages.common.studies.queue import reason, revision
+from stages.common.studies.queue import revision
 
 BENCH = "bench"  # Ray resource of the one host that times
 BASE = ("teach", "train")  # stages of dvc.yaml; hosts fetch their models
@@ -298,7 +298,7 @@ def is_timed_in_training(experiment: Experiment, params: dict) -> bool:
 
 def reason_of(outcome: Outcome) -> str:
     """The last line of what ``point.py`` printed, without 'error: '."""
-    return reason(outcome.output.replace("ERROR: ", "")).removeprefix("error: ")
+    return (outcome.output.strip() or "no output").splitlines()[-1].removeprefix("error: ")
 
 
 def report_failures(failed: dict[str, Outcome], count: int, logs: Path) -> None:

@@ -7,6 +7,7 @@ from stages.common.core.cli import InputError
 from stages.common.studies.grid import RESULTS_STAGE, Experiment
 
 NO_WORKER = "0 active, 0 idle"  # in what 'dvc queue status' says
+GIT_GAVE_UP = "fatal: Could not read from remote repository."  # hints follow; the cause is before
 POLL_SECONDS = 60  # seldom, because experiments are timed
 
 
@@ -19,8 +20,10 @@ def command(*words: str) -> str:
 
 
 def reason(output: str) -> str:
-    """DVC's first error, before its hints; the last line of other programs."""
-    lines = output.strip().splitlines() or ["no output"]
+    """DVC's first error, before its hints; of git over SSH what SSH said; else the last line."""
+    lines = [line for line in output.splitlines() if line] or ["no output"]
+    if GIT_GAVE_UP in lines[1:]:
+        return lines[lines.index(GIT_GAVE_UP) - 1].removeprefix("fatal: ")
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     return [*errors, lines[-1]][0]
 
