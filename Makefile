@@ -100,7 +100,7 @@ test-all: install
 
 test-cluster: install
 	python -m pip install --quiet --disable-pip-version-check -r requirements-cluster.txt
-	OMP_NUM_THREADS=1 python -m pytest tests/test_study*.py
+	OMP_NUM_THREADS=1 python -m pytest tests/test_study*.py tests/test_remotes.py
 
 torture: install
 	OMP_NUM_THREADS=1 python -m tests.torture

@@ -71,6 +71,7 @@ SLOW_FILES = (
     "test_controls.py",
     "test_mixtures.py",
     "test_pre_commit.py",
+    "test_remotes.py",
     "test_report.py",
     "test_study_cluster.py",
     "test_study_pareto.py",
