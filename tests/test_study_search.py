@@ -219,7 +219,7 @@ def test_params_that_a_stage_refuses_end_the_trial_and_not_the_search(workshop, 
         "error: 'dvc exp run' failed: prune.budget_ms asks for 0.1 ms\n"
     )
     assert figures_of_trial(trial(1, 0, 0).experiment, LATENCY, workshop) is None
-    assert "failed: prune.budget_ms asks for 0.1 ms (log: " in capsys.readouterr().out
+    assert "pareto-0.1-untimed: prune.budget_ms asks for 0.1 ms (log: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("code", ["1", "-9", "20"])

@@ -146,7 +146,7 @@ def figures_of_trial(
         words = ("--target", TRIAL_STAGES[cost], *base_options(experiment), *experiment.settings())
         outcome = workshop.run(name, *words)
         if not outcome.succeeded:
-            print(f"{name}: {reason_of(outcome)} (log: {workshop.log(name)})", flush=True)
+            print(f"{name}: {why(outcome)} (log: {workshop.log(name)})", flush=True)
             if not re.search(REFUSED, outcome.output):
                 raise InputError(f"{name} broke; mend it and give the same command again")
             return None
@@ -154,6 +154,11 @@ def figures_of_trial(
     assert commit is not None
     require_same_params(experiment, commit)
     return figures_of(commit, cost)
+
+
+def why(outcome: Outcome) -> str:
+    """What the stage said, without the command that ran it."""
+    return reason_of(outcome).rpartition("' failed: ")[2]
 
 
 def done(experiment: Experiment, workshop: Workshop) -> str | None:
@@ -203,7 +208,7 @@ def measure(experiment: Experiment, workshop: Workshop) -> None:
     )
     if not outcome.succeeded:
         raise InputError(
-            f"{experiment.name} could not be measured: {reason_of(outcome)} (log: "
+            f"{experiment.name} could not be measured: {why(outcome)} (log: "
             f"{workshop.log(experiment.name)}); mend it and give the same command again"
         )
 
