@@ -17,7 +17,7 @@ from stages.common.studies.cluster import Outcome
 from stages.common.studies.front import COSTS, TEST, VALIDATION, front_chart, front_table, rows_of
 from stages.common.studies.grid import Experiment
 from stages.common.studies.journal import Journal
-from stages.common.studies.pareto import TRIAL_STAGES, Workshop, figures_of_trial
+from stages.common.studies.pareto import TRIAL_STAGES, Runner, figures_of_trial
 from stages.common.studies.search import (
     BYTES,
     LATENCY,
@@ -196,7 +196,7 @@ def test_a_search_on_a_cluster_or_without_trials_is_refused(monkeypatch):
     assert "studies.pareto.trials is 0; allowed" in message_of(monkeypatch, "--trials", "0")
 
 
-class FakeWorkshop(Workshop):
+class FakeRunner(Runner):
     """Runs nothing: ``output`` is what every experiment prints before it fails."""
 
     output = ""
@@ -206,35 +206,35 @@ class FakeWorkshop(Workshop):
 
 
 @pytest.fixture
-def workshop(tmp_path, monkeypatch) -> FakeWorkshop:
+def runner(tmp_path, monkeypatch) -> FakeRunner:
     monkeypatch.setattr(pareto, "revision", lambda name: None)
     monkeypatch.setattr(pareto, "head", lambda: "c" * 40)
-    return FakeWorkshop(program=tmp_path / "point.py", folder=tmp_path, commit="c" * 40)
+    return FakeRunner(program=tmp_path / "point.py", folder=tmp_path, commit="c" * 40)
 
 
-def test_params_that_a_stage_refuses_end_the_trial_and_not_the_search(workshop, capsys):
-    FakeWorkshop.output = (
+def test_params_that_a_stage_refuses_end_the_trial_and_not_the_search(runner, capsys):
+    FakeRunner.output = (
         "error: prune.budget_ms asks for 0.1 ms\n"
         "ERROR: failed to reproduce 'prune': failed to run: python, exited with 2\n"
         "error: 'dvc exp run' failed: prune.budget_ms asks for 0.1 ms\n"
     )
-    assert figures_of_trial(trial(1, 0, 0).experiment, LATENCY, workshop) is None
+    assert figures_of_trial(trial(1, 0, 0).experiment, LATENCY, runner) is None
     assert "pareto-0.1-untimed: prune.budget_ms asks for 0.1 ms (log: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("code", ["1", "-9", "20"])
-def test_an_experiment_that_broke_stops_the_search(workshop, code):
-    FakeWorkshop.output = f"ERROR: failed to run: python, exited with {code}\nerror: it broke\n"
+def test_an_experiment_that_broke_stops_the_search(runner, code):
+    FakeRunner.output = f"ERROR: failed to run: python, exited with {code}\nerror: it broke\n"
     with pytest.raises(InputError, match=r"pareto-0.1-untimed broke; mend it and give the same"):
-        figures_of_trial(trial(1, 0, 0).experiment, LATENCY, workshop)
+        figures_of_trial(trial(1, 0, 0).experiment, LATENCY, runner)
 
 
-def test_a_search_stops_when_another_commit_is_checked_out(workshop, monkeypatch):
+def test_a_search_stops_when_another_commit_is_checked_out(runner, monkeypatch):
     monkeypatch.setattr(pareto, "head", lambda: "d" * 40)
     with pytest.raises(
         InputError, match="search is of commit cccccccccccc, and another is checked"
     ):
-        figures_of_trial(trial(1, 0, 0).experiment, LATENCY, workshop)
+        figures_of_trial(trial(1, 0, 0).experiment, LATENCY, runner)
 
 
 def test_a_second_search_in_the_same_folder_is_refused(tmp_path):

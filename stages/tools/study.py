@@ -34,7 +34,7 @@ from stages.common.studies.cluster import Cluster, run_on_cluster
 from stages.common.studies.grid import SEARCH, SEED, Experiment, StudiesParams, experiments_of
 from stages.common.studies.journal import import_optuna
 from stages.common.studies.origin import head, hosts_in_words, hosts_of, require_one_bench
-from stages.common.studies.pareto import Workshop, run_search, write_front
+from stages.common.studies.pareto import Runner, run_search, write_front
 from stages.common.studies.queue import command, dvc, revision, run_all
 from stages.common.studies.search import parse_search, require_untimed_trials
 from stages.common.studies.table import PREDICTED, Row, markdown
@@ -148,7 +148,7 @@ def search(args: argparse.Namespace, studies: StudiesParams) -> None:
     space = parse_search({**studies.pareto, **budget}, args.params)
     require_untimed_trials(space, params)
     require_committed()
-    journal, front = run_search(space, Workshop(POINT, LOGS, commit=head()))
+    journal, front = run_search(space, Runner(POINT, LOGS, commit=head()))
     table = write_front(journal, front, params, args.csv, args.table, args.picture)
     print(table)
 

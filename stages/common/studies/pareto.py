@@ -45,8 +45,8 @@ REFUSED = r"exited with 2\b"  # of DVC, on a stage that refused its params; else
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """Where experiments run."""
+class Runner:
+    """Runs experiments of one commit, each in a clone of its own."""
 
     program: Path  # point.py
     folder: Path  # of logs, clones and journals
@@ -99,33 +99,33 @@ def only_search(folder: Path) -> Iterator[None]:
         yield
 
 
-def run_search(search: SearchParams, workshop: Workshop) -> tuple[Journal, list[Trial]]:
+def run_search(search: SearchParams, runner: Runner) -> tuple[Journal, list[Trial]]:
     """Run what is not done yet; the journal, and the front, all of which is measured.
 
     Raises ``InputError`` for an experiment that broke (a stage that refuses the params of a trial
     only ends that trial), and where no trial has a result.
     """
-    journal = Journal(workshop.folder / f"{workshop.commit[:12]}.journal", search)
-    with only_search(workshop.folder):
-        run_trials(journal, workshop)
+    journal = Journal(runner.folder / f"{runner.commit[:12]}.journal", search)
+    with only_search(runner.folder):
+        run_trials(journal, runner)
         front = front_of(journal.trials())
         if not front:
             raise InputError(
                 f"none of {journal.failed()} trials has a result; their logs are in "
-                f"{workshop.folder}; mend {SECTION}.space and give the same command again"
+                f"{runner.folder}; mend {SECTION}.space and give the same command again"
             )
         for trial in front:
-            measure(trial.experiment, workshop)
+            measure(trial.experiment, runner)
     require_one_bench([hosts_of(trial.experiment.name) for trial in front])
     return journal, front
 
 
-def run_trials(journal: Journal, workshop: Workshop) -> None:
+def run_trials(journal: Journal, runner: Runner) -> None:
     """Up to the budget, with a line for each."""
     search = journal.search
     while proposed := journal.next():
         number, experiment = proposed
-        figures = figures_of_trial(experiment, search.cost, workshop)
+        figures = figures_of_trial(experiment, search.cost, runner)
         journal.tell(number, figures)
         said = "no result" if figures is None else in_words(*figures, search.cost)
         count = len(journal.tried())
@@ -138,19 +138,19 @@ def in_words(accuracy: float, cost: float, kind: str) -> str:
 
 
 def figures_of_trial(
-    experiment: Experiment, cost: str, workshop: Workshop
+    experiment: Experiment, cost: str, runner: Runner
 ) -> tuple[float, float] | None:
     """Accuracy and cost; the experiment is run if it is not done. None where a stage refuses it."""
     name = experiment.name + UNTIMED
-    if done(experiment, workshop) is None:
+    if done(experiment, runner) is None:
         words = ("--target", TRIAL_STAGES[cost], *base_options(experiment), *experiment.settings())
-        outcome = workshop.run(name, *words)
+        outcome = runner.run(name, *words)
         if not outcome.succeeded:
-            print(f"{name}: {why(outcome)} (log: {workshop.log(name)})", flush=True)
+            print(f"{name}: {why(outcome)} (log: {runner.log(name)})", flush=True)
             if not re.search(REFUSED, outcome.output):
                 raise InputError(f"{name} broke; mend it and give the same command again")
             return None
-    commit = done(experiment, workshop)
+    commit = done(experiment, runner)
     assert commit is not None
     require_same_params(experiment, commit)
     return figures_of(commit, cost)
@@ -161,10 +161,10 @@ def why(outcome: Outcome) -> str:
     return reason_of(outcome).rpartition("' failed: ")[2]
 
 
-def done(experiment: Experiment, workshop: Workshop) -> str | None:
+def done(experiment: Experiment, runner: Runner) -> str | None:
     """The commit of the experiment, whether it is timed already or not."""
     names = (experiment.name, experiment.name + UNTIMED)
-    return next(filter(None, map(workshop.revision, names)), None)
+    return next(filter(None, map(runner.revision, names)), None)
 
 
 def require_same_params(experiment: Experiment, commit: str) -> None:
@@ -197,19 +197,17 @@ def read_json(commit: str, path: str) -> dict:
     return json.loads(command("git", "show", f"{commit}:{path}"))
 
 
-def measure(experiment: Experiment, workshop: Workshop) -> None:
+def measure(experiment: Experiment, runner: Runner) -> None:
     """Run the rest of the pipeline on a trial's models, test images and times included."""
-    if workshop.revision(experiment.name) is not None:
+    if runner.revision(experiment.name) is not None:
         return
     print(f"{experiment.name} is in the front: it is measured", flush=True)
     words = ("--after", experiment.name + UNTIMED, "--timed", "--target", RESULTS_STAGE)
-    outcome = workshop.run(
-        experiment.name, *words, *base_options(experiment), *experiment.settings()
-    )
+    outcome = runner.run(experiment.name, *words, *base_options(experiment), *experiment.settings())
     if not outcome.succeeded:
         raise InputError(
             f"{experiment.name} could not be measured: {why(outcome)} (log: "
-            f"{workshop.log(experiment.name)}); mend it and give the same command again"
+            f"{runner.log(experiment.name)}); mend it and give the same command again"
         )
 
 
