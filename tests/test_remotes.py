@@ -274,6 +274,25 @@ def test_a_host_that_may_not_use_the_remote_says_so_in_one_line(server, trained,
     assert line.endswith("(CONTRIBUTING.md, The remote)\n")
 
 
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        ("", "there is no default DVC remote; choose one with 'dvc remote default NAME'"),
+        ("[core]\nremote = team\n", "no DVC remote 'team'; add it with 'dvc remote add --global"),
+        (
+            "[core]\nremote = team\n['remote \"team\"']\nurl = oss://bucket/edge\n",
+            "(oss://bucket/edge) cannot be used: oss is supported, but requires 'dvc-oss' to be "
+            "installed; run 'python -m pip install dvc-oss'",
+        ),
+    ],
+)
+def test_a_remote_that_is_not_configured_or_not_installed_is_told_in_one_line(
+    trained, config, line
+):
+    (trained.path / ".dvc" / "config.local").write_text(config)
+    assert line in try_remote(trained)
+
+
 def test_a_server_that_is_not_there_is_named_in_one_line(server, monkeypatch, trained):
     server.remote.use(monkeypatch)
     server.remote.write(trained.path / ".dvc" / "config.local")

@@ -17,15 +17,15 @@ CLIENT_ERRORS = (("botocore.exceptions", "BotoCoreError"), ("asyncssh", "Error")
 EXPECTED = {
     "s3": (
         "expected a bucket that this host may list and write, with AWS_ACCESS_KEY_ID and "
-        "AWS_SECRET_ACCESS_KEY set, or 'dvc remote modify --global {name} profile PROFILE'"
+        "AWS_SECRET_ACCESS_KEY set, or the remote's profile"
     ),
     "ssh": (
-        "expected a server that lets this host log in and write there, with 'dvc remote modify "
-        "--global {name} keyfile PATH', and user"
+        "expected a server that lets this host log in and write there, with the remote's user and "
+        "keyfile"
     ),
 }
 EXPECTED_ELSE = "expected a place that this host may read and write"
-PAGE = "CONTRIBUTING.md, The remote"
+PAGE = "CONTRIBUTING.md, The remote"  # has the commands
 
 
 def remote_errors() -> tuple[type[Exception], ...]:
@@ -65,12 +65,14 @@ def unusable(repository: Repo, error: Exception) -> str:
     if name is None:
         return f"there is no default DVC remote; choose one with 'dvc remote default NAME' ({PAGE})"
     if name not in repository.config["remote"]:
-        return f"no DVC remote '{name}' is known here; see 'dvc remote list --project' ({PAGE})"
+        return (
+            f"this host knows no DVC remote '{name}'; add it with 'dvc remote add --global {name} "
+            f"URL' ({PAGE})"
+        )
     url = repository.config["remote"][name]["url"]
     scheme = url.split("://")[0]
     failed = f"the DVC remote '{name}' ({url}) cannot be used: {first_line(error)}"
     if isinstance(error, ImportError | RemoteMissingDepsError):
         packages = "-r requirements-cluster.txt" if scheme in EXPECTED else f"dvc-{scheme}"
         return f"{failed}; run 'python -m pip install {packages}'"
-    expected = EXPECTED.get(scheme, EXPECTED_ELSE).format(name=name)
-    return f"{failed}; {expected} ({PAGE})"
+    return f"{failed}; {EXPECTED.get(scheme, EXPECTED_ELSE)} ({PAGE})"

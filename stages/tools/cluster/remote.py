@@ -6,15 +6,21 @@ Params  none
 Raises  InputError that names the remote, the reason and what is expected
 """
 
+from pathlib import Path
+
+from dvc.exceptions import NotDvcRepoError
 from dvc.repo import Repo
 
-from stages.common.core.cli import run
+from stages.common.core.cli import InputError, run
 from stages.common.revisions.remote import require_remote
 
 
 def main() -> None:
-    with Repo() as repository:
-        require_remote(repository)
+    try:
+        with Repo() as repository:
+            require_remote(repository)
+    except NotDvcRepoError:
+        raise InputError(f"{Path().resolve()} is no DVC repository; run this in a clone") from None
 
 
 if __name__ == "__main__":
