@@ -100,7 +100,7 @@ test-all: install
 
 test-cluster: install
 	python -m pip install --quiet --disable-pip-version-check -r requirements-cluster.txt
-	OMP_NUM_THREADS=1 python -m pytest tests/test_study*.py tests/test_remotes.py
+	$(PYTEST) tests/test_study*.py tests/test_remotes.py
 
 torture: install
 	OMP_NUM_THREADS=1 python -m tests.torture
@@ -129,8 +129,8 @@ example: install
 
 # On a cluster: cores and GPUs of one training, and what the hosts share: a DVC remote or cache.
 ON_CLUSTER = --cluster $(CLUSTER) --hosts plots/studies/$(NAME)_hosts.csv $(if $(CPUS),--cpus $(CPUS)) \
-	$(if $(GPUS),--gpus $(GPUS)) $(if $(REMOTE),--remote $(REMOTE)) $(if $(CACHE),--cache $(CACHE)) \
-	$(if $(SCRATCH),--scratch $(SCRATCH))
+	$(if $(GPUS),--gpus $(GPUS)) $(if $(CACHE),--cache '$(CACHE)') \
+	$(if $(REMOTE),--remote '$(REMOTE)') $(if $(SCRATCH),--scratch '$(SCRATCH)')
 
 study: install
 	$(call needs,NAME,sweep)

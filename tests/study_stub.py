@@ -1,10 +1,15 @@
 """A repository with the names and files of the pipeline, whose stages take no time: for studies."""
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -26,7 +31,7 @@ def log(event):
     if "STUB_LOG" in os.environ:
         with open(os.environ["STUB_LOG"], "a") as file:
             host = os.environ.get("STUB_HOST", "one")
-            file.write(f"{event} {stage} {params['amount']} {host} {time.time()}\\n")
+            file.write(f"{event} {stage} {params['amount']} {host}\\n")
 
 log("start")
 if stage in ("teach", "train"):
@@ -38,6 +43,8 @@ elif stage == "prune":
         print("error: amount is more than 0.9", file=sys.stderr)
         sys.exit(2)
     time.sleep(params["seconds"])
+    while os.path.exists(os.environ.get("STUB_HOLD", "")):
+        time.sleep(0.1)
     write("models/model_pruned.pt", f"{params['amount']} of seed {params['seed']}")
     accuracy = 95 - 10 * params["amount"] ** 2 - params["seed"] * (params["amount"] > 0.4)
     report = {"validation_accuracy": {"fine_tuned": round(accuracy, 2)},
@@ -48,7 +55,7 @@ elif stage == "evaluate":
     write(f"metrics/evaluate/{sys.argv[2]}.json",
           json.dumps({"accuracy": accuracy, "images": 10000}))
 elif stage == "benchmark":
-    time.sleep(params["seconds"] / 2)
+    time.sleep(params["seconds"] / 10)
     cpu = os.environ.get("STUB_CPU", "stub")
     block = {"cpu": cpu, "threads": 1, "opencv": "5", "load_average_at_start": 0.1}
     write("metrics/benchmark.json", json.dumps({"environment": block}))
@@ -89,6 +96,7 @@ def stage(name: str, deps: list[str], cached: list[str], files: list[str], keys:
     }
 
 
+RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 KEYS = ["prune.amount", "prune.seed", "prune.seconds"]
 STAGES = {
     "teach": stage("teach", [], ["models/teach"], [], ["train"]),
@@ -190,15 +198,83 @@ def experiments(repository: Repository) -> dict[str, str]:
     }
 
 
-def point(repository: Repository, *words: str, **environment: str) -> subprocess.CompletedProcess:
-    """The command of one task, from a folder that is no repository."""
-    program = Path(__file__).parent.parent / "stages" / "tools" / "cluster" / "point.py"
+def command(repository: Repository, *words: str) -> list[str]:
+    """The command of one task."""
     folder = repository.path.parent
-    command = [
-        sys.executable, str(program), "--origin", str(folder / "origin"), "--commit",
-        head(repository), "--scratch", str(folder / "scratch"), *words,
+    return [
+        sys.executable, str(ROOT / "stages" / "tools" / "cluster" / "point.py"), "--origin",
+        str(folder / "origin"), "--commit", head(repository), "--scratch", str(folder / "scratch"),
+        *words,
     ]  # fmt: skip
+
+
+def point(repository: Repository, *words: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run the command of one task in a folder that is no repository."""
     return subprocess.run(
-        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True,
-        timeout=300,
+        command(repository, *words), cwd=repository.path.parent, timeout=300,
+        env={**os.environ, **environment}, capture_output=True, text=True,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def local_cluster(**environment: str) -> Iterator[Any]:
+    """A Ray cluster of this machine, without hosts that run tasks; nothing is left of it."""
+    from ray.cluster_utils import Cluster
+
+    folder = tempfile.mkdtemp(prefix="ray-")  # a short path, as Ray puts sockets into it
+    before = dict(os.environ)
+    os.environ.update(environment, **RAY, RAY_TMPDIR=folder)
+    try:
+        head = {"num_cpus": 0, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            yield cluster
+        finally:
+            cluster.shutdown()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def add_host(cluster: Any, name: str, resources: dict | None = None, **environment: str) -> Any:
+    return cluster.add_node(
+        num_cpus=1, object_store_memory=80_000_000, resources=resources or {},
+        env_vars={"STUB_HOST": name, **environment},
+    )  # fmt: skip
+
+
+def start_study(person: Repository, cluster: Any, **environment: str) -> subprocess.Popen:
+    """The command of `make study`, in the person's repository; serial where ``cluster`` is None."""
+    words = [
+        sys.executable, str(ROOT / "stages" / "tools" / "study.py"), "--params", "params.yaml",
+        "--name", "sweep", "--csv", "build/s.csv", "--table", "build/s.md", "--picture",
+        "build/s.png",
+    ]  # fmt: skip
+    if cluster is not None:
+        scratch = str(person.path.parent / "scratch")
+        words += ["--cluster", cluster.address, "--hosts", "build/hosts.csv", "--scratch", scratch]
+    return subprocess.Popen(
+        words, cwd=person.path, env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.2)
+
+
+def running(word: str) -> list[str]:
+    """Processes whose command or folder has the word in it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_text(errors="replace")
+            if word in words or word in os.readlink(process / "cwd"):
+                found.append(words)
+        except OSError:
+            continue  # it has ended
+    return found

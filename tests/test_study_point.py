@@ -4,18 +4,24 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
-import time
-from pathlib import Path
 
 import pytest
 
-from stages.tools.cluster import point as program
 from tests.pipelines import stages_run
-from tests.study_stub import experiments, make_repository, point
+from tests.study_stub import command, experiments, make_repository, point, running, wait_for
 
+# Starts the command in a group of its own, as Ray's worker does, and prints its process's id.
+WORKER = """
+import subprocess, sys
+words = [*sys.argv[1:], "--end-with-parent"]
+point = subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL)
+print(point.pid, flush=True)
+point.wait()
+"""
 TRAIN = ("--name", "p-untimed", "--target", "evaluate", "-S", "prune.amount=0.3")
 TIME = ("--name", "p", "--after", "p-untimed", "--timed", "-S", "prune.amount=0.3")
 
@@ -23,6 +29,11 @@ TIME = ("--name", "p", "--after", "p-untimed", "--timed", "-S", "prune.amount=0.
 @pytest.fixture(scope="module")
 def person(tmp_path_factory):
     return make_repository(tmp_path_factory.mktemp("study"), amounts=[0.3, 0.6])
+
+
+def cache(person) -> tuple[str, str]:
+    """Its own, as where hosts share a disk."""
+    return ("--cache", str(person.path.parent / "cache"))
 
 
 def hosts(message: str) -> dict[str, str]:
@@ -41,24 +52,24 @@ def test_one_host_trains_another_times_and_both_are_recorded(person, tmp_path):
     assert timed.returncode == 0, timed.stderr
     assert stages_run(timed.stdout) == {"benchmark", "compare"}
     found = experiments(person)
+    assert "p" in person.dvc("exp", "list", "--name-only").split()
     assert hosts(found["p"]) == {"Trained-On": "trainer", "Timed-On": "bench"}
     assert "p-untimed" not in found
     assert not list((person.path.parent / "scratch").iterdir())
 
 
 def test_a_cache_that_hosts_share_needs_no_remote(person):
-    cache = ("--cache", str(person.path.parent / "cache"))
-    settings = ("-S", "prune.amount=0.31")
-    point(person, "--name", "q-untimed", "--target", "evaluate", *settings, *cache)
-    timed = point(person, "--name", "q", "--after", "q-untimed", "--timed", *settings, *cache)
+    words = ("-S", "prune.amount=0.31", *cache(person))
+    point(person, "--name", "q-untimed", "--target", "evaluate", *words)
+    timed = point(person, "--name", "q", "--after", "q-untimed", "--timed", *words)
     assert timed.returncode == 0, timed.stderr
     assert stages_run(timed.stdout) == {"benchmark", "compare"}
 
 
-def test_two_experiments_pushed_at_once_both_land(person, tmp_path):
+def test_two_experiments_pushed_at_once_both_land(person):
     def train(amount: float) -> None:
         words = ("--name", f"two-{amount}", "--target", "evaluate", "-S", f"prune.amount={amount}")
-        point(person, *words, "--remote", str(tmp_path / "remote"))
+        point(person, *words, *cache(person))
 
     threads = [threading.Thread(target=train, args=(amount,)) for amount in (0.41, 0.42)]
     for thread in threads:
@@ -70,7 +81,7 @@ def test_two_experiments_pushed_at_once_both_land(person, tmp_path):
 
 def test_a_stage_that_fails_is_told_in_one_line_under_its_log(person):
     words = ("--name", "bad", "--target", "evaluate", "-S", "prune.amount=0.66")
-    failed = point(person, *words)
+    failed = point(person, *words, *cache(person))
     assert failed.returncode == 2
     assert failed.stderr.count("\n") == 1
     assert failed.stderr.endswith("failed: amount 0.66 breaks the stub\n")
@@ -95,7 +106,7 @@ def test_a_host_that_cannot_start_says_why_in_one_line(person, words, message):
 
 def test_a_remote_that_cannot_be_written_is_refused_before_the_training(person, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    words = ("--name", "r", "--target", "evaluate", "-S", "prune.amount=0.37")
+    words = ("--name", "r", "--target", "evaluate", "-S", "prune.amount=0.37", *cache(person))
     refused = point(person, *words, "--remote", str(tmp_path / "file" / "remote"))
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
@@ -106,7 +117,7 @@ def test_a_remote_that_cannot_be_written_is_refused_before_the_training(person, 
 def test_a_remote_that_goes_away_leaves_no_experiment_and_the_next_try_goes_on(person, tmp_path):
     remote, log = tmp_path / "remote", tmp_path / "log"
     words = ("--name", "s", "--target", "evaluate", "-S", "prune.amount=0.39")
-    words += ("--remote", str(remote), "-S", "prune.seconds=2")
+    words += ("--remote", str(remote), "-S", "prune.seconds=2", *cache(person))
 
     def take_away_while_training() -> None:
         wait_for(lambda: log.exists() and "start prune" in log.read_text())
@@ -128,48 +139,20 @@ def test_a_remote_that_goes_away_leaves_no_experiment_and_the_next_try_goes_on(p
     assert "s" in experiments(person)
 
 
-def test_a_point_that_was_killed_goes_on_in_its_folder(person):
-    scratch = person.path.parent / "scratch"
-    words = ("--name", "k", "--target", "evaluate", "-S", "prune.amount=0.38")
-    command = [sys.executable, "-c", CHILD, str(program.__file__)]
-    arguments = ["--origin", str(person.path.parent / "origin"), "--scratch", str(scratch)]
-    commit = person.run("git", "rev-parse", "HEAD").strip()
-    log = person.path.parent / "log"
-    parent = subprocess.Popen(
-        [*command, *arguments, "--commit", commit, *words, "-S", "prune.seconds=60"],
-        env={**os.environ, "STUB_LOG": str(log)},
-    )
+@pytest.mark.parametrize("whole_worker", [True, False], ids=["its worker", "the point alone"])
+def test_a_point_that_was_killed_leaves_nothing_running_and_goes_on(person, tmp_path, whole_worker):
+    name = f"killed-{whole_worker}"
+    words = ("--name", name, "--target", "evaluate", "-S", "prune.amount=0.38", *cache(person))
+    log = tmp_path / "log"
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER, *command(person, *words)],
+        env={**os.environ, "STUB_LOG": str(log), "STUB_HOLD": str(tmp_path)},
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
     wait_for(lambda: log.exists() and "start prune" in log.read_text())
-    parent.kill()
-    parent.wait()
-    wait_for(lambda: not running(str(scratch)))
+    os.kill(worker.pid if whole_worker else int(worker.stdout.readline()), signal.SIGKILL)
+    worker.wait()
+    wait_for(lambda: not running(str(person.path.parent / "scratch")), seconds=20)
     again = point(person, *words)
     assert again.returncode == 0, again.stderr
-    assert "k" in experiments(person)
-
-
-# A parent that starts the command in a group of its own, as a worker does.
-CHILD = (
-    "import subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:], '--end-with-parent'],"
-    " start_new_session=True)"
-)
-
-
-def wait_for(condition, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.2)
-
-
-def running(word: str) -> list[str]:
-    """Processes whose command or folder has the word in it."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_text(errors="replace")
-            if word in words or word in os.readlink(process / "cwd"):
-                found.append(words)
-        except OSError:
-            continue  # it has ended
-    return found
+    assert name in experiments(person)

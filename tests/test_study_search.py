@@ -13,7 +13,7 @@ from matplotlib import image as png
 from stages.common.core.cli import InputError
 from stages.common.reporting.style import save_png
 from stages.common.studies import pareto
-from stages.common.studies.cluster import Outcome
+from stages.common.studies.cluster.tasks import Outcome
 from stages.common.studies.front import COSTS, TEST, VALIDATION, front_chart, front_table, rows_of
 from stages.common.studies.grid import Experiment
 from stages.common.studies.journal import Journal
@@ -202,7 +202,7 @@ class FakeRunner(Runner):
     output = ""
 
     def run(self, name: str, *words: str) -> Outcome:
-        return Outcome(name, False, self.output, 0)
+        return Outcome(name, False, self.output)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import argparse
 import csv
 import io
 import json
+import os
 from pathlib import Path
 
 from stages.common.core.accuracy import decimals_of
@@ -30,7 +31,8 @@ from stages.common.measuring.seeds import MOST_SEEDS
 from stages.common.reporting.style import save_png
 from stages.common.revisions.git import require_repository
 from stages.common.studies.chart import study_chart
-from stages.common.studies.cluster import Cluster, run_on_cluster
+from stages.common.studies.cluster.rounds import run_on_cluster
+from stages.common.studies.cluster.tasks import Cluster
 from stages.common.studies.grid import SEARCH, SEED, Experiment, StudiesParams, experiments_of
 from stages.common.studies.journal import import_optuna
 from stages.common.studies.origin import head, hosts_in_words, hosts_of, require_one_bench
@@ -159,7 +161,7 @@ def cluster_of(args: argparse.Namespace) -> Cluster:
         address=args.cluster,
         cpus=args.cpus,
         gpus=args.gpus,
-        options=tuple(word for key, value in storage.items() if value for word in (key, value)),
+        storage=tuple(word for key, value in storage.items() if value for word in (key, value)),
         program=POINT.read_text(),
         logs=LOGS,
     )
@@ -167,13 +169,13 @@ def cluster_of(args: argparse.Namespace) -> Cluster:
 
 def write_results(args: argparse.Namespace, experiments: list[Experiment]) -> None:
     """The CSV, the table and the picture; of a cluster the hosts too."""
-    hosts = [hosts_of(each.name) for each in experiments] if args.cluster else []
+    hosts = [hosts_of(each.name) for each in experiments]
     require_one_bench(hosts)
     rows = [row for experiment in experiments for row in results(experiment)]
     write_csv(args.csv, rows, header=list(rows[0]))
     images = read_json(experiments[0], "metrics/evaluate/base.json")["images"]
     table = markdown(experiments, rows, decimals_of(images))
-    if hosts:
+    if args.cluster:
         write_csv(args.hosts, hosts, header=list(hosts[0]))
         table += f"\n{hosts_in_words(hosts)}\n"
     write_text(args.table, table)
@@ -199,8 +201,8 @@ def parse_args() -> argparse.Namespace:
     cluster = parser.add_argument_group("on a Ray cluster (see stages/tools/README.md)")
     cluster.add_argument("--cluster", help="auto, or the address of a running cluster")
     cluster.add_argument("--remote", help="DVC remote that hosts share: a URL, or its global name")
-    cluster.add_argument("--cache", help="DVC cache on a disk that hosts share")
-    cluster.add_argument("--scratch", help="folder for clones on every host")
+    cluster.add_argument("--cache", type=os.path.abspath, help="DVC cache on a disk of all hosts")
+    cluster.add_argument("--scratch", type=os.path.abspath, help="folder for each host's clones")
     cluster.add_argument("--cpus", type=positive, default=1, help="cores of one training")
     cluster.add_argument("--gpus", type=float, default=0, help="GPUs of one training")
     cluster.add_argument("--hosts", type=Path, help="CSV of what trained and timed each point")

@@ -17,7 +17,7 @@ def head() -> str:
 def origin() -> str:
     """What other hosts clone; raises ``InputError`` where there is none, or not this commit."""
     address = command("git", "remote", "get-url", "origin").strip()
-    if not command("git", "branch", "--remotes", "--contains", "HEAD").strip():
+    if not command("git", "branch", "--remotes", "--list", "origin/*", "--contains", "HEAD"):
         raise InputError(
             f"the commit {head()[:7]} is not at origin, from which every host clones it; run "
             "'git push' first"

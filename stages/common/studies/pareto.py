@@ -24,7 +24,8 @@ from ruamel.yaml import YAML
 from stages.common.core.cli import InputError
 from stages.common.core.files import write_csv, write_text
 from stages.common.reporting.style import save_png
-from stages.common.studies.cluster import Outcome, base_options, reason_of
+from stages.common.studies.cluster.rounds import base_options
+from stages.common.studies.cluster.tasks import Outcome
 from stages.common.studies.front import (
     COSTS,
     TEST,
@@ -72,7 +73,7 @@ class Runner:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
-        return Outcome(name, code == 0, log.read_text(errors="replace"), 0)
+        return Outcome(name, code == 0, log.read_text(errors="replace"))
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
@@ -158,7 +159,7 @@ def figures_of_trial(
 
 def why(outcome: Outcome) -> str:
     """What the stage said, without the command that ran it."""
-    return reason_of(outcome).rpartition("' failed: ")[2]
+    return outcome.reason().rpartition("' failed: ")[2]
 
 
 def done(experiment: Experiment, runner: Runner) -> str | None:

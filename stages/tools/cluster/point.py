@@ -34,6 +34,13 @@ NOT_TRAINED = json.dumps({"host": "the committed model"})  # the point equals th
 TRAINED_HERE = ".git/study-trained-here"  # holds the host, in a clone that it trained in
 READY = ".git/study-ready"  # in a clone that is whole
 GIT_GAVE_UP = "fatal: Could not read from remote repository."  # hints follow; the cause is before
+# A program that ends its process group soon after its parent, the process of its argument, ended.
+WATCH = """
+import os, signal, sys, time
+while os.getppid() == int(sys.argv[1]):
+    time.sleep(0.5)
+os.killpg(0, signal.SIGKILL)
+"""
 REMOTE = "study"  # the name under which the clone knows a remote that is given as a URL
 
 
@@ -44,7 +51,7 @@ class Failed(Exception):
 def run(
     *words: str, cwd: Path | None = None, quiet: bool = False, on_line: Callable = lambda _: None
 ) -> str:
-    """What the command printed, shown as it comes unless ``quiet``; ``Failed`` with its reason."""
+    """Return the output, shown as it comes unless ``quiet``; raises ``Failed`` with its reason."""
     process = subprocess.Popen(
         words, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, errors="replace",
@@ -105,6 +112,7 @@ def mend_clone(folder: Path, args: argparse.Namespace) -> None:
     shutil.rmtree(folder / ".dvc" / "tmp", ignore_errors=True)  # DVC's locks
     (folder / ".git" / "index.lock").unlink(missing_ok=True)
     git(folder, "reset", "--quiet")  # what 'dvc exp run' had staged
+    git(folder, "checkout", "--", "params.yaml")  # every setting is given again
     if deleted := git(folder, "ls-files", "-z", "--deleted"):  # while it stashes changes
         git(folder, "checkout", "--", *deleted.rstrip("\0").split("\0"))
     try:
@@ -247,6 +255,8 @@ def in_folder_of_its_own(args: argparse.Namespace) -> None:
     folder = args.scratch / f"{args.commit[:12]}-{args.name}"
     with open(f"{folder}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        if args.end_with_parent:
+            end_group_after_this(lock.fileno())
         run_point(folder, args)
         shutil.rmtree(folder)
         Path(lock.name).unlink()
@@ -262,6 +272,16 @@ def end_with_parent() -> None:
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def end_group_after_this(lock: int) -> None:
+    """End all that this process started soon after it has ended, however: a Ray worker that exits
+    kills what it has started, and no more. Until then the lock, a file descriptor, is held.
+    """
+    subprocess.Popen(
+        [sys.executable, "-c", WATCH, str(os.getpid())], pass_fds=[lock], stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
 
 
 def main() -> None:
