@@ -155,6 +155,6 @@ def test_a_commit_that_is_not_at_the_origin_is_refused(tmp_path, cluster):
     assert "is not at origin, from which every host clones it" in study(person, cluster, code=2)
 
 
-def test_nothing_is_left_running(tmp_path, cluster):
+def test_nothing_is_left_running(tmp_path_factory, cluster):
     """The last of the file: the processes of the studies above have ended."""
-    wait_for(lambda: not running("--end-with-parent") and not running("stub.py"))
+    wait_for(lambda: not running(str(tmp_path_factory.getbasetemp())))

@@ -29,6 +29,7 @@ class FakeRay(types.ModuleType):
         self._nodes, self.answer = nodes, answer
         self.tasks: list[tuple[list[str], dict]] = []
         self.exceptions = types.SimpleNamespace(RayError=RuntimeError)
+        self.cancelled: list[int] = []
         self.is_shut_down = False
 
     def init(self, **_):
@@ -55,7 +56,7 @@ class FakeRay(types.ModuleType):
         return self.answer(self.tasks[task][0])
 
     def cancel(self, task, force):
-        pass
+        self.cancelled.append(task)
 
     def shutdown(self):
         self.is_shut_down = True
@@ -113,6 +114,15 @@ def test_all_points_are_trained_before_the_first_is_timed_alone_on_its_host(fake
     assert timing[0][timing[0].index("--after") + 1] == "sweep-0.3-untimed"
     assert "--timed" in timing[0]
     assert all(arguments[: len(COMMON)] == COMMON for arguments, _ in ray.tasks)
+
+
+def test_only_tasks_that_still_run_are_cancelled_at_the_end(fake):
+    tasks, ray = fake([node("b", bench=1)])
+    Study(tasks, COMMON, PARAMS).run(two_points(), trained=set())
+    running = tasks.start_training([*COMMON, "--name", "more"])
+    tasks.stop()
+    assert ray.cancelled == [running]
+    assert ray.is_shut_down
 
 
 def test_what_is_trained_already_is_only_timed(fake):

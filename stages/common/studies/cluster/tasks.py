@@ -48,7 +48,7 @@ class Tasks:
 
     def __init__(self, cluster: Cluster):
         self.ray, self.cluster = connect(cluster.address), cluster
-        self._started: list[Any] = []
+        self._unfinished: set[Any] = set()
 
         @self.ray.remote(max_retries=RETRIES)
         def run_point(program: str, arguments: list[str]) -> tuple[int, str]:
@@ -104,7 +104,7 @@ class Tasks:
 
     def _start(self, arguments: list[str], **where: Any) -> Any:
         task = self._run_point.options(**where).remote(self.cluster.program, arguments)
-        self._started.append(task)
+        self._unfinished.add(task)
         return task
 
     def outcomes(self, names: dict[Any, str], places: Callable[[], int], verb: str) -> Iterator:
@@ -117,6 +117,7 @@ class Tasks:
         while waiting:
             ready, _ = self.ray.wait(list(waiting), num_returns=1, timeout=PROGRESS_SECONDS)
             for task in ready:
+                self._unfinished.discard(task)  # cancelling it could fail a check within Ray
                 done.append(self._outcome(task, waiting.pop(task)))
                 yield done[-1]
             failed = sum(not each.succeeded for each in done)
@@ -136,7 +137,7 @@ class Tasks:
 
     def stop(self) -> None:
         """End what still runs, and the connection."""
-        for task in self._started:
+        for task in self._unfinished:
             self.ray.cancel(task, force=True)
         self.ray.shutdown()
 
