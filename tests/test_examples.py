@@ -274,6 +274,20 @@ def test_an_example_runs_in_a_copy_and_fills_its_page(project):
 
 
 @pytest.mark.slow
+def test_an_example_that_is_done_runs_no_stage_again(project, monkeypatch):
+    """The repository's own results, which are in git, do not take the place of the example's."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    project.dvc("repro")
+    project.commit("Results")
+    (project.path / "stages/notes.md").write_text("More code\n")
+    assert "for 1 stages" in run_example(project, "short").stdout
+    project.commit("More code")
+    found = run_example(project, "short").stdout
+    assert "for 0 stages" in found
+    assert "on 3 images" in found
+
+
+@pytest.mark.slow
 def test_code_that_is_not_committed_is_named(project):
     with open(project.path / "stages/train.py", "a") as file:
         file.write("raise SystemExit('changed')\n")

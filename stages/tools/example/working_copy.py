@@ -1,9 +1,12 @@
 """The copy of the repository in which an example runs: its code, its params, its photos."""
 
+import contextlib
 import difflib
 import io
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dvc.repo import Repo
@@ -17,6 +20,7 @@ from stages.common.revisions.git import require_repository
 EXAMPLES = Path("examples")
 PARAMS = "params.yaml"
 CODE = ("stages", "deploy", "dvc.yaml", PARAMS, "examples/networks")
+RESULTS = ("dvc.lock", "metrics", "plots")  # in git; a commit brings those of the repository
 
 
 def find_example(name: str) -> Path:
@@ -32,7 +36,7 @@ def find_example(name: str) -> Path:
 def bring_up_to_date(copy: Path) -> str:
     """Make the copy a clone of the present commit, and return that in short.
 
-    What git ignores in it (models, data, .resume) stays.
+    What it has reached stays: the results, and what git ignores (models, data, .resume).
     """
     require_repository(Path())
     if changed := git("status", "--porcelain", "--", *CODE):
@@ -42,10 +46,30 @@ def bring_up_to_date(copy: Path) -> str:
         copy.parent.mkdir(parents=True, exist_ok=True)
         git("clone", "--quiet", str(Path.cwd()), str(copy))
     git("-C", str(copy), "fetch", "--quiet", str(Path.cwd()), "HEAD")
-    git("-C", str(copy), "reset", "--quiet", "--hard", "FETCH_HEAD")
+    with kept(copy, RESULTS):
+        git("-C", str(copy), "reset", "--quiet", "--hard", "FETCH_HEAD")
     with Repo() as repository, Repo(copy) as copied, copied.config.edit("local") as config:
         config.setdefault("cache", {})["dir"] = repository.cache.local.path
     return git("-C", str(copy), "rev-parse", "--short", "HEAD").strip()
+
+
+@contextlib.contextmanager
+def kept(folder: Path, names: Iterable[str]) -> Iterator[None]:
+    """Put files and folders back as they were, whatever becomes of them meanwhile."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as saved:
+        there = [name for name in names if (folder / name).exists()]
+        for name in there:
+            copy_over(folder / name, Path(saved) / name)
+        yield
+        for name in there:
+            copy_over(Path(saved) / name, folder / name)
+
+
+def copy_over(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    else:
+        shutil.copy2(source, target)
 
 
 def git(*arguments: str) -> str:
