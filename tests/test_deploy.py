@@ -163,7 +163,7 @@ def with_expected(path: Path, value: str) -> Path:
 
 
 def expected_of(model: Path, sign: int = 1) -> str:
-    """What the file says of its logits, or of the opposite ones."""
+    """The entry of the file's logits, or of the opposite ones."""
     session = OnnxRuntimeSession(model, 1, optimized=False)
     [value] = expected_metadata(sign * predict(session, sample_pictures(32, 32), 4), 1).values()
     return value

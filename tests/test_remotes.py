@@ -46,7 +46,7 @@ class Remote:
     environment: dict[str, str] = field(default_factory=dict)
 
     def commands(self) -> list[list[str]]:
-        """What a person types in a clone."""
+        """A command as a person types it in a clone."""
         modify = ["remote", "modify", "--local", "team"]
         return [
             ["remote", "add", "--default", "--local", "team", self.url],
@@ -175,7 +175,7 @@ def clone_with(remote: Remote, repository: Repository, path: Path) -> Repository
 
 
 def try_remote(repository: Repository) -> str:
-    """What a host runs before it trains; the line where it fails, else nothing."""
+    """The check of a host before it trains; the line where it fails, else nothing."""
     words = [sys.executable, "-m", "stages.tools.cluster.remote"]
     tried = subprocess.run(
         words, cwd=repository.path, capture_output=True, text=True, timeout=300, check=False

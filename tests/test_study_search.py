@@ -250,7 +250,7 @@ def test_a_second_search_in_the_same_folder_is_refused(tmp_path):
 
 def test_an_experiment_of_other_params_is_not_taken_for_a_trial(monkeypatch):
     text = yaml.safe_dump({"prune": {"amount": 0.1, "epochs": 5}})
-    monkeypatch.setattr(pareto, "command", lambda *_: text)
+    monkeypatch.setattr(pareto, "text_at", lambda *_: text)
     with pytest.raises(InputError, match=r"pareto-0.1 has prune.epochs 5, this search 3; remove"):
         pareto.require_same_params(trial(1, 0, 0).experiment, "commit")
 
@@ -262,7 +262,7 @@ def test_int8_has_the_accuracy_of_the_runtime_in_which_it_is_lowest(monkeypatch)
         "wrong_here": {"opencv_classic": "its logits are off"},
         "size_bytes": 600_000,
     }
-    monkeypatch.setattr(pareto, "command", lambda *_: json.dumps(report))
+    monkeypatch.setattr(pareto, "json_at", lambda *_: report)
     assert pareto.figures_of("commit", BYTES) == (92.5, 600_000)
 
 

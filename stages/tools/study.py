@@ -19,7 +19,6 @@ as they are; remove one (dvc exp remove NAME) to run it anew.
 import argparse
 import csv
 import io
-import json
 import os
 from pathlib import Path
 
@@ -35,9 +34,9 @@ from stages.common.studies.cluster.rounds import run_on_cluster
 from stages.common.studies.cluster.tasks import Cluster
 from stages.common.studies.grid import SEARCH, SEED, Experiment, StudiesParams, experiments_of
 from stages.common.studies.journal import import_optuna
-from stages.common.studies.origin import head, hosts_in_words, hosts_of, require_one_bench
+from stages.common.studies.origin import hosts_in_words, hosts_of, require_one_bench
 from stages.common.studies.pareto import Runner, run_search, write_front
-from stages.common.studies.queue import command, dvc, revision, run_all
+from stages.common.studies.queue import command, dvc, head, json_at, revision, run_all, text_at
 from stages.common.studies.search import parse_search, require_untimed_trials
 from stages.common.studies.table import PREDICTED, Row, markdown
 
@@ -87,8 +86,8 @@ def require_few_seeds(study: str, experiments: list[Experiment]) -> None:
 def results(experiment: Experiment) -> list[Row]:
     """The experiment's table, each row with what the experiment changed."""
     commit = revision(experiment.name)
-    text = command("git", "show", f"{commit}:{RESULTS}")
-    pruning = json.loads(command("git", "show", f"{commit}:metrics/prune.json"))
+    text = text_at(commit, RESULTS)
+    pruning = json_at(commit, "metrics/prune.json")
     predicted = {PREDICTED: str(pruning.get(PREDICTED, {}).get("after", ""))}
     changes = {key: str(value) for key, value in experiment.changes.items()}
     return [
@@ -98,7 +97,7 @@ def results(experiment: Experiment) -> list[Row]:
 
 
 def read_json(experiment: Experiment, path: str) -> dict:
-    return json.loads(command("git", "show", f"{revision(experiment.name)}:{path}"))
+    return json_at(revision(experiment.name), path)
 
 
 def conditions(experiments: list[Experiment], params: dict, images: int) -> str:

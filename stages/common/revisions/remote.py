@@ -29,7 +29,7 @@ PAGE = "CONTRIBUTING.md, The remote"  # has the commands
 
 
 def remote_errors() -> tuple[type[Exception], ...]:
-    """Whatever the use of a remote may raise: of DVC, the system, and the clients installed."""
+    """All that the use of a remote may raise: of DVC, the system, and the clients installed."""
     found: list[type[Exception]] = [
         DvcException, AuthError, ConfigError, RemoteMissingDepsError, ImportError, OSError,
         ValueError,

@@ -18,7 +18,7 @@ TEST, VALIDATION = "test_accuracy", "validation_accuracy"
 
 @dataclass(frozen=True)
 class Cost:
-    """What a search weighs against accuracy, and the network that has it."""
+    """The quantity that a search weighs against accuracy, and the network that has it."""
 
     variant: str  # of dvc.yaml
     kind: str  # of its weights

@@ -16,13 +16,20 @@ SEED = "prune.seed"
 SEARCH = "pareto"  # the study that is no grid; see search.py
 
 
+def is_sections(value: Any) -> bool:
+    """Whether it is a dictionary of sections, each with a key at least."""
+    return (
+        isinstance(value, dict)
+        and len(value) > 0
+        and all(isinstance(keys, dict) and len(keys) > 0 for keys in value.values())
+    )
+
+
 def grid() -> Any:
     """Sections of keys, each with the list of values to combine."""
     return rule(
         lambda value: (
-            isinstance(value, dict)
-            and len(value) > 0
-            and all(isinstance(keys, dict) and len(keys) > 0 for keys in value.values())
+            is_sections(value)
             and all(
                 isinstance(values, list) and len(values) > 0
                 for keys in value.values()

@@ -135,7 +135,7 @@ class Journal:
         return self.study.get_trials(deepcopy=False, states=states)
 
     def _distributions(self) -> dict[str, Any]:
-        """What Optuna proposes: every key that varies, a value of a list as JSON."""
+        """The space for Optuna: every key that varies, a value of a list as JSON."""
         of = self.optuna.distributions
         choices, values = self.search.choices(), self.search.values()
         return {
@@ -151,7 +151,7 @@ class Journal:
 
 
 def drop_unfinished_line(path: Path) -> None:
-    """What a full disk or a power cut left of a last line, to which Optuna would append."""
+    """Cut off a last line that a full disk or a power cut left: Optuna would append to it."""
     if path.exists():
         content = path.read_bytes()
         os.truncate(path, content.rfind(b"\n") + 1)

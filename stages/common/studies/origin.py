@@ -4,18 +4,17 @@ import json
 from pathlib import Path
 
 from stages.common.core.cli import InputError
-from stages.common.studies.queue import command, revision
+from stages.common.studies.queue import command, head, json_at, reference, revision
 
 UNTIMED = "-untimed"  # ends the name of an experiment whose model is trained and not yet timed
 TRAINED, TIMED = "Trained-On", "Timed-On"  # trailers in the message of an experiment's commit
 
 
-def head() -> str:
-    return command("git", "rev-parse", "HEAD").strip()
-
-
 def origin() -> str:
-    """What other hosts clone; raises ``InputError`` where there is none, or not this commit."""
+    """The address that other hosts clone.
+
+    Raises ``InputError`` where there is none, or it lacks this commit.
+    """
     address = command("git", "remote", "get-url", "origin").strip()
     if not command("git", "branch", "--remotes", "--list", "origin/*", "--contains", "HEAD"):
         raise InputError(
@@ -27,15 +26,14 @@ def origin() -> str:
 
 def names_at_origin() -> set[str]:
     """Names of the current commit's experiments."""
-    folder = f"refs/exps/{head()[:2]}/{head()[2:]}/"
+    folder = reference()
     listed = command("git", "ls-remote", "origin", f"{folder}*")
     return {line.split("\t")[1].removeprefix(folder) for line in listed.splitlines()}
 
 
 def fetch_finished() -> set[str]:
     """Fetch what is timed and not here yet; the names of what is trained and not yet timed."""
-    found = names_at_origin()
-    folder = f"refs/exps/{head()[:2]}/{head()[2:]}/"
+    found, folder = names_at_origin(), reference()
     finished = [name for name in found if not name.endswith(UNTIMED) and revision(name) is None]
     if finished:
         refs = [f"{folder}{name}:{folder}{name}" for name in sorted(finished)]
@@ -46,8 +44,7 @@ def fetch_finished() -> set[str]:
 def hosts_of(name: str) -> dict[str, str]:
     """A row: what trained the experiment and what timed it; empty cells where it does not say."""
     commit = revision(name) or ""
-    text = command("git", "show", f"{commit}:metrics/benchmark.json")
-    environment = json.loads(text)["environment"]
+    environment = json_at(commit, "metrics/benchmark.json")["environment"]
     trained, timed = (trailer(commit, key) for key in (TRAINED, TIMED))
     keys = ("host", "device", "machine", "precision", "torch")
     return {

@@ -8,7 +8,6 @@ from there: nothing is trained again.
 import csv
 import fcntl
 import io
-import json
 import os
 import re
 import signal
@@ -36,8 +35,8 @@ from stages.common.studies.front import (
 )
 from stages.common.studies.grid import RESULTS_STAGE, Experiment
 from stages.common.studies.journal import Journal
-from stages.common.studies.origin import UNTIMED, head, hosts_of, require_one_bench
-from stages.common.studies.queue import command, dvc, revision
+from stages.common.studies.origin import UNTIMED, hosts_of, require_one_bench
+from stages.common.studies.queue import dvc, head, json_at, revision, text_at
 from stages.common.studies.search import BYTES, LATENCY, SECTION, SearchParams, Trial, front_of
 from stages.common.studies.table import PREDICTED, Row
 
@@ -158,7 +157,7 @@ def figures_of_trial(
 
 
 def why(outcome: Outcome) -> str:
-    """What the stage said, without the command that ran it."""
+    """The words of the stage, without the command that ran it."""
     return outcome.reason().rpartition("' failed: ")[2]
 
 
@@ -170,7 +169,7 @@ def done(experiment: Experiment, runner: Runner) -> str | None:
 
 def require_same_params(experiment: Experiment, commit: str) -> None:
     """Raise ``InputError`` for an experiment of that name with other params."""
-    params = YAML(typ="safe").load(command("git", "show", f"{commit}:params.yaml"))
+    params = YAML(typ="safe").load(text_at(commit, "params.yaml"))
     for key, value in experiment.changes.items():
         section, name = key.split(".")
         if params[section][name] != value:
@@ -186,16 +185,12 @@ def figures_of(commit: str, cost: str) -> tuple[float, float]:
     INT8 has the accuracy of the runtime in which it is lowest.
     """
     if cost == LATENCY:
-        pruning = read_json(commit, "metrics/prune.json")
+        pruning = json_at(commit, "metrics/prune.json")
         return pruning["validation_accuracy"]["fine_tuned"], pruning[PREDICTED]["after"]
-    report = read_json(commit, "metrics/quantize/pruned.json")
+    report = json_at(commit, "metrics/quantize/pruned.json")
     runtimes = [each for each in report.values() if isinstance(each, dict)]
     accuracies = [each["int8_accuracy"] for each in runtimes if "int8_accuracy" in each]
     return min(accuracies), report["size_bytes"]
-
-
-def read_json(commit: str, path: str) -> dict:
-    return json.loads(command("git", "show", f"{commit}:{path}"))
 
 
 def measure(experiment: Experiment, runner: Runner) -> None:
@@ -214,7 +209,7 @@ def measure(experiment: Experiment, runner: Runner) -> None:
 
 def measured_row(experiment: Experiment, cost: str) -> Row:
     """The row of plots/tradeoff.csv that the cost is of."""
-    text = command("git", "show", f"{revision(experiment.name)}:plots/tradeoff.csv")
+    text = text_at(revision(experiment.name), "plots/tradeoff.csv")
     rows = csv.DictReader(io.StringIO(text))
     return next(row for row in rows if row["variant"] == COSTS[cost].variant)
 
@@ -230,9 +225,9 @@ def write_front(
     rows = rows_of(trials, measured, cost)
     images = {
         VALIDATION: params["data"]["validation_images"],
-        TEST: read_json(last, "metrics/evaluate/base.json")["images"],
+        TEST: json_at(last, "metrics/evaluate/base.json")["images"],
     }
-    note = note_of(journal, images, read_json(last, "metrics/benchmark.json")["environment"])
+    note = note_of(journal, images, json_at(last, "metrics/benchmark.json")["environment"])
     text = front_table(front, rows, cost, images, note)
     write_csv(csv_path, rows, header=list(rows[0]))
     write_text(table, text)

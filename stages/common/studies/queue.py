@@ -1,5 +1,6 @@
 """Experiments of the current commit, run one after the other in DVC's queue."""
 
+import json
 import subprocess
 import sys
 
@@ -32,11 +33,29 @@ def dvc(*words: str) -> str:
     return command(sys.executable, "-m", "dvc", *words)
 
 
+def head() -> str:
+    return command("git", "rev-parse", "HEAD").strip()
+
+
+def reference(name: str = "") -> str:
+    """Where DVC keeps an experiment of the current commit; without a name, the folder of all."""
+    commit = head()
+    return f"refs/exps/{commit[:2]}/{commit[2:]}/{name}"
+
+
 def revision(name: str) -> str | None:
     """The commit of an experiment of the current commit, or None."""
-    head = command("git", "rev-parse", "HEAD").strip()
-    reference = f"refs/exps/{head[:2]}/{head[2:]}/{name}"
-    return command("git", "for-each-ref", "--format=%(objectname)", reference).strip() or None
+    found = command("git", "for-each-ref", "--format=%(objectname)", reference(name))
+    return found.strip() or None
+
+
+def text_at(commit: str | None, path: str) -> str:
+    """The content of a file in a commit."""
+    return command("git", "show", f"{commit}:{path}")
+
+
+def json_at(commit: str | None, path: str) -> dict:
+    return json.loads(text_at(commit, path))
 
 
 def run_all(experiments: list[Experiment]) -> None:

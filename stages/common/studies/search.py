@@ -8,10 +8,10 @@ from typing import Any
 
 from stages.common.core.cli import InputError
 from stages.common.core.params import number, one_of, parse_section, rule, whole
-from stages.common.studies.grid import SEARCH, Experiment, in_a_name
+from stages.common.network.params import CHAIN
+from stages.common.studies.grid import SEARCH, Experiment, in_a_name, is_sections
 
 SECTION = f"studies.{SEARCH}"
-CHAIN = "chain"  # the network.factory of which devices have profiles
 LATENCY, BYTES = "predicted_latency_ms", "int8_bytes"
 MOST_VALUES = 10_000  # of a range
 DIGITS = 9  # of a value between low and high: 0.1 + 2 * 0.1 is 0.30000000000000004
@@ -44,16 +44,12 @@ class SearchParams:
     seed: int = whole(at_least=0)
     cost: str = one_of(LATENCY, BYTES)
     space: dict = rule(
-        lambda value: (
-            isinstance(value, dict)
-            and len(value) > 0
-            and all(isinstance(keys, dict) and len(keys) > 0 for keys in value.values())
-        ),
+        is_sections,
         "sections of keys, such as prune: {amount: {low: 0.3, high: 0.9, step: 0.1}}",
     )
 
     def definition(self) -> dict:
-        """What may not change within a journal: all but the budget, as JSON has it."""
+        """The part that may not change within a journal: all but the budget, as JSON has it."""
         return json.loads(json.dumps({**asdict(self), "trials": None}))
 
     def choices(self) -> dict[str, list | Range]:

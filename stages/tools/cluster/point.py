@@ -85,6 +85,10 @@ def git(folder: Path, *words: str) -> str:
     return run("git", *words, cwd=folder, quiet=True).strip()
 
 
+def settings(args: argparse.Namespace) -> list[str]:
+    return [word for setting in args.set for word in ("-S", setting)]
+
+
 def reference(commit: str, name: str) -> str:
     """Where DVC keeps an experiment that was started from the commit."""
     return f"refs/exps/{commit[:2]}/{commit[2:]}/{name}"
@@ -171,9 +175,8 @@ def bring_committed_models(folder: Path, args: argparse.Namespace) -> None:
 
 def describe_host(folder: Path, args: argparse.Namespace) -> dict:
     """The host, its device and precision, by the clone's own code; refuses another precision."""
-    settings = [word for setting in args.set for word in ("-S", setting)]
     words = (sys.executable, "-m", "stages.tools.cluster.host", "--params", "params.yaml")
-    host = json.loads(run(*words, *settings, cwd=folder, quiet=True).strip().splitlines()[-1])
+    host = json.loads(run(*words, *settings(args), cwd=folder, quiet=True).strip().splitlines()[-1])
     if args.precision and host["precision"] != args.precision:
         raise Failed(
             f"{host['host']} would train in {host['precision']}, the study is in {args.precision}; "
@@ -227,8 +230,7 @@ def run_experiment(folder: Path, args: argparse.Namespace, host: dict) -> str:
 
     if args.base:  # or DVC would train it anew
         dvc(folder, "pull", *args.base)
-    settings = [word for setting in args.set for word in ("-S", setting)]
-    words = ("--pull", "--name", args.name, *settings, args.target)
+    words = ("--pull", "--name", args.name, *settings(args), args.target)
     dvc(folder, "exp", "run", *words, on_line=note_training)
     return note.read_text() if note.exists() else trained_elsewhere or NOT_TRAINED
 

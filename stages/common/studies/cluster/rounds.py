@@ -9,10 +9,11 @@ from typing import Any
 
 from stages.common.core.cli import InputError
 from stages.common.core.files import write_text
+from stages.common.network.params import CHAIN
 from stages.common.studies.cluster.tasks import Cluster, Outcome, Tasks
 from stages.common.studies.grid import RESULTS_STAGE, Experiment
-from stages.common.studies.origin import UNTIMED, fetch_finished, head, origin
-from stages.common.studies.queue import dvc, revision
+from stages.common.studies.origin import UNTIMED, fetch_finished, origin
+from stages.common.studies.queue import dvc, head, revision
 
 BASE = ("teach", "train")  # stages of dvc.yaml; hosts fetch their models
 BASE_SECTIONS = ("data", "prepare", "network", "recipe", "teach", "train")  # of params, in BASE
@@ -113,7 +114,7 @@ class Study:
         return next(iter(hosts_by_precision))
 
     def probe(self) -> list[dict]:
-        """What each host would train with; raises ``InputError`` for one that cannot."""
+        """Device and precision of each host; raises ``InputError`` for one that cannot."""
         names = {
             self.tasks.start_training(
                 [*self.common, "--name", f"probe-{node[:8]}", "--probe"], node
@@ -182,4 +183,4 @@ def is_timed_in_training(experiment: Experiment, params: dict) -> bool:
         return experiment.changes.get(f"{section}.{key}", params[section][key])
 
     counts_ms = value("prune", "target") == "latency" or value("prune", "budget_ms") > 0
-    return counts_ms and value("network", "factory") != "chain"
+    return counts_ms and value("network", "factory") != CHAIN
