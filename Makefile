@@ -33,7 +33,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 QUICK = -S data.train_images=10000 -S train.widths=[[32,32],[64,64],[64,64]] -S train.epochs=3 \
 	-S teach.widths=[[32,32],[64,64],[64,64]] -S teach.networks=1 -S teach.epochs=2 -S teach.views=2 \
 	-S prune.amount=0.5 -S prune.round_to=16 -S prune.epochs=2 \
-	-S quantize.max_accuracy_drop=5 -S benchmark.rounds=100
+	-S quantize.max_accuracy_drop=5 -S benchmark.rounds=15
 
 comma := ,
 WORKERS ?= 2

@@ -8,10 +8,10 @@ Params  benchmark.*  (see BenchmarkParams)
 Raises  InputError for wrong params, more threads than cores, a missing model, an engine that
         refuses a model, a model that no engine to be timed computes right
 
-A latency is one call with batch 1, the copy of the input included, image decoding excluded. A
-round times everything once, in an order shuffled anew, so that what drifts (clock, heat, other
-processes) hits all alike. Each timed call follows an untimed one of the same session, because a
-device runs one model again and again and not four models in turn.
+A latency is one call with batch 1, the copy of the input included, image decoding excluded. In a
+round every session has a turn of several calls, in an order shuffled anew, so that what drifts
+(clock, heat, other processes) hits all alike. The first calls of a turn do not count, because a
+device runs one model again and again: see common/measuring/interleaved_timing.py.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def load_contestants(
 
 
 def measure(sessions: Iterable[Session], params: BenchmarkParams) -> tuple[np.ndarray, np.ndarray]:
-    """Samples in milliseconds: (rounds, sessions), and (rounds,) of the matrix product."""
+    """Milliseconds: (rounds, sessions, calls), and (rounds, calls) of the matrix product."""
     sessions = list(sessions)
     rng = np.random.default_rng(params.seed)
     shapes = dict.fromkeys(session.shape for session in sessions)
@@ -97,6 +97,7 @@ def measure(sessions: Iterable[Session], params: BenchmarkParams) -> tuple[np.nd
     samples_ms = time_interleaved(
         [*calls, matrix_product(params.threads)],
         rounds=params.rounds,
+        calls=params.calls,
         warmup=params.warmup,
         seed=params.seed,
     )
@@ -138,6 +139,7 @@ def main() -> None:
         **describe_machine(),
         "threads": params.threads,
         "rounds": params.rounds,
+        "calls": params.calls,
         "load_average_at_start": load,
         "cpu_quota": cpu_quota(),
         "matmul_gflops": round(matmul_gflops, 2),

@@ -121,7 +121,8 @@ def test_images_note(results: list[Result]) -> str:
 
 
 def timing_note(environment: dict) -> str:
-    return f"{machine_note(environment)}; median of {environment['rounds']} interleaved rounds"
+    rounds, calls = environment["rounds"], environment["calls"]
+    return f"{machine_note(environment)}; median of {rounds} interleaved rounds of {calls} calls"
 
 
 def parse_args() -> argparse.Namespace:

@@ -43,7 +43,7 @@ TINY = {
     "quantize": {"calibration_images": 100, "max_accuracy_drop": 100},
     "tflite": {"calibration_images": 100, "check_images": 50, "min_agreement": 0},
     "npu": {"targets": ["ethos-u55-256 Ethos_U55_High_End_Embedded Shared_Sram"]},
-    "benchmark": {"rounds": 20, "warmup": 2, "bootstrap_samples": 100},
+    "benchmark": {"rounds": 10, "calls": 3, "warmup": 2, "bootstrap_samples": 100},
     "controls": {"seeds": [0, 1], "epochs": 1},
     "studies": {"seeds": {"prune": {"seed": [0, 1]}}},
 }

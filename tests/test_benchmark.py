@@ -3,6 +3,7 @@ import json
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -23,6 +24,7 @@ from stages.common.measuring.machine import available_cores, describe_machine
 PARAMS = {
     "threads": 1,
     "rounds": 10,
+    "calls": 3,
     "warmup": 2,
     "engines_fp32": ["classic", "new"],
     "engines_int8": ["new"],
@@ -199,7 +201,7 @@ def test_gflops_are_two_operations_a_mac_over_the_median(result):
 def test_environment_describes_the_machine_and_the_measurement(result):
     environment = result[0]["environment"]
     assert environment["threads"] == 1
-    assert environment["rounds"] == 10
+    assert (environment["rounds"], environment["calls"]) == (10, 3)
     assert environment["matmul_gflops"] > 0
     assert environment.items() >= describe_machine().items()
     assert all(environment[key] for key in ("cpu", "system", "opencv", "onnxruntime"))
@@ -279,16 +281,59 @@ def test_every_round_times_all_in_an_order_that_changes():
     assert counts.min() > 200 / 4 / 2
 
 
-def test_calls_are_interleaved_after_the_warm_up():
-    calls = []
-    rounds, warmup = 10, 3
-    timing.time_interleaved(
-        [lambda name=name: calls.append(name) for name in "ab"], rounds, warmup, seed=0
-    )
-    assert calls[: 2 * warmup] == ["a"] * warmup + ["b"] * warmup
-    timed = np.array(calls[2 * warmup :]).reshape(rounds, 2, 2)
-    for turn in timed:  # each once untimed, then timed
-        assert turn[0, 0] == turn[0, 1] != turn[1, 0] == turn[1, 1]
+def test_contestants_have_turns_in_every_round_after_the_warm_up(monkeypatch):
+    monkeypatch.setattr(timing, "SETTLE_MS", 0)
+    made = []
+    contestants = [lambda name=name: made.append(name) for name in "ab"]
+    rounds, calls, warmup = 10, 5, 3
+    samples_ms = timing.time_interleaved(contestants, rounds, calls, warmup, seed=0)
+    assert samples_ms.shape == (rounds, 2, calls)
+    assert made[: 2 * warmup] == ["a"] * warmup + ["b"] * warmup
+    turns = np.array(made[2 * warmup :]).reshape(rounds, 2, timing.SETTLE_CALLS + calls)
+    assert (turns == turns[:, :, :1]).all()
+    assert (turns[:, 0, 0] != turns[:, 1, 0]).all()
+
+
+class Machine:
+    """Calls on a clock of its own; after another model a call is slower, less so each time."""
+
+    def __init__(self, monkeypatch):
+        self.now_ns, self.last, self.excess = 0, "", 0.0
+        monkeypatch.setattr(timing.time, "perf_counter_ns", lambda: self.now_ns)
+
+    def model(self, name: str, ms: float) -> Callable[[], None]:
+        """Double the time after another model; halfway back with each call, or each 0.5 ms."""
+
+        def call() -> None:
+            self.excess = 1.0 if self.last != name else self.excess / 2 ** min(1, ms / 0.5)
+            self.last = name
+            self.now_ns += int(1e6 * ms * (1 + self.excess))
+
+        return call
+
+
+def test_a_turn_is_settled_by_some_calls_and_some_milliseconds(monkeypatch):
+    machine = Machine(monkeypatch)
+    for ms, dropped_at_least in ((0.1, 30), (20.0, timing.SETTLE_CALLS)):
+        machine.last = ""
+        samples_ns = timing.time_turn(machine.model(f"{ms} ms", ms), calls=1)
+        spent_ns = machine.now_ns
+        assert samples_ns == [pytest.approx(1e6 * ms, rel=0.1)]
+        machine.now_ns = 0
+        assert spent_ns >= 1e6 * (timing.SETTLE_MS + ms)
+        assert spent_ns >= 1e6 * ms * (dropped_at_least + 1)
+
+
+def test_one_more_model_hardly_changes_the_medians_of_the_others(monkeypatch):
+    machine = Machine(monkeypatch)
+    models = [machine.model(str(ms), ms) for ms in (0.1, 0.3, 1.0, 10.0, 0.2)]
+
+    def medians_ms(contestants: list[Callable[[], None]]) -> np.ndarray:
+        return np.median(timing.time_interleaved(contestants, 10, 5, 2, seed=0), axis=(0, 2))
+
+    all_of_them = medians_ms(models)
+    assert np.abs(medians_ms(models[:-1]) / all_of_them[:-1] - 1).max() < 0.03
+    assert np.abs(medians_ms(models[:1]) / all_of_them[:1] - 1).max() < 0.03
 
 
 def test_ratios_refer_to_the_fastest_engine_of_the_base():
@@ -298,7 +343,7 @@ def test_ratios_refer_to_the_fastest_engine_of_the_base():
         Contestant(base, "opencv", "new"),
         Contestant(other, "opencv", "classic"),
     ]
-    samples_ms = np.tile([8.0, 4.0, 2.0], (10, 1))
+    samples_ms = np.tile([[8.0], [4.0], [2.0]], (10, 1, 5))
     rows = latency_rows(contestants, samples_ms, bootstrap_samples=100, seed=0)
     assert [row["ratio_to_base"] for row in rows] == [2.0, 1.0, 0.5]
     assert [row["fastest"] for row in rows] == ["false", "true", "true"]
@@ -313,11 +358,11 @@ def test_int8_has_a_ratio_to_the_fastest_engine_of_its_own_fp32_model():
         Contestant(pruned, "opencv", "new"),
         Contestant(int8, "opencv", "new"),
     ]
-    noise = np.random.default_rng(0).normal(scale=0.1, size=(50, 4))
-    samples_ms = np.array([8.0, 6.0, 4.0, 2.0]) + noise
+    noise = np.random.default_rng(0).normal(scale=0.1, size=(25, 4, 2))
+    samples_ms = np.array([[8.0], [6.0], [4.0], [2.0]]) + noise
     rows = latency_rows(contestants, samples_ms, bootstrap_samples=100, seed=0)
     assert [row["ratio_to_fp32"] for row in rows[:3]] == [1.0, pytest.approx(1.5, abs=0.05), 1.0]
-    medians = np.median(samples_ms, axis=0)
+    medians = np.median(samples_ms, axis=(0, 2))
     assert rows[3]["ratio_to_fp32"] == pytest.approx(medians[3] / medians[2], abs=1e-4)
     assert 0.45 < rows[3]["ratio_to_fp32_low"] < 0.5 < rows[3]["ratio_to_fp32_high"] < 0.55
 

@@ -85,7 +85,7 @@ def latency_table(rows: list[dict[str, str]], environment: dict) -> str:
     note = (
         f"{environment['cpu']}, {threads} thread{'s' if threads > 1 else ''}, OpenCV "
         f"{environment['opencv']}, ONNX Runtime {environment['onnxruntime']}; batch 1, "
-        f"{environment['rounds']} interleaved rounds."
+        f"{environment['rounds']} interleaved rounds of {environment['calls']} calls."
     )
     return f"{as_table(lines)}\n\n{note}\n"
 

@@ -24,9 +24,10 @@ def ratio_of_medians(
 ) -> dict:
     """Median of ``samples`` divided by that of ``base``, with a bootstrap interval.
 
-    The keys are ``name``, and ``name`` with _low and _high. Both are (rounds,), and position i of
-    both was measured in the same round. Rounds are drawn with replacement and taken from both
-    together, so a drift that hits both cancels out.
+    The keys are ``name``, and ``name`` with _low and _high. Both are (rounds, calls) or (rounds,),
+    and position i of both was measured in the same round. Whole rounds are drawn with replacement
+    and taken from both together, so a drift that hits both cancels out, and calls in a row, which
+    are alike, do not count as independent.
     """
     assert samples.shape == base.shape, f"{samples.shape} and {base.shape} are not paired"
     rounds = np.random.default_rng(seed).integers(len(base), size=(bootstrap_samples, len(base)))
@@ -43,15 +44,15 @@ def ratio_over_blocks(
 ) -> tuple[float, float, float]:
     """Ratio of medians in each block, its median over the blocks, with a bootstrap interval.
 
-    Both are (blocks, rounds). In each block the models were loaded anew, because a model's place
-    in memory changes its speed for as long as it stays loaded. More rounds of one load do not show
-    that, so the bootstrap is hierarchical: blocks are drawn with replacement, and rounds within
-    each of them, from both models together. One disturbed block does not move the median over the
-    blocks.
+    Both are (blocks, rounds, calls) or (blocks, rounds). In each block the models were loaded
+    anew, because a model's place in memory changes its speed for as long as it stays loaded. More
+    rounds of one load do not show that, so the bootstrap is hierarchical: blocks are drawn with
+    replacement, and whole rounds within each of them, from both models together. One disturbed
+    block does not move the median over the blocks.
     """
     assert samples.shape == base.shape, f"{samples.shape} and {base.shape} are not paired"
     rng = np.random.default_rng(seed)
-    blocks, rounds = samples.shape
+    blocks, rounds = samples.shape[:2]
     ratios = np.empty(bootstrap_samples)
     for index in range(bootstrap_samples):
         drawn_blocks = rng.integers(blocks, size=(blocks, 1))
@@ -61,8 +62,12 @@ def ratio_over_blocks(
 
 
 def block_ratios(samples: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """(blocks,) ratios of the medians of two (blocks, rounds)."""
-    return np.median(samples, axis=1) / np.median(base, axis=1)
+    """(blocks,) ratios of the medians of two (blocks, ...)."""
+    return block_medians(samples) / block_medians(base)
+
+
+def block_medians(samples: np.ndarray) -> np.ndarray:
+    return np.median(samples.reshape(len(samples), -1), axis=1)
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:

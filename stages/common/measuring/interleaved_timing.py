@@ -1,15 +1,23 @@
-"""Calls timed in interleaved rounds, and warnings when the machine is too busy for that."""
+"""Calls timed in interleaved rounds, and warnings when the machine is too busy for that.
+
+A device runs one model again and again; a benchmark runs many in turn, and the first calls after
+another model are slower, while caches, predictors and the clock adapt. So each model has a turn of
+several calls, of which those dropped come first: at least SETTLE_CALLS, for at least SETTLE_MS.
+"""
 
 import gc
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from tqdm import tqdm
 
 from stages.common.core.cli import InputError
 from stages.common.measuring.machine import allowed_cores, available_cores, cpu_quota
+
+SETTLE_CALLS = 4
+SETTLE_MS = 4.0
 
 
 def measurement_orders(contestants: int, rounds: int, seed: int) -> np.ndarray:
@@ -19,38 +27,47 @@ def measurement_orders(contestants: int, rounds: int, seed: int) -> np.ndarray:
 
 
 def time_interleaved(
-    calls: list[Callable[[], object]],
+    contestants: Sequence[Callable[[], object]],
     rounds: int,
+    calls: int,
     warmup: int,
     seed: int,
     progress: str | None = "benchmark",
 ) -> np.ndarray:
-    """(rounds, calls) milliseconds; one round times every call once.
+    """(rounds, contestants, calls) milliseconds; each round gives every contestant a turn.
 
-    ``progress`` names the progress bar; None shows none.
+    ``warmup``: calls of each before the first round; ``progress`` names the progress bar, None
+    shows none.
     """
-    for call in calls:
+    for call in contestants:
         for _ in range(warmup):
             call()
-    samples_ns = np.empty((rounds, len(calls)))
-    orders = measurement_orders(len(calls), rounds, seed)
+    samples_ns = np.empty((rounds, len(contestants), calls))
+    orders = measurement_orders(len(contestants), rounds, seed)
     gc.disable()
     try:
         bar = tqdm(orders, desc=progress, unit="round", disable=progress is None)
         for round_index, order in enumerate(bar):
             for index in order:
-                samples_ns[round_index, index] = time_once(calls[index])
+                samples_ns[round_index, index] = time_turn(contestants[index], calls)
     finally:
         gc.enable()
     return samples_ns / 1e6
 
 
-def time_once(call: Callable[[], object]) -> int:
-    """Nanoseconds of the second of two calls; the first brings code and weights into the cache."""
-    call()
-    start = time.perf_counter_ns()
-    call()
-    return time.perf_counter_ns() - start
+def time_turn(call: Callable[[], object], calls: int) -> list[int]:
+    """Nanoseconds of so many calls in a row, after those that settle it and do not count."""
+    began = time.perf_counter_ns()
+    dropped = 0
+    while dropped < SETTLE_CALLS or time.perf_counter_ns() - began < SETTLE_MS * 1e6:
+        call()
+        dropped += 1
+    samples_ns = []
+    for _ in range(calls):
+        start = time.perf_counter_ns()
+        call()
+        samples_ns.append(time.perf_counter_ns() - start)
+    return samples_ns
 
 
 def require_cores(threads: int, key: str) -> None:

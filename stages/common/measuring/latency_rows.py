@@ -31,7 +31,7 @@ class Contestant:
 def latency_rows(
     contestants: Sequence[Contestant], samples_ms: np.ndarray, bootstrap_samples: int, seed: int
 ) -> list[dict]:
-    """One row a contestant; ``samples_ms`` (rounds, contestants).
+    """One row a contestant; ``samples_ms`` (rounds, contestants, calls).
 
     Ratios refer to the fastest engine of the first variant (the base) and to that of the variant's
     own FP32 model, in the same runtime; where that was not timed, they are None.
@@ -86,7 +86,7 @@ def fastest_engines(
     contestants: Sequence[Contestant], samples_ms: np.ndarray
 ) -> dict[tuple[str, str], int]:
     """The index of the contestant with the lowest median, by variant and runtime."""
-    medians = np.median(samples_ms, axis=0)
+    medians = np.median(samples_ms, axis=(0, 2))
     fastest: dict[tuple[str, str], int] = {}
     for index in np.argsort(medians, kind="stable"):
         contestant = contestants[index]

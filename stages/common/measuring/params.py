@@ -11,6 +11,7 @@ class BenchmarkParams:
 
     threads: int = whole(at_least=1)
     rounds: int = whole(at_least=10)
+    calls: int = whole(at_least=1)
     warmup: int = whole(at_least=0)
     engines_fp32: list[str] = list_of("classic", "new")
     engines_int8: list[str] = list_of("classic", "new")

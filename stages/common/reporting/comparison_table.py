@@ -97,7 +97,7 @@ def conditions(results: list[Result], environment: dict) -> str:
     return (
         "Latency: median of one image, then as a multiple of base's with its 95 % interval. "
         f"{machine_note(environment)}; batch 1, input copy included, {environment['rounds']} "
-        f"interleaved rounds. OpenCV engine: {engines}. Accuracy: "
+        f"interleaved rounds of {environment['calls']} calls. OpenCV engine: {engines}. Accuracy: "
         f"{results[0].evaluation['images']:,} test images through OpenCV DNN"
         f"{evaluated_elsewhere(results)}.{accuracy_note(results[0])}{wrong_here(environment)}\n\n"
         "Do not compare milliseconds of two machines or two runs; compare the ratios, which were "

@@ -24,7 +24,7 @@ BENCHMARK_KEYS = (
     *FP32_RATIO_KEYS,
     *RATE_KEYS,
 )
-ENVIRONMENT_KEYS = ("cpu", "threads", "rounds", "opencv", "onnxruntime", "matmul_gflops")
+ENVIRONMENT_KEYS = ("cpu", "threads", "rounds", "calls", "opencv", "onnxruntime", "matmul_gflops")
 
 
 @dataclass(frozen=True)

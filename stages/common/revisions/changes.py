@@ -43,7 +43,8 @@ class CompareRevisionsParams:
 
     threads: int = whole(at_least=1)
     blocks: int = whole(at_least=MIN_BLOCKS)
-    rounds: int = whole(at_least=5)
+    rounds: int = whole(at_least=3)
+    calls: int = whole(at_least=1)
     warmup: int = whole(at_least=0)
     bootstrap_samples: int = whole(at_least=100)
     seed: int = whole(at_least=0)
@@ -133,7 +134,7 @@ class Comparison:
 def judge_latency(
     base_ms: np.ndarray, head_ms: np.ndarray, params: CompareRevisionsParams
 ) -> LatencyChange:
-    """Both (blocks, rounds) milliseconds, taken in the same rounds; see the module's text."""
+    """Both (blocks, rounds, calls) milliseconds, of the same rounds; see the module's text."""
     ratio, low, high = ratio_over_blocks(
         head_ms, base_ms, bootstrap_samples=params.bootstrap_samples, seed=params.seed
     )

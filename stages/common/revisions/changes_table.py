@@ -149,7 +149,8 @@ def conditions(environment: dict, params: CompareRevisionsParams) -> str:
         f"Measured on this machine in one process: {environment['cpu']}, {params.threads} "
         f"thread{plural}, OpenCV {environment['opencv']} (engine {environment['engine']}), ONNX "
         f"Runtime {environment['onnxruntime']}; batch 1, {params.blocks} blocks of "
-        f"{params.rounds} interleaved rounds, models loaded anew in each. Changes of latency below "
+        f"{params.rounds} interleaved rounds of {params.calls} calls, models loaded anew in each. "
+        "Changes of latency below "
         f"{100 * params.latency_noise:g} % count as none. Recorded latencies of other machines "
         "play no part: their difference would be that of the machines."
     )

@@ -40,7 +40,7 @@ def time_blocks(
     engines: dict[str, str],
     params: CompareRevisionsParams,
 ) -> np.ndarray:
-    """(blocks, rounds, runtimes, 2) milliseconds of a call; the last axis is BASE, HEAD.
+    """(blocks, rounds, runtimes, 2, calls) milliseconds; the axis of two is BASE, HEAD.
 
     Everything that could tell the two apart but the files is drawn anew in each block: who is
     loaded first, and who is timed first in a round.
@@ -48,22 +48,23 @@ def time_blocks(
     rng = np.random.default_rng(params.seed)
     blob = rng.integers(256, size=(1, *shape)).astype(np.float32)
     contestants = [(runtime, path) for runtime in engines for path in (base, head)]
-    samples_ms = np.empty((params.blocks, params.rounds, len(contestants)))
+    samples_ms = np.empty((params.blocks, params.rounds, len(contestants), params.calls))
     for block in tqdm(range(params.blocks), desc=head.stem, unit="block"):
         order = rng.permutation(len(contestants))
-        calls: list[Callable[[], object]] = []
+        sessions: list[Callable[[], object]] = []
         for runtime, path in (contestants[index] for index in order):
-            calls.append(
+            sessions.append(
                 partial(load(runtime, path, engines[runtime], params.threads).logits, blob)
             )
         samples_ms[block][:, order] = time_interleaved(
-            calls,
+            sessions,
             rounds=params.rounds,
+            calls=params.calls,
             warmup=params.warmup,
             seed=int(rng.integers(2**31)),
             progress=None,
         )
-    return samples_ms.reshape(params.blocks, params.rounds, len(engines), 2)
+    return samples_ms.reshape(params.blocks, params.rounds, len(engines), 2, params.calls)
 
 
 def load(runtime: str, path: Path, engine: str, threads: int) -> Session:

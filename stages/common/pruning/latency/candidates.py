@@ -37,8 +37,8 @@ from stages.common.pruning.plan.goals import Cost
 from stages.common.training.checkpoints import EpochStore, work_key
 
 THREADS = 1  # as in the profiles of devices
-ROUNDS = 60  # in each, base and candidate run once
-QUANTILE = 0.1  # of the rounds' times: hardly disturbed where other programs run, unlike the median
+ROUNDS, CALLS = 12, 8  # in each round, base and candidate have a turn of so many timed calls
+QUANTILE = 0.1  # of the calls' times: hardly disturbed where other programs run, unlike the median
 WARMUP = 3  # untimed calls before them
 TOLERANCE = 0.01  # of the largest logit: an engine further off PyTorch is wrong, and not timed
 
@@ -120,8 +120,8 @@ def quick_ms(sessions: list[OpenCVSession]) -> list[float]:
     """The milliseconds of one image in each of the sessions, timed in turn: a low quantile."""
     image = np.random.default_rng(0).uniform(0, 255, (1, *sessions[0].shape)).astype(np.float32)
     calls: list[Callable[[], object]] = [partial(each.logits, image) for each in sessions]
-    times = time_interleaved(calls, ROUNDS, WARMUP, seed=0, progress=None)
-    return [float(each) for each in np.quantile(times, QUANTILE, axis=0)]
+    times = time_interleaved(calls, ROUNDS, CALLS, WARMUP, seed=0, progress=None)
+    return [float(each) for each in np.quantile(times, QUANTILE, axis=(0, 2))]
 
 
 def right_engines(model: Network) -> list[str]:
