@@ -64,7 +64,7 @@ def latency_of(
         return None
     if isinstance(base, ImportedNetwork):
         return CandidateTimer(base, keep_whole, store)
-    return load_latency_model(path)
+    return load_latency_model(path, params.precision)
 
 
 def accuracies_of(base: Network, pruned: Pruned, validation: Images) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """A device's profile: what it predicts, what is refused, and when pruning gets it."""
 
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -22,7 +23,8 @@ def test_a_prediction_is_the_constant_and_one_entry_of_every_table():
     model = model_from(content, "p.json")
     assert model.predict([[16, 8], [32, 16]]) == pytest.approx(expected)
     halved = 0.05 + (expected - 0.05) / 2
-    assert model.predict([[16, 8], [32, 16]], "int8") == pytest.approx(halved)
+    int8 = dataclasses.replace(model, precision="int8")
+    assert int8.predict([[16, 8], [32, 16]]) == pytest.approx(halved)
 
 
 def test_the_prediction_is_that_of_the_faster_engine():
@@ -82,6 +84,16 @@ def test_a_damaged_latency_model_is_refused(tmp_path, content, said):
         path.write_text(content)
     with pytest.raises(InputError, match=said):
         load_latency_model(path)
+
+
+def test_a_precision_that_the_device_does_not_run_is_refused(tmp_path):
+    path = tmp_path / "latency_model.json"
+    content = profile(SHAPE)
+    content["fitted"]["int8"] = {}
+    path.write_text(json.dumps(content))
+    assert load_latency_model(path).precision == "fp32"
+    with pytest.raises(InputError, match="no engine of test runs int8 networks: set prune.prec"):
+        load_latency_model(path, "int8")
 
 
 def hand_over(tmp_path, monkeypatch, target: str, budget_ms: float, factory: str = "chain") -> None:

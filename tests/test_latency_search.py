@@ -1,5 +1,6 @@
 """Widths within a budget of milliseconds, against all that could have been chosen."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -69,6 +70,22 @@ def test_the_best_widths_of_every_engine_are_compared():
     model = model_from(content, "p.json")
     choices = Choices(widths=[[8, 16], [8, 16]], gains=[np.array([1.0, 2.0])] * 2)
     assert best_widths(model, choices, 0.35) == [16, 16]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_milliseconds_are_those_of_the_precision(precision):
+    """As FP32 the first layer is dear, as INT8 the second."""
+    content = profile([[16, 16]])
+    dear, cheap = [[0.1, 0.9]], [[0.1, 0.1]]
+    for name, first in (("fp32", dear), ("int8", cheap)):
+        second = [[0.1, 0.1]] * 2 if name == "fp32" else [[0.1, 0.9]] * 2
+        tables = [first, second, [[0.0], [0.0]]]
+        content["fitted"][name]["new"] = {"constant_ms": 0.0, "layers_ms": tables}
+    model = dataclasses.replace(model_from(content, "p.json"), precision=precision)
+    choices = Choices(widths=[[8, 16], [8, 16]], gains=[np.array([1.0, 2.0])] * 2)
+    expected = [8, 16] if precision == "fp32" else [16, 8]
+    assert best_widths(model, choices, 0.3) == expected
+    assert model.predict([expected]) == pytest.approx(0.2)
 
 
 def test_latency_search_keeps_channels_that_save_no_time():

@@ -282,6 +282,7 @@ PARAMS = PruneParams(
     target="macs",
     amount=0.5,
     budget_ms=0,
+    precision="fp32",
     widths=[],
     importance="taylor",
     allocation="global",
@@ -378,3 +379,16 @@ def test_zeros_in_place_are_refused_where_time_is_to_be_saved():
 def test_named_widths_are_refused_where_something_else_decides(changes):
     with pytest.raises(InputError, match=r"prune\.widths"):
         refuse_contradictions(dataclasses.replace(PARAMS, widths=WIDTHS, **changes))
+
+
+def test_int8_milliseconds_are_refused_where_none_are_asked_for():
+    int8 = dataclasses.replace(PARAMS, precision="int8")
+    with pytest.raises(InputError, match=r"prune\.precision is int8, but no milliseconds"):
+        refuse_contradictions(int8)
+    for changes in ({"target": "latency"}, {"budget_ms": 0.5}):
+        refuse_contradictions(dataclasses.replace(int8, **changes))
+
+
+def test_a_checkpoint_records_the_precision_only_where_it_is_int8():
+    assert "precision" not in PARAMS.provenance()
+    assert dataclasses.replace(PARAMS, precision="int8").provenance()["precision"] == "int8"

@@ -162,6 +162,26 @@ def test_a_budget_of_milliseconds_is_kept_and_nearly_used_up(base, images, targe
     assert all(width % 8 == 0 for width in flat(widths_of(pruned)))
 
 
+@pytest.mark.parametrize("target", ["latency", "macs"])
+def test_a_budget_of_int8_milliseconds_is_kept_and_reported(base, images, target):
+    """On this device a network takes a third of its FP32 time as INT8."""
+    content = smooth_profile(BASE_WIDTHS)
+    for cost in content["fitted"]["int8"].values():
+        cost["layers_ms"] = [[[ms / 3 for ms in row] for row in t] for t in cost["layers_ms"]]
+    model = model_from(content, "deploy/profiles/test.json")
+    int8 = dataclasses.replace(model, precision="int8")
+    budget = 0.6 * int8.predict(BASE_WIDTHS)
+    params = dataclasses.replace(BY_TIME, target=target, budget_ms=budget, precision="int8")
+    pruned = cut_once(base, images, params, int8)
+    assert 0.85 * budget < int8.predict(widths_of(pruned)) <= budget
+    assert summary(base, pruned, params, {}, int8)["predicted_latency_ms"] == {
+        "before": round(int8.predict(BASE_WIDTHS), 4),
+        "after": round(int8.predict(widths_of(pruned)), 4),
+        "device": "test",
+        "precision": "int8",
+    }
+
+
 def test_pruning_by_latency_keeps_channels_that_save_no_time(base, images):
     """On this device layers cost the same up to 16 channels."""
     budget = 0.55 * LATENCY.predict(BASE_WIDTHS)

@@ -358,6 +358,7 @@ def test_zeros_spare_the_output_layer_and_what_is_kept_whole(base, images):
             r"prune\.allocation is proportional, .* uniform or global",
         ),
         ({"widths": [[8, 8]]}, r"prune\.widths is for the chain"),
+        ({"precision": "int8"}, r"prune\.precision is int8, .* are measured: set it to fp32"),
     ],
 )
 def test_what_only_the_chain_has_is_refused(changes, expected):

@@ -100,7 +100,7 @@ def shape_of(layer: nn.Module) -> tuple[int, int, int, int]:
 
 
 def latency_cost(base: Chain, latency: LatencyModel) -> Cost:
-    """The predicted FP32 milliseconds of the base with other widths."""
+    """The predicted milliseconds of the base with other widths, in the model's precision."""
     shape = widths_of(base)
     return Cost(
         lambda widths: latency.predict(in_blocks(widths, shape)),

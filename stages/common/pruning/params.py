@@ -24,6 +24,7 @@ class PruneParams:
     target: str = one_of("macs", "params", "latency")
     amount: float = number(at_least=0, below=1)
     budget_ms: float = number(at_least=0)
+    precision: str = one_of("fp32", "int8", usual="fp32")
     widths: list = channel_widths(fewest_blocks=0)
     importance: str = one_of("taylor", "magnitude", "random")
     allocation: str = one_of("global", "uniform", "proportional")
@@ -82,6 +83,11 @@ def refuse_contradictions(params: PruneParams) -> None:
             "prune.method is unstructured, but zeros in place save no time: prune.target latency "
             "and prune.budget_ms need prune.method structured"
         )
+    if params.precision == "int8" and not params.needs_latency():
+        raise InputError(
+            "prune.precision is int8, but no milliseconds are asked for: set it to fp32, or say by "
+            "prune.target latency or prune.budget_ms how few"
+        )
     if params.method == "unstructured" and params.widths:
         raise InputError(
             "prune.method is unstructured, but zeros in place change no width: prune.widths needs "
@@ -102,6 +108,11 @@ def refuse_chain_only(params: PruneParams, factory: str) -> None:
         raise InputError(
             f"prune.widths is for the chain, but network.factory is {factory}: set it to [], and "
             "say by prune.amount or prune.budget_ms how much to remove"
+        )
+    if params.precision == "int8":
+        raise InputError(
+            f"prune.precision is int8, which a profile of the chain predicts, but network.factory "
+            f"is {factory}, whose FP32 milliseconds are measured: set it to fp32"
         )
     if params.method == "structured" and params.allocation == "proportional":
         raise InputError(

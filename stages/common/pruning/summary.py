@@ -66,11 +66,13 @@ def milliseconds(network: Network, latency: Latency, keep_whole: Sequence[str]) 
 
 
 def predicted_latency(base: Network, pruned: Network, latency: LatencyModel) -> dict:
-    """FP32 milliseconds of one image on the profile's device, and its name."""
+    """Milliseconds of one image on the profile's device, and its name; the precision, if INT8."""
+    precision = {} if latency.precision == "fp32" else {"precision": latency.precision}
     return {
         "before": round(milliseconds(base, latency, ()), 4),
         "after": round(milliseconds(pruned, latency, ()), 4),
         "device": latency.device,
+        **precision,
     }
 
 

@@ -11,7 +11,7 @@ free to choose.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -38,23 +38,29 @@ class ChainCost:
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """A profile's prediction for networks with at most ``widths``, in multiples of ``step``."""
+    """A profile's prediction for networks with at most ``widths``, in multiples of ``step``.
+
+    ``precision``: of the network's file that ``predict`` and the search for widths speak of.
+    """
 
     path: str
     device: str
     step: int
     widths: list[list[int]]
     engines: dict[str, dict[str, ChainCost]]  # precision -> engine -> its cost
+    precision: str = "fp32"
 
-    def predict(self, widths: list[list[int]], precision: str = "fp32") -> float:
+    @property
+    def costs(self) -> list[ChainCost]:
+        """Those of the engines that run the precision."""
+        return list(self.engines[self.precision].values())
+
+    def predict(self, widths: list[list[int]]) -> float:
         """Median milliseconds of one image in the faster engine.
 
-        Raises ``InputError`` for widths that the profile does not cover, and for a precision that
-        the device does not run.
+        Raises ``InputError`` for widths that the profile does not cover.
         """
-        if not self.engines[precision]:
-            raise InputError(f"{self.path}: no engine of {self.device} runs {precision} networks")
-        return min(self.predict_by_engine(widths, precision).values())
+        return min(self.predict_by_engine(widths, self.precision).values())
 
     def predict_by_engine(self, widths: list[list[int]], precision: str) -> dict[str, float]:
         self.require_covered(widths)
@@ -126,10 +132,11 @@ def read_profile(path: str | Path) -> dict:
     return {key: content[key] for key in FITTED_PARTS}
 
 
-def load_latency_model(path: str | Path) -> LatencyModel:
+def load_latency_model(path: str | Path, precision: str = "fp32") -> LatencyModel:
     """The latency model that the stage latency_profile has written, or that of a whole profile.
 
-    Raises ``InputError`` for a missing or damaged file, and for one without latencies.
+    Raises ``InputError`` for a missing or damaged file, for one without latencies, and for a
+    precision that the device does not run.
     """
     try:
         content = json.loads(Path(path).read_text())
@@ -139,7 +146,13 @@ def load_latency_model(path: str | Path) -> LatencyModel:
         raise InputError(f"{path} is no JSON ({error}); run 'dvc repro'") from None
     if isinstance(content, dict) and content.get("used") is False:
         raise InputError(f"{path} holds no latencies; run 'dvc repro latency_profile'")
-    return model_from(content, path)
+    model = replace(model_from(content, path), precision=precision)
+    if not model.costs:
+        raise InputError(
+            f"{path}: no engine of {model.device} runs {precision} networks: set prune.precision "
+            "to fp32"
+        )
+    return model
 
 
 def model_from(content: dict, path: str | Path) -> LatencyModel:

@@ -97,18 +97,19 @@ def least_to_go(cost: ChainCost) -> list[np.ndarray]:
 
 
 def shortest_ms(model: LatencyModel, choices: Choices) -> float:
-    """The least milliseconds that any choice takes, in any engine, in FP32."""
-    costs = [restricted(model, cost, choices) for cost in model.engines["fp32"].values()]
+    """The least milliseconds that any choice takes, in any engine, in the model's precision."""
+    costs = [restricted(model, cost, choices) for cost in model.costs]
     return min(float(cost.constant_ms + least_to_go(cost)[0][0]) for cost in costs)
 
 
 def best_widths(model: LatencyModel, choices: Choices, budget_ms: float) -> list[int] | None:
-    """The widths that keep most importance within ``budget_ms`` in one of the engines, in FP32.
+    """The widths that keep most importance within ``budget_ms`` in one of the engines.
 
-    No single layer could be wider within the budget. None when nothing is fast enough.
+    Milliseconds are those of the model's precision. No single layer could be wider within the
+    budget. None when nothing is fast enough.
     """
     budget_ms *= 1 + ROUNDING
-    costs = [restricted(model, cost, choices) for cost in model.engines["fp32"].values()]
+    costs = [restricted(model, cost, choices) for cost in model.costs]
     gains = tie_broken(choices)
     found = [best_choice(cost, gains, budget_ms) for cost in costs]
     paths = [path for path in found if path is not None]
