@@ -7,7 +7,7 @@ repository: copy it to a device and run
 
 Reads   nothing: the networks have random weights, because latency depends on shapes alone
 Writes  a JSON with the device, its processor, the threads, the version of OpenCV and the date; what
-        was measured (milliseconds: median, 5th and 95th percentile); and what was fitted to it
+        was measured (milliseconds: undisturbed, median, 95th percentile); and what was fitted to it
 Exits   with 2 and one line when no engine runs our networks or the file cannot be written, before
         anything is measured; an engine that this OpenCV does not have is left out
 
@@ -19,6 +19,8 @@ Exits   with 2 and one line when no engine runs our networks or the file cannot 
    the terms of the sum are therefore fitted to the networks: each layer's table gets a factor near
    1, and activations, weights and a call their own prices. How far off networks are that the fit
    has not seen (cross-validation) is part of the profile.
+3. Everything is timed in rounds, each in an order of its own, beside one reference network (half
+   the widest): what counts is the ratio to its time, so that a drift of the device cancels.
 """
 
 import argparse
@@ -32,6 +34,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -53,6 +56,11 @@ STEP = 8  # all widths are multiples of this
 PRECISIONS = ("fp32", "int8")
 ENGINES = ("new", "classic")  # of OpenCV DNN
 FOLDS = 8  # of the networks, in cross-validation
+SETTLE_CALLS = 4  # calls of a turn that do not count, at least, and
+SETTLE_MS = 4.0  # for how long: while caches and clock adapt
+CALLS = 8  # of a turn that do
+UNDISTURBED = 0.1  # quantile of calls that no other program interrupts, even where most are
+NEAR = 2  # turns of the reference network, on either side, that tell the speed with its own
 MOST_THREADS = 1024  # OpenCV starts them all at once
 MOST_SECONDS = 7 * 24 * 3600
 MOST_NETWORKS = 10_000
@@ -315,16 +323,35 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Visit:
+    """One turn of a case in each of its engines, and one of the reference network before them."""
+
+    number: int  # of the case
+    case: Case
+    reference_ms: float  # undisturbed
+    samples_ms: dict[str, np.ndarray]  # by engine
+
+
+@dataclass(frozen=True)
 class Timing:
-    """Milliseconds of a case in an engine."""
+    """Milliseconds of a case in an engine, of all its turns."""
 
     case: Case
     engine: str
     samples_ms: np.ndarray
 
+    def undisturbed_ms(self) -> float:
+        return undisturbed(self.samples_ms)
+
     def summary(self) -> list[float]:
-        """Median, 5th and 95th percentile."""
-        return [round(float(each), 5) for each in np.percentile(self.samples_ms, [50, 5, 95])]
+        """Undisturbed milliseconds, median, 95th percentile."""
+        shares = [UNDISTURBED, 0.5, 0.95]
+        return [round(float(each), 5) for each in np.quantile(self.samples_ms, shares)]
+
+
+def undisturbed(samples: np.ndarray) -> float:
+    """A low quantile: what interrupts calls only ever makes them longer."""
+    return float(np.quantile(samples, UNDISTURBED))
 
 
 def known_engines() -> dict[str, int | None]:
@@ -365,62 +392,98 @@ def working_engines(widest: list[list[int]]) -> dict[str, list[str]]:
     return found
 
 
-def visit(case: Case, engine: str, content: bytes, seconds: float, most: int) -> np.ndarray:
-    """Milliseconds of single calls with batch 1, input copied, until the time is over.
-
-    At least 5, at most ``most``; after two calls that do not count.
-    """
-    end = time.perf_counter() + seconds
-    net = load(content, engine)
-    blob = np.random.default_rng(0).random((1, *case.layers[0].shape_in), np.float32)
-    samples: list[float] = []
-    while len(samples) < 7 or (len(samples) < most + 2 and time.perf_counter() < end):
+def time_turn(call: Callable[[], object], calls: int) -> list[int]:
+    """Nanoseconds of so many calls in a row, after those that settle it and do not count."""
+    began = time.perf_counter_ns()
+    dropped = 0
+    while dropped < SETTLE_CALLS or time.perf_counter_ns() - began < SETTLE_MS * 1e6:
+        call()
+        dropped += 1
+    samples_ns = []
+    for _ in range(calls):
         start = time.perf_counter_ns()
+        call()
+        samples_ns.append(time.perf_counter_ns() - start)
+    return samples_ns
+
+
+def caller(content: bytes, shape_in: tuple[int, ...], engine: str) -> Callable[[], object]:
+    """A call with batch 1, input copied, of a network loaded for it."""
+    net = load(content, engine)
+    blob = np.random.default_rng(0).random((1, *shape_in), np.float32)
+
+    def call() -> None:
         net.setInput(blob)
         net.forward()
-        samples.append((time.perf_counter_ns() - start) / 1e6)
-    return np.array(samples[2:])
+
+    return call
+
+
+def visit(number: int, case: Case, engines: list[str], reference: Callable[[], object]) -> Visit:
+    reference_ms = undisturbed(np.array(time_turn(reference, CALLS))) / 1e6
+    content = onnx_of(case.layers, case.is_int8)
+    samples_ms = {
+        engine: np.array(time_turn(caller(content, case.layers[0].shape_in, engine), CALLS)) / 1e6
+        for engine in engines
+    }
+    return Visit(number, case, reference_ms, samples_ms)
 
 
 def measure(
-    cases: list[Case], engines: dict[str, list[str]], seconds: float, visits: int, title: str
-) -> list[list[Timing]]:
-    """For each case and engine the timings of all visits; each visit in an order of its own.
+    cases: list[Case],
+    engines: dict[str, list[str]],
+    reference: Callable[[], Callable[[], object]],
+    seconds: float,
+    title: str,
+) -> list[Visit]:
+    """All visits in the order of time: each round visits every case, in an order of its own.
 
-    At least one visit of each, and no more than the time allows: a slow device gets fewer.
+    At least one round, and about as many as the time allows. ``reference`` loads the reference
+    network: anew in each round, because its place in memory changes its speed.
     """
-    pairs = visits * sum(len(engines[PRECISIONS[case.is_int8]]) for case in cases)
-    found: dict[tuple[int, str], list[Timing]] = {}
-    rng, done = np.random.default_rng(0), 0
-    began = time.perf_counter()
-    for visits_done in range(visits):
+    rng, visits = np.random.default_rng(0), []
+    began, rounds, spent = time.perf_counter(), 0, 0.0
+    while rounds == 0 or seconds - spent >= spent / rounds / 2:
+        call = reference()
+        for done, number in enumerate(rng.permutation(len(cases)).tolist(), 1):
+            case = cases[number]
+            visits.append(visit(number, case, engines[PRECISIONS[case.is_int8]], call))
+            if done % max(len(cases) // 4, 1) == 0:
+                print(f"{title}, round {rounds + 1}: {done / len(cases):.0%}", file=sys.stderr)
+        rounds += 1
         spent = time.perf_counter() - began
-        if visits_done and seconds - spent < spent / visits_done / 2:
-            break
-        for index in rng.permutation(len(cases)):
-            case = cases[index]
-            its_engines = engines[PRECISIONS[case.is_int8]]
-            start = time.perf_counter()
-            content = onnx_of(case.layers, case.is_int8)
-            building = time.perf_counter() - start
-            for engine in its_engines:
-                left = seconds / pairs - building / len(its_engines)
-                samples = visit(case, engine, content, left, most=40)
-                found.setdefault((index, engine), []).append(Timing(case, engine, samples))
-                done += 1
-                if done % max(pairs // 10, 1) == 0:
-                    print(f"{title}: {done / pairs:.0%}", file=sys.stderr)
-    return [found[key] for key in sorted(found)]
+    return visits
 
 
-def quietest(timings: list[Timing]) -> Timing:
-    """The visit with the lowest median: what disturbs a device only ever makes it slower."""
-    return min(timings, key=lambda each: float(np.median(each.samples_ms)))
+def at_one_speed(visits: list[Visit], reference_ms: float) -> list[Timing]:
+    """The timings of all cases, in each engine, as if the device had kept one speed.
+
+    A visit's milliseconds are divided by the reference network's at that time, the median of the
+    nearest turns, and multiplied by ``reference_ms``: a drift of the clock or of other programs'
+    share concerns both and cancels.
+    """
+    speeds = running_median(np.array([each.reference_ms for each in visits]))
+    cases = {each.number: each.case for each in visits}
+    found: dict[tuple[int, str], list[np.ndarray]] = {}
+    for each, speed in zip(visits, speeds, strict=True):
+        for engine, samples_ms in each.samples_ms.items():
+            found.setdefault((each.number, engine), []).append(samples_ms * reference_ms / speed)
+    return [
+        Timing(cases[number], engine, np.concatenate(found[number, engine]))
+        for number, engine in sorted(found)
+    ]
 
 
-def pooled(timings: list[Timing]) -> Timing:
-    samples = np.concatenate([each.samples_ms for each in timings])
-    return Timing(timings[0].case, timings[0].engine, samples)
+def running_median(values: np.ndarray) -> np.ndarray:
+    """(n,): the median of each value and the ``NEAR`` on either side, where there are so many."""
+    return np.array(
+        [np.median(values[max(i - NEAR, 0) : i + NEAR + 1]) for i in range(len(values))]
+    )
+
+
+def halved(widest: list[list[int]]) -> list[list[int]]:
+    """The widths of the reference network, multiples of STEP."""
+    return [[max(width // 2 // STEP, 1) * STEP for width in block] for block in widest]
 
 
 # --------------------------------------------------------------------------------------- the grid
@@ -683,10 +746,14 @@ def profile(device: str, widest: list[list[int]], threads: int, seconds: float, 
         for widths, is_int8 in product(networks, (False, True))
     ]
     before = environment(threads)
-    layers = measure(layer_cases(widest), engines, 0.6 * seconds, visits=2, title="layers")
-    nets = measure(whole, engines, 0.4 * seconds, visits=3, title="networks")
-    layer_timings = [quietest(each) for each in layers]
-    network_timings = [pooled(each) for each in nets]
+    engine = engines["fp32"][0]
+    content = onnx_of(layers_of(halved(widest)), is_int8=False)
+    reference = partial(caller, content, IMAGE, engine)
+    layers = measure(layer_cases(widest), engines, reference, 0.6 * seconds, title="layers")
+    nets = measure(whole, engines, reference, 0.4 * seconds, title="networks")
+    reference_ms = float(np.median([each.reference_ms for each in (*layers, *nets)]))
+    layer_timings = at_one_speed(layers, reference_ms)
+    network_timings = at_one_speed(nets, reference_ms)
     parts: dict[str, dict] = {precision: {} for precision in PRECISIONS}
     for precision in PRECISIONS:
         for engine in engines[precision]:
@@ -703,7 +770,13 @@ def profile(device: str, widest: list[list[int]], threads: int, seconds: float, 
         "widths": widest,
         "fitted": parts,
         "measured": {
-            "columns": ["precision", "engine", "what", "median_ms", "p5_ms", "p95_ms", "samples"],
+            "reference": {
+                "precision": "fp32",
+                "engine": engine,
+                "widths": halved(widest),
+                "ms": round(reference_ms, 5),
+            },
+            "columns": ["precision", "engine", "what", "ms", "median_ms", "p95_ms", "samples"],
             "layers": [row_of(each) for each in layer_timings],
             "networks": [row_of(each) for each in network_timings],
         },
@@ -719,13 +792,13 @@ def fitted_part(widest: list[list[int]], layers: list[Timing], networks: list[Ti
     points: dict[int, dict] = {}
     for each in layers:
         number, *pair = each.case.what
-        points.setdefault(number, {})[tuple(pair)] = float(np.median(each.samples_ms))
+        points.setdefault(number, {})[tuple(pair)] = each.undisturbed_ms()
     kinds = layers_of(widest)[1:]
     tables = [
         filled_table(grid, points[number], kinds[number].channels_in)
         for number, grid in enumerate(grids_of(widest))
     ]
-    ms = np.array([float(np.median(each.samples_ms)) for each in networks])
+    ms = np.array([each.undisturbed_ms() for each in networks])
     return fitted(terms_of(widest, tables), [each.case.what for each in networks], ms)
 
 

@@ -19,12 +19,12 @@ def profile_chart(rows: list[dict], note: str) -> Figure:
         for index, engine in enumerate(engines):
             points = [row for row in of_precision if row["engine"] == engine]
             panel.plot(
-                [row["latency_ms_median"] for row in points],
+                [row["measured_ms"] for row in points],
                 [row["predicted_ms"] for row in points],
                 MARKERS[index], color=colour(index), markersize=5, alpha=0.85, label=engine,
             )  # fmt: skip
         ends = [
-            limit(row[key] for row in of_precision for key in ("latency_ms_median", "predicted_ms"))
+            limit(row[key] for row in of_precision for key in ("measured_ms", "predicted_ms"))
             for limit in (min, max)
         ]
         panel.plot(ends, ends, "--", color=GREY, linewidth=1, zorder=1, label="no error")

@@ -56,7 +56,7 @@ class LatencyModel:
         return list(self.engines[self.precision].values())
 
     def predict(self, widths: list[list[int]]) -> float:
-        """Median milliseconds of one image in the faster engine.
+        """Milliseconds of one image in the faster engine, undisturbed by other programs.
 
         Raises ``InputError`` for widths that the profile does not cover.
         """
