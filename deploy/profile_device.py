@@ -56,6 +56,8 @@ STEP = 8  # all widths are multiples of this
 PRECISIONS = ("fp32", "int8")
 ENGINES = ("new", "classic")  # of OpenCV DNN
 FOLDS = 8  # of the networks, in cross-validation
+GROSS = 0.03  # relative error of a network from which it counts for less in the fit
+REWEIGHTED = 20  # times, until the weights hardly change
 SETTLE_CALLS = 4  # calls of a turn that do not count, at least, and
 SETTLE_MS = 4.0  # for how long: while caches and clock adapt
 CALLS = 8  # of a turn that do
@@ -585,10 +587,12 @@ def design(terms: Terms, networks: list[list[list[int]]]) -> np.ndarray:
 
 
 def fit(matrix: np.ndarray, ms: np.ndarray, ridge: float) -> np.ndarray:
-    """Coefficients of least relative squares, drawn by ``ridge`` to the plain sum of layers.
+    """Coefficients of the least relative error, drawn by ``ridge`` to the plain sum of layers.
 
     Factors of layers are drawn to 1, prices to 0 (in units of what they make of a typical
-    network); what a call costs is free.
+    network); what a call costs is free. Errors count squared up to ``GROSS`` and as such beyond
+    (Huber 1964, by reweighted least squares): a few networks that were disturbed in all their
+    turns must not bend the fit.
     """
     layers = matrix.shape[1] - 4
     prior = np.array([1.0] * layers + [0.0] * 4)
@@ -596,9 +600,14 @@ def fit(matrix: np.ndarray, ms: np.ndarray, ridge: float) -> np.ndarray:
     scale[layers:-1] = np.median(ms) / np.maximum(np.median(matrix[:, layers:-1], axis=0), 1e-12)
     pull = np.sqrt(ridge) * np.eye(matrix.shape[1])[:-1]
     scaled = matrix * scale / ms[:, None]
-    left = np.vstack([scaled, pull])
-    right = np.concatenate([np.ones(len(ms)), pull @ prior])
-    return scale * np.linalg.lstsq(left, right, rcond=None)[0]
+    weights = np.ones(len(ms))
+    for _ in range(REWEIGHTED):
+        left = np.vstack([scaled * weights[:, None], pull])
+        right = np.concatenate([weights, pull @ prior])
+        found = np.linalg.lstsq(left, right, rcond=None)[0]
+        errors = np.abs(scaled @ found - 1)
+        weights = np.sqrt(GROSS / np.maximum(errors, GROSS))
+    return scale * found
 
 
 def errors_left_out(matrix: np.ndarray, ms: np.ndarray, ridge: float) -> np.ndarray:
@@ -616,7 +625,7 @@ def fitted(terms: Terms, networks: list[list[list[int]]], ms: np.ndarray) -> dic
     """The chain's cost as a constant and tables, and how it was found."""
     matrix = design(terms, networks)
     errors = {ridge: errors_left_out(matrix, ms, ridge) for ridge in (1e-3, 1e-2, 1e-1, 1.0)}
-    ridge = min(errors, key=lambda each: float(np.square(errors[each]).mean()))
+    ridge = min(errors, key=lambda each: float(errors[each].mean()))
     found = fit(matrix, ms, ridge)
     layers = len(terms.tables)
     tables = [
@@ -746,9 +755,9 @@ def profile(device: str, widest: list[list[int]], threads: int, seconds: float, 
         for widths, is_int8 in product(networks, (False, True))
     ]
     before = environment(threads)
-    engine = engines["fp32"][0]
+    its_engine = engines["fp32"][0]
     content = onnx_of(layers_of(halved(widest)), is_int8=False)
-    reference = partial(caller, content, IMAGE, engine)
+    reference = partial(caller, content, IMAGE, its_engine)
     layers = measure(layer_cases(widest), engines, reference, 0.6 * seconds, title="layers")
     nets = measure(whole, engines, reference, 0.4 * seconds, title="networks")
     reference_ms = float(np.median([each.reference_ms for each in (*layers, *nets)]))
@@ -772,7 +781,7 @@ def profile(device: str, widest: list[list[int]], threads: int, seconds: float, 
         "measured": {
             "reference": {
                 "precision": "fp32",
-                "engine": engine,
+                "engine": its_engine,
                 "widths": halved(widest),
                 "ms": round(reference_ms, 5),
             },
