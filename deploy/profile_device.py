@@ -57,6 +57,7 @@ PRECISIONS = ("fp32", "int8")
 ENGINES = ("new", "classic")  # of OpenCV DNN
 FOLDS = 8  # of the networks, in cross-validation
 GROSS = 0.03  # relative error of a network from which it counts for less in the fit
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # how much the fit is drawn to the sum of layers
 REWEIGHTED = 20  # times, until the weights hardly change
 SETTLE_CALLS = 4  # calls of a turn that do not count, at least, and
 SETTLE_MS = 4.0  # for how long: while caches and clock adapt
@@ -621,11 +622,44 @@ def errors_left_out(matrix: np.ndarray, ms: np.ndarray, ridge: float) -> np.ndar
     return errors
 
 
+@dataclass(frozen=True)
+class Fit:
+    """The coefficients that a ridge leads to, and the chain's cost with them.
+
+    ``fastest_ms`` is that of the fastest network of all; ``beyond_ms`` what each layer adds.
+    """
+
+    ridge: float
+    coefficients: np.ndarray
+    errors: np.ndarray  # (networks,) of fits that have not seen the network
+    fastest_ms: float
+    beyond_ms: list[np.ndarray]
+
+
 def fitted(terms: Terms, networks: list[list[list[int]]], ms: np.ndarray) -> dict:
-    """The chain's cost as a constant and tables, and how it was found."""
+    """The chain's cost as a constant and tables, and how it was found.
+
+    Of several ridges the one with the least error in cross-validation, among those by which every
+    network takes some time: a fit to disturbed networks may be negative for others.
+    """
     matrix = design(terms, networks)
-    errors = {ridge: errors_left_out(matrix, ms, ridge) for ridge in (1e-3, 1e-2, 1e-1, 1.0)}
-    ridge = min(errors, key=lambda each: float(errors[each].mean()))
+    fits = [fit_with(ridge, terms, matrix, ms) for ridge in RIDGES]
+    sound = [each for each in fits if each.fastest_ms > 0] or fits[-1:]
+    best = min(sound, key=lambda each: float(each.errors.mean()))
+    return {
+        "error_left_out": {
+            "networks": len(ms),
+            "median": round(float(np.median(best.errors)), 4),
+            "p90": round(float(np.percentile(best.errors, 90)), 4),
+        },
+        "ridge": best.ridge,
+        "coefficients": [round(float(each), 5) for each in best.coefficients],
+        "constant_ms": round(max(best.fastest_ms, 0.0), 5),
+        "layers_ms": [np.round(table, 5).tolist() for table in best.beyond_ms],
+    }
+
+
+def fit_with(ridge: float, terms: Terms, matrix: np.ndarray, ms: np.ndarray) -> Fit:
     found = fit(matrix, ms, ridge)
     layers = len(terms.tables)
     tables = [
@@ -633,19 +667,26 @@ def fitted(terms: Terms, networks: list[list[list[int]]], ms: np.ndarray) -> dic
         + sum(found[layers + kind] * terms.prices[kind][i] for kind in range(3))
         for i in range(layers)
     ]
-    # A constant may move between the tables and the call: each table's least entry is made 0.
-    constant = max(float(found[-1] + sum(table.min() for table in tables)), 0.0)
-    return {
-        "error_left_out": {
-            "networks": len(ms),
-            "median": round(float(np.median(errors[ridge])), 4),
-            "p90": round(float(np.percentile(errors[ridge], 90)), 4),
-        },
-        "ridge": ridge,
-        "coefficients": [round(float(each), 5) for each in found],
-        "constant_ms": round(constant, 5),
-        "layers_ms": [np.round(table - table.min(), 5).tolist() for table in tables],
-    }
+    least, beyond = beyond_the_fastest(tables)
+    errors = errors_left_out(matrix, ms, ridge)
+    return Fit(ridge, found, errors, float(found[-1]) + least, beyond)
+
+
+def beyond_the_fastest(tables: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
+    """The milliseconds of the fastest network, and tables of what each layer adds to them.
+
+    Networks take as long as by ``tables``, which may hold negative milliseconds where a price is
+    negative; those returned do not. (A table gets the least that the layers behind it may take, by
+    its columns, and loses that with itself, by its rows.)
+    """
+    to_go = [np.zeros(tables[-1].shape[1])]
+    for table in reversed(tables):
+        to_go.insert(0, (table + to_go[0]).min(axis=1))
+    beyond = [
+        np.maximum(table + after - before[:, None], 0.0)
+        for table, before, after in zip(tables, to_go, to_go[1:], strict=False)
+    ]
+    return float(to_go[0][0]), beyond
 
 
 # ------------------------------------------------------------------------------------ the profile

@@ -141,6 +141,37 @@ def test_the_fit_finds_the_costs_of_networks_from_tables_that_are_off():
     assert part["error_left_out"]["median"] < 0.01
 
 
+def test_tables_without_negative_times_give_every_network_the_same_time():
+    rng = np.random.default_rng(0)
+    sizes = [1, 2, 2, 3, 4, 4, 2, 1]
+    tables = [rng.normal(0.2, 0.5, size=shape) for shape in zip(sizes, sizes[1:], strict=False)]
+    fastest, beyond = profile_device.beyond_the_fastest(tables)
+    assert all((table >= 0).all() for table in beyond)
+    every = product(*([8 * (1 + i) for i in range(size)] for size in sizes[1:-1]))
+    networks = [[list(each[:2]), list(each[2:4]), list(each[4:])] for each in every]
+    before = [profile_device.at(tables, widths).sum() for widths in networks]
+    after = [fastest + profile_device.at(beyond, widths).sum() for widths in networks]
+    assert after == pytest.approx(before)
+    assert fastest == pytest.approx(min(before))
+
+
+def test_a_fit_by_which_some_network_takes_no_time_is_not_taken(monkeypatch):
+    """However small its error on the networks that were timed."""
+    terms = profile_device.terms_of([[8]], [np.ones((1, 1)), np.ones((1, 1))])
+    errors = {1e-3: 0.01, 1e-2: 0.02, 1e-1: 0.03}
+    fastest_ms = {1e-3: -0.1, 1e-2: 0.1}
+
+    def fit_with(ridge: float, *_: object) -> profile_device.Fit:
+        error = np.full(2, errors.get(ridge, 1.0))
+        fastest = fastest_ms.get(ridge, 1.0)
+        return profile_device.Fit(ridge, np.ones(6), error, fastest, terms.tables)
+
+    monkeypatch.setattr(profile_device, "fit_with", fit_with)
+    part = profile_device.fitted(terms, [[[8]]] * 2, np.ones(2))
+    assert (part["ridge"], part["constant_ms"]) == (1e-2, 0.1)
+    assert part["error_left_out"]["median"] == 0.02
+
+
 def test_networks_that_were_disturbed_in_all_their_turns_do_not_bend_the_fit():
     rng = np.random.default_rng(0)
     sizes = [1, 2, 2, 3, 4, 4, 2, 1]
