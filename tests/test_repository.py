@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
         "requirements-hardware.txt",
         "requirements-examples.txt",
         "requirements-cluster.txt",
+        "requirements-runtimes.txt",
     ],
 )
 def test_every_requirement_is_pinned(name):

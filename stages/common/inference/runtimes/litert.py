@@ -42,15 +42,23 @@ class LiteRTSession:
 
     def logits(self, blob: np.ndarray) -> np.ndarray:
         """(N, 3, H, W) float32 -> (N, classes) float32, the file's integers times their scale."""
-        index = self._input["index"]
-        if len(blob) != self._interpreter.get_input_details()[0]["shape"][0]:
-            self._interpreter.resize_tensor_input(index, [len(blob), *self._input["shape"][1:]])
-            self._interpreter.allocate_tensors()
-        pixels = blob.transpose(0, 2, 3, 1)  # NHWC
-        self._interpreter.set_tensor(index, to_integers(pixels - self._mean, self._input))
-        self._interpreter.invoke()
-        found = self._interpreter.get_tensor(self._output["index"])
+        found = self.run(self.prepared(blob))
         return to_reals(found.reshape(len(blob), -1), self._output)
+
+    def prepared(self, blob: np.ndarray) -> np.ndarray:
+        """The blob as the file takes it: (N, H, W, 3), integers where it is INT8."""
+        pixels = blob.transpose(0, 2, 3, 1)
+        return to_integers(pixels - self._mean, self._input)
+
+    def run(self, prepared: np.ndarray) -> np.ndarray:
+        """The file's output, integers where it is INT8, of a prepared blob."""
+        index = self._input["index"]
+        if len(prepared) != self._interpreter.get_input_details()[0]["shape"][0]:
+            self._interpreter.resize_tensor_input(index, prepared.shape)
+            self._interpreter.allocate_tensors()
+        self._interpreter.set_tensor(index, prepared)
+        self._interpreter.invoke()
+        return self._interpreter.get_tensor(self._output["index"])
 
 
 def to_integers(values: np.ndarray, tensor: dict) -> np.ndarray:
