@@ -17,6 +17,7 @@
 # make throughput  measure what each choice of the training loop brings
 # make controls train what else pruning's budget buys, and compare (a DVC stage: cached)
 # make sensitivity   measure what INT8 costs in each layer alone (a DVC stage: cached)
+# make runtimes time the models in OpenVINO, LiteRT and ncnn beside the others (a DVC stage: cached)
 # make hardware estimate energy, FPGA and ASIC; all hardware on one page (DVC stages: cached)
 # make hooks    check style at every commit, keep models in step with git checkout (pre-commit)
 # make readme   put the committed tables into README.md and metrics/README.md
@@ -51,7 +52,7 @@ endef
 needs = @test -n "$($(1))" || { echo "error: $(1) is missing, e.g. make $@ $(1)=$(2)" >&2; exit 2; }
 
 .PHONY: help install style test test-fast test-all test-cluster quick quick-settings full example study baseline compare \
-	throughput profile controls sensitivity hardware report hooks readme publish \
+	throughput profile controls sensitivity runtimes hardware report hooks readme publish \
 	torture
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -91,7 +92,8 @@ test-fast: install
 # What tests look for besides Python packages, by Debian's names.
 TOOLS = iverilog verilator make g++ qflow-tech-osu018 chromium jq unzip
 test-all: install
-	python -m pip install --quiet --disable-pip-version-check -r requirements-hardware.txt
+	python -m pip install --quiet --disable-pip-version-check -r requirements-hardware.txt \
+		-r requirements-runtimes.txt
 	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 		apt-get update --quiet=2 && apt-get install --quiet=2 --yes --no-install-recommends $(TOOLS); \
 	else echo "These are needed besides; on Debian and Ubuntu:" \
@@ -171,6 +173,10 @@ controls: install
 
 sensitivity: install
 	dvc repro stages/sensitivity/dvc.yaml
+
+runtimes: install
+	python -m pip install --quiet --disable-pip-version-check -r requirements-runtimes.txt
+	dvc repro stages/runtimes/dvc.yaml
 
 hardware: install
 	python -m pip install --quiet --disable-pip-version-check -r requirements-hardware.txt

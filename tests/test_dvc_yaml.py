@@ -13,6 +13,7 @@ PIPELINES = (
     "dvc.yaml",
     "stages/controls/dvc.yaml",
     "stages/hardware/dvc.yaml",
+    "stages/runtimes/dvc.yaml",
     "stages/sensitivity/dvc.yaml",
 )
 # A needless run of these takes hours, or moves the milliseconds of a table.

@@ -55,6 +55,7 @@ def test_a_second_run_does_nothing_and_the_status_is_clean(repository):
         "stages/hardware/dvc.yaml:hls@pruned:",
         "stages/hardware/dvc.yaml:hls_table:",
         "stages/hardware/dvc.yaml:mac_area:",
+        "stages/runtimes/dvc.yaml:runtimes:",
         "stages/sensitivity/dvc.yaml:sensitivity:",
     }
 

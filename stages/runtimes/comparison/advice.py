@@ -1,0 +1,88 @@
+"""The runtime to use for FP32 and for INT8, by measured time."""
+
+import math
+
+from stages.runtimes.comparison.catalogue import OPENCV, RUNTIMES
+
+PRECISIONS = {"fp32": "FP32", "int8": "INT8"}
+
+
+def with_advice(result: dict) -> dict:
+    """The JSON with, for each precision, the fastest runtime ("any") and the fastest that takes the
+    ONNX file as it is ("onnx"). A precision without a model is missing, and a choice where none is
+    right for all models.
+    """
+    of_onnx = [name for name in RUNTIMES if RUNTIMES[name].takes_onnx]
+    advice: dict[str, dict] = {}
+    for precision, models in by_precision(result).items():
+        blocks = list(models.values())
+        choices = {"any": fastest(list(RUNTIMES), blocks), "onnx": fastest(of_onnx, blocks)}
+        if found := {key: choice for key, choice in choices.items() if choice}:
+            advice[precision] = found
+    return {**result, "advice": advice}
+
+
+def fastest(names: list[str], blocks: list[dict]) -> dict:
+    """Of the runtimes that are right for all models the one with the least geometric mean of their
+    latencies, and its ratio to OpenCV for each model; empty where there is none.
+    """
+    right = [name for name in names if all(name in block["runtimes"] for block in blocks)]
+    if not (blocks and right):
+        return {}
+    chosen = min(right, key=lambda name: sum(math.log(median(block, name)) for block in blocks))
+    ratios = [block["runtimes"][chosen]["ratio_to_opencv"] for block in blocks]
+    return {"runtime": chosen, "ratios_to_opencv": ratios}
+
+
+def advice_text(result: dict) -> str:
+    """A sentence on all runtimes, and one on those for ONNX files where it says another thing."""
+    advice = result["advice"]
+    if not advice:
+        return "No runtime is right here for all models of a precision.\n"
+    among_all, of_onnx = (choices_text(advice, key) for key in ("any", "onnx"))
+    text = f"By measured time ({machine(result['environment'])}), use {among_all}."
+    if of_onnx not in ("", among_all):
+        text += f" Of the runtimes that take the ONNX file as it is, use {of_onnx}."
+    if "(" in among_all + of_onnx:
+        text += " In brackets: its time as a multiple of that of OpenCV's faster engine."
+    return f"{text}\n"
+
+
+def choices_text(advice: dict, key: str) -> str:
+    """'OpenVINO for FP32 (0.38 to 0.41) and LiteRT for INT8 (0.24)'."""
+    return " and ".join(
+        f"{RUNTIMES[found[key]['runtime']].title} for {PRECISIONS[precision]}"
+        f"{ratios_text(found[key])}"
+        for precision, found in advice.items()
+        if key in found
+    )
+
+
+def ratios_text(choice: dict) -> str:
+    """' (0.38 to 0.41)'; nothing for OpenCV, and where no engine of it is right."""
+    ratios = choice["ratios_to_opencv"]
+    if choice["runtime"].startswith(OPENCV) or None in ratios:
+        return ""
+    bounds = dict.fromkeys(f"{bound:.2f}" for bound in (min(ratios), max(ratios)))
+    return f" ({' to '.join(bounds)})"
+
+
+def by_precision(result: dict) -> dict[str, dict[str, dict]]:
+    """The models' blocks by name, of each precision."""
+    return {
+        precision: {
+            name: block
+            for name, block in result["models"].items()
+            if block["precision"] == precision
+        }
+        for precision in PRECISIONS
+    }
+
+
+def median(block: dict, runtime: str) -> float:
+    return block["runtimes"][runtime]["latency_ms_median"]
+
+
+def machine(environment: dict) -> str:
+    threads = environment["threads"]
+    return f"{environment['cpu']}, {threads} thread{'s' if threads > 1 else ''}"
