@@ -407,6 +407,8 @@ def test_a_runtime_that_is_wrong_for_one_model_is_not_advised():
 def test_no_ratio_is_given_where_opencv_is_the_fastest_or_not_right():
     assert "use OpenCV new for FP32.\n" in advice_text(made_up(base={"opencv_new": (1.0, 1.0)}))
     assert "use ONNX Runtime for FP32.\n" in advice_text(made_up(base={"onnxruntime": (1.0, None)}))
+    some = {"base": {"onnxruntime": (1.0, None)}, "small": {"onnxruntime": (0.5, 0.3)}}
+    assert "use ONNX Runtime for FP32 (0.30). " in advice_text(made_up(**some))
     assert advice_text(made_up(base={})) == (
         "No runtime is right here for all models of a precision.\n"
     )

@@ -24,7 +24,8 @@ def with_advice(result: dict) -> dict:
 
 def fastest(names: list[str], blocks: list[dict]) -> dict:
     """Of the runtimes that are right for all models the one with the least geometric mean of their
-    latencies, and its ratio to OpenCV for each model; empty where there is none.
+    latencies, and its ratio to OpenCV for each model, None where no engine of that is right; empty
+    where there is none.
     """
     right = [name for name in names if all(name in block["runtimes"] for block in blocks)]
     if not (blocks and right):
@@ -59,9 +60,9 @@ def choices_text(advice: dict, key: str) -> str:
 
 
 def ratios_text(choice: dict) -> str:
-    """' (0.38 to 0.41)'; nothing for OpenCV, and where no engine of it is right."""
-    ratios = choice["ratios_to_opencv"]
-    if choice["runtime"].startswith(OPENCV) or None in ratios:
+    """' (0.38 to 0.41)'; nothing for OpenCV, and where it is right for no model."""
+    ratios = [ratio for ratio in choice["ratios_to_opencv"] if ratio is not None]
+    if choice["runtime"].startswith(OPENCV) or not ratios:
         return ""
     bounds = dict.fromkeys(f"{bound:.2f}" for bound in (min(ratios), max(ratios)))
     return f" ({' to '.join(bounds)})"

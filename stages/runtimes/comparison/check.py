@@ -104,7 +104,7 @@ def admitted(
     logits = predict(session, reference.pictures, batch_size=1)
     percent = logit_error(logits, reference.expected)
     if not percent <= reference.tolerance:  # also when it is no number
-        raise NotTimed("wrong", f"computes logits that are {percent:.2g} % off")
+        raise NotTimed("wrong", f"computes logits that are {percent:.3g} % off")
     call = timed_call(session, to_blob(reference.pictures[:1]))
     if threads == 1 and (share := share_of_other_threads(call)) > OTHER_THREADS:
         raise NotTimed("threads", f"spends {share:.0%} of its CPU time in further threads")
