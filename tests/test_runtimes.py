@@ -280,6 +280,16 @@ def test_the_pipelines_own_tflite_file_is_run_where_there_is_one(models, tmp_pat
         catalogue.in_litert(litert_model(models[1], True, own), threads=1)
 
 
+def test_logits_beyond_the_range_of_a_tflite_file_are_no_fault_of_litert(models, tmp_path):
+    own = tmp_path / "own.tflite"
+    own.write_bytes(int8_tflite())
+    model = litert_model(models[1], True, own)
+    reference = check.reference_of(model, threads=1, int8_tolerance=10)
+    assert np.abs(reference.expected).max() > 10  # the file's end at 8
+    _, found = check.admitted(catalogue.RUNTIMES["litert"], model, reference, threads=1)
+    assert found["logit_error"] < 10
+
+
 def test_litert_is_timed_with_integers_as_its_file_takes_them(models):
     session = catalogue.in_litert(litert_model(models[1], True), threads=1)
     call = catalogue.timed_call(session, np.zeros((1, 3, 32, 32), np.float32))

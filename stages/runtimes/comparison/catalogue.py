@@ -136,6 +136,11 @@ def timed_call(session: Session, blob: np.ndarray) -> Callable[[], object]:
     return partial(session.logits, blob)
 
 
+def within_limits(logits: np.ndarray, session: Session) -> np.ndarray:
+    """The logits as the session's file can put them out: in integers, they end somewhere."""
+    return logits.clip(*session.limits) if isinstance(session, LiteRTSession) else logits
+
+
 def package_versions(names: list[str]) -> dict[str, str]:
     """Of LiteRT, and of the packages that the runtimes of these names need."""
     packages = ["ai-edge-litert", *(each for name in names for each in RUNTIMES[name].packages)]

@@ -20,7 +20,7 @@ from stages.common.inference.runtimes.agreement import logit_error
 from stages.common.inference.runtimes.expected import EXPECTED, sample_pictures
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.common.inference.sessions import Session, predict, to_blob
-from stages.runtimes.comparison.catalogue import RUNTIMES, Model, Runtime, timed_call
+from stages.runtimes.comparison.catalogue import RUNTIMES, Model, Runtime, timed_call, within_limits
 
 FP32_TOLERANCE = 0.002  # percent
 CHECKED_SECONDS = 0.1  # of CPU time, in which the threads are watched
@@ -102,7 +102,7 @@ def admitted(
     except InputError as error:
         raise NotTimed("refused", str(error)) from None
     logits = predict(session, reference.pictures, batch_size=1)
-    percent = logit_error(logits, reference.expected)
+    percent = logit_error(logits, within_limits(reference.expected, session))
     if not percent <= reference.tolerance:  # also when it is no number
         raise NotTimed("wrong", f"computes logits that are {percent:.3g} % off")
     call = timed_call(session, to_blob(reference.pictures[:1]))

@@ -45,6 +45,15 @@ class LiteRTSession:
         found = self.run(self.prepared(blob))
         return to_reals(found.reshape(len(blob), -1), self._output)
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The lowest and the highest logit that the file can put out."""
+        if self._output["dtype"] == np.float32:
+            return -np.inf, np.inf
+        integers = np.iinfo(self._output["dtype"])
+        low, high = to_reals(np.array([integers.min, integers.max]), self._output)
+        return float(low), float(high)
+
     def prepared(self, blob: np.ndarray) -> np.ndarray:
         """The blob as the file takes it: (N, H, W, 3), integers where it is INT8."""
         pixels = blob.transpose(0, 2, 3, 1)
