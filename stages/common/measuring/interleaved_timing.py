@@ -4,12 +4,11 @@ A device runs one model again and again; a benchmark runs many in turn, and the 
 another model are slower, while caches, predictors and the clock adapt. So each model has a turn of
 several calls, of which those dropped come first: at least SETTLE_CALLS, for at least SETTLE_MS.
 
-Measured with the committed models, eight sessions in turns, on an AMD EPYC that other programs
-shared (15 % quantiles of 40 turns): the 2nd, 4th, 6th, 8th and 10th call took 1.20, 1.07, 1.04,
-1.02 and 1.01 of a settled call's time for pruned in ONNX Runtime (0.32 ms), 1.12, 1.02, 1.01, 1.01
-and 1.00 for pruned_int8 (0.11 ms), and no more than 1.06, 1.04, 1.02, 1.02 and 1.02 in OpenCV. With
-this rule, further models changed a model's time by at most 2.5 %; with the second of two calls,
-by up to 11 %.
+Measured with the committed models on an idle AMD EPYC, 8 models in turns (medians of 120 turns):
+the 1st, 2nd, 3rd, 4th and 6th call took 1.61, 1.07, 1.01, 1.01 and 1.00 of a settled call's time
+for pruned in ONNX Runtime (0.32 ms), 2.48, 1.05, 1.02, 1.01 and 1.01 for pruned_int8 (0.11 ms), and
+no more than 1.25, 1.05, 1.02, 1.01 and 1.00 in OpenCV. With this rule, further models changed a
+model's median by at most 0.4 %; with the second of two calls, by up to 9.8 %.
 """
 
 import gc
