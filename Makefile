@@ -7,7 +7,7 @@
 # make test-cluster   install Ray and the remotes' packages, then test studies on a local cluster
 # make torture  kill, interrupt and starve a tiny pipeline: it must end in the same bytes (6 minutes)
 # make example  NAME=resnet20: run the pipeline with examples/resnet20/params.yaml, in build/examples
-# make study    NAME=sweep (or seeds, tiny, targets): run the experiments of params.yaml's studies;
+# make study    NAME=sweep (or seeds, tiny, precision): run the experiments of params.yaml's studies;
 #               NAME=pareto: search for the best accuracy at every cost
 #               CLUSTER=auto: on the Ray cluster that runs here (stages/tools/README.md)
 # make compare  BASE=main (HEAD=another): time two revisions side by side; HEAD: the working tree

@@ -146,7 +146,7 @@ def params(amounts: list[float], seconds: float) -> dict:
         },
         "studies": {
             "sweep": {"prune": {"method": ["structured"], "amount": amounts}},
-            "seeds": other, "tiny": other, "targets": other, "pareto": SEARCH,
+            "seeds": other, "tiny": other, "precision": other, "pareto": SEARCH,
         },
         "data": {"validation_images": 2500},
     }  # fmt: skip

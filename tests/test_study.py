@@ -44,7 +44,7 @@ def rows_of(experiments, accuracies) -> list[dict]:
 
 
 def test_every_combination_is_an_experiment_named_after_what_varies():
-    experiments = experiments_of("sweep", SWEEP)
+    experiments = experiments_of("sweep", [SWEEP])
     assert [each.name for each in experiments] == [
         "sweep-structured-0.3",
         "sweep-structured-0.9",
@@ -54,12 +54,12 @@ def test_every_combination_is_an_experiment_named_after_what_varies():
     assert experiments[1].settings() == [
         "-S", "prune.method=structured", "-S", "prune.amount=0.9", "-S", "prune.epochs=1",
     ]  # fmt: skip
-    [single] = experiments_of("tiny", {"prune": {"amount": [0.95]}})
+    [single] = experiments_of("tiny", [{"prune": {"amount": [0.95]}}])
     assert single.name == "tiny"
 
 
 def test_widths_are_given_in_a_form_that_a_shell_takes():
-    experiments = experiments_of("tiny", {"prune": {"widths": [[[24, 32], [48]]]}})
+    experiments = experiments_of("tiny", [{"prune": {"widths": [[[24, 32], [48]]]}}])
     assert experiments[0].settings() == ["-S", "prune.widths=[[24,32],[48]]"]
     table = markdown(experiments, rows_of(experiments, [88.0]))
     assert "dvc exp run compare -S 'prune.widths=[[24,32],[48]]'" in table
@@ -67,7 +67,7 @@ def test_widths_are_given_in_a_form_that_a_shell_takes():
 
 def test_experiments_that_vary_lists_and_texts_get_names_that_git_takes():
     widths = [[[32, 40], [48]], [[16, 16], [24]]]
-    experiments = experiments_of("s", {"prune": {"widths": widths, "device": ["a b", "é~"]}})
+    experiments = experiments_of("s", [{"prune": {"widths": widths, "device": ["a b", "é~"]}}])
     names = [each.name for each in experiments]
     assert names[0] == "s-32_40_48-a_b"
     assert len(set(names)) == 4
@@ -87,7 +87,7 @@ def test_experiments_that_vary_lists_and_texts_get_names_that_git_takes():
     ],
 )
 def test_values_are_written_as_dvc_reads_them(value, setting):
-    [experiment] = experiments_of("s", {"prune": {"key": [value]}})
+    [experiment] = experiments_of("s", [{"prune": {"key": [value]}}])
     assert experiment.settings() == ["-S", f"prune.key={setting}"]
     parsed = OverridesParser.create().parse_overrides([experiment.settings()[1]])
     assert parsed[0].value() == value or str(parsed[0].value()) == value
@@ -95,7 +95,25 @@ def test_values_are_written_as_dvc_reads_them(value, setting):
 
 def test_the_same_value_twice_is_refused():
     with pytest.raises(InputError, match=r"studies\.s: 2 experiments are 's-0'; give each value"):
-        experiments_of("s", {"prune": {"seed": [0, 1, 0]}})
+        experiments_of("s", [{"prune": {"seed": [0, 1, 0]}}])
+
+
+def test_a_study_of_two_grids_runs_one_after_the_other_and_varies_what_differs_between_them():
+    grids = [
+        {"prune": {"precision": [precision], "budget_ms": [ms], "epochs": [3], "seed": [0, 1]}}
+        for precision, ms in (("fp32", 0.5), ("int8", 0.35))
+    ]
+    experiments = experiments_of("precision", grids)
+    names = ["fp32-0.5-0", "fp32-0.5-1", "int8-0.35-0", "int8-0.35-1"]
+    assert [each.name for each in experiments] == [f"precision-{name}" for name in names]
+    assert {each.varied for each in experiments} == {
+        ("prune.precision", "prune.budget_ms", "prune.seed")
+    }
+
+
+def test_grids_of_one_study_must_have_the_same_keys():
+    with pytest.raises(InputError, match=r"studies\.precision: its grids have different keys"):
+        experiments_of("precision", [{"prune": {"seed": [0]}}, {"prune": {"epochs": [3]}}])
 
 
 def test_a_failed_command_is_told_with_dvcs_error_and_not_its_hints():
@@ -115,7 +133,7 @@ def test_an_unknown_study_is_refused_with_those_there_are(monkeypatch, name):
 
 
 def test_seeds_get_their_mean_and_sample_deviation():
-    experiments = experiments_of("seeds", SEEDS)
+    experiments = experiments_of("seeds", [SEEDS])
     table = markdown(experiments, rows_of(experiments, [93.0, 93.1, 93.5]))
     assert "FP32: 93.20 ± 0.26 % (mean and standard deviation, n = 3 seeds" in table
     assert "INT8: 92.20 ± 0.26 %" in table
@@ -124,7 +142,7 @@ def test_seeds_get_their_mean_and_sample_deviation():
 
 
 def test_few_test_images_have_fewer_decimals_and_a_mean_over_seeds_one_more():
-    experiments = experiments_of("seeds", SEEDS)
+    experiments = experiments_of("seeds", [SEEDS])
     table = markdown(experiments, rows_of(experiments, [93.0, 94.0, 98.0]), decimals=0)
     assert "| 2 | 50,000,000 | 1,000 | 98 % | 4,000 | 97 % | 1,000 |" in table
     assert "FP32: 95.0 ± 2.6 % (mean and standard deviation, n = 3 seeds" in table
@@ -132,11 +150,11 @@ def test_few_test_images_have_fewer_decimals_and_a_mean_over_seeds_one_more():
 
 def test_two_ways_are_compared_seed_by_seed_at_the_latency_that_was_predicted():
     sections = {"prune": {"target": ["macs", "latency"], "seed": [0, 1, 2], "budget_ms": [1.0]}}
-    experiments = experiments_of("targets", sections)
+    experiments = experiments_of("precision", [sections])
     rows = rows_of(experiments, [92.0, 92.5, 93.0, 92.2, 92.6, 93.6])
     rows = [{**row, "predicted_latency_ms": "0.9876"} for row in rows]
     table = markdown(experiments, rows)
-    assert "| params | predicted FP32 | FP32 accuracy |" in table
+    assert "| params | predicted | FP32 accuracy |" in table
     assert "| latency | 2 | 50,000,000 | 1,000 | 0.99 ms | 93.60 % |" in table
     assert "FP32 macs: 92.50 ± 0.50 % (mean" in table
     assert "one base) at 0.50 × the base's time in OpenCV DNN." in table
@@ -151,17 +169,17 @@ def test_two_ways_are_compared_seed_by_seed_at_the_latency_that_was_predicted():
 
 
 def test_more_seeds_than_an_interval_is_known_for_are_refused():
-    many = experiments_of("targets", {"prune": {"target": ["macs"], "seed": list(range(11))}})
+    many = experiments_of("precision", [{"prune": {"target": ["macs"], "seed": list(range(11))}}])
     with pytest.raises(
-        InputError, match=r"studies\.targets: prune\.seed has 11 values; allowed: 1"
+        InputError, match=r"studies\.precision: prune\.seed has 11 values; allowed: 1"
     ):
-        study.require_few_seeds("targets", many)
-    study.require_few_seeds("targets", many[1:])
-    study.require_few_seeds("sweep", experiments_of("sweep", SWEEP))
+        study.require_few_seeds("precision", many)
+    study.require_few_seeds("precision", many[1:])
+    study.require_few_seeds("sweep", experiments_of("sweep", [SWEEP]))
 
 
 def test_the_table_has_a_row_and_a_command_for_every_experiment():
-    experiments = experiments_of("sweep", SWEEP)
+    experiments = experiments_of("sweep", [SWEEP])
     table = markdown(experiments, rows_of(experiments, [93.0, 90.0, 93.0, 92.0]))
     assert table.count("\n| structured |") == 2
     assert (
@@ -174,7 +192,7 @@ def test_the_table_has_a_row_and_a_command_for_every_experiment():
 
 
 def test_the_curve_has_a_line_for_every_method_and_precision(tmp_path):
-    experiments = experiments_of("sweep", SWEEP)
+    experiments = experiments_of("sweep", [SWEEP])
     rows = rows_of(experiments, [93.0, 90.0, 93.0, 92.0])
     lines = lines_of(rows)
     assert list(lines) == [
@@ -236,7 +254,7 @@ def test_a_queue_whose_worker_died_is_not_waited_for(monkeypatch, statuses, ends
 
 def test_a_queue_that_stopped_is_started_again_for_what_is_left(monkeypatch):
     done, calls = {}, []
-    experiments = experiments_of("seeds", SEEDS)
+    experiments = experiments_of("seeds", [SEEDS])
 
     def follow_queue() -> bool:
         calls.append(len(done))

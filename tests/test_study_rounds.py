@@ -90,7 +90,7 @@ def fake(monkeypatch, tmp_path):
 
 
 def two_points():
-    return experiments_of("sweep", {"prune": {"amount": [0.3, 0.6]}})
+    return experiments_of("sweep", [{"prune": {"amount": [0.3, 0.6]}}])
 
 
 def named(arguments: list[str]) -> str:

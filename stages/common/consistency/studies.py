@@ -22,7 +22,8 @@ def check_studies(
         parse_section(sections[section], changed, section=section, path=f"{path}: {where}")
 
     for study, grids in studies.grids().items():
-        reject_unknown_keys(grids, known=list(sections), prefix=f"studies.{study}.", path=path)
+        for grid in grids:
+            reject_unknown_keys(grid, known=list(sections), prefix=f"studies.{study}.", path=path)
         for experiment in experiments_of(study, grids):
             for key, value in experiment.changes.items():
                 require_allowed(key, value, where=f"studies.{study}")

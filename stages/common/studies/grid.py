@@ -25,18 +25,25 @@ def is_sections(value: Any) -> bool:
     )
 
 
+def is_grid(value: Any) -> bool:
+    """Whether it is sections of keys, each with a list of values."""
+    return is_sections(value) and all(
+        isinstance(values, list) and len(values) > 0
+        for keys in value.values()
+        for values in keys.values()
+    )
+
+
 def grid() -> Any:
-    """Sections of keys, each with the list of values to combine."""
+    """Sections of keys, each with the list of values to combine; or a list of such sections."""
     return rule(
         lambda value: (
-            is_sections(value)
-            and all(
-                isinstance(values, list) and len(values) > 0
-                for keys in value.values()
-                for values in keys.values()
-            )
+            len(value) > 0 and all(map(is_grid, value))
+            if isinstance(value, list)
+            else is_grid(value)
         ),
-        "sections of keys, each with a list of values, such as prune: {amount: [0.5, 0.7]}",
+        "sections of keys, each with a list of values, such as prune: {amount: [0.5, 0.7]}; or a "
+        "list of those",
     )
 
 
@@ -44,17 +51,19 @@ def grid() -> Any:
 class StudiesParams:
     """The values that each study combines, and a search; see ``stages.tools.study``."""
 
-    sweep: dict = grid()
-    seeds: dict = grid()
-    tiny: dict = grid()
-    targets: dict = grid()
+    sweep: dict | list = grid()
+    seeds: dict | list = grid()
+    tiny: dict | list = grid()
+    precision: dict | list = grid()
     pareto: dict = rule(lambda value: isinstance(value, dict), "trials, seed, cost and space")
 
-    def grids(self) -> dict[str, dict]:
-        """The studies that run every combination."""
+    def grids(self) -> dict[str, list[dict]]:
+        """The grids of each study that runs every combination of a grid."""
         studies = dataclasses.asdict(self)
         del studies[SEARCH]
-        return studies
+        return {
+            name: grids if isinstance(grids, list) else [grids] for name, grids in studies.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -81,26 +90,35 @@ def as_setting(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
-def experiments_of(study: str, sections: dict[str, dict[str, list]]) -> list[Experiment]:
-    """Every combination, the last key's values in turn first; named after what varies.
+def experiments_of(study: str, grids: list[dict[str, dict[str, list]]]) -> list[Experiment]:
+    """Every combination of each grid, the last key's values in turn first; named after what varies.
 
-    Raises ``InputError`` when two of them are the same.
+    Raises ``InputError`` when two of them are the same, or the grids have different keys.
     """
-    grids = {
-        f"{section}.{key}": values
-        for section, keys in sections.items()
-        for key, values in keys.items()
-    }
-    varied = tuple(key for key, values in grids.items() if len(values) > 1)
+    combinations = [changes for sections in grids for changes in combined(sections)]
+    if any(set(changes) != set(combinations[0]) for changes in combinations):
+        raise InputError(f"studies.{study}: its grids have different keys; give each the same")
+    varied = tuple(
+        key
+        for key, value in combinations[0].items()
+        if any(changes[key] != value for changes in combinations)
+    )
     experiments = []
-    for combination in itertools.product(*grids.values()):
-        changes = dict(zip(grids, combination, strict=True))
+    for changes in combinations:
         name = "-".join([study, *(in_a_name(changes[key]) for key in varied)])
         experiments.append(Experiment(name=name, changes=changes, varied=varied))
     [(name, count)] = Counter(each.name for each in experiments).most_common(1)
     if count > 1:
         raise InputError(f"studies.{study}: {count} experiments are '{name}'; give each value once")
     return experiments
+
+
+def combined(sections: dict[str, dict[str, list]]) -> list[dict[str, Any]]:
+    """Every combination of the values of one grid, by section.key."""
+    values = {
+        f"{section}.{key}": each for section, keys in sections.items() for key, each in keys.items()
+    }
+    return [dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())]
 
 
 def in_a_name(value: Any) -> str:

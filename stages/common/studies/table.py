@@ -23,7 +23,7 @@ def markdown(experiments: list[Experiment], rows: list[Row], decimals: int = MOS
     varied = experiments[0].varied
     timed = varied != (SEED,)
     has_predictions = any(row.get(PREDICTED) for row in rows)
-    heads = [*varied, "MACs", "params", *(["predicted FP32"] if has_predictions else [])]
+    heads = [*varied, "MACs", "params", *(["predicted"] if has_predictions else [])]
     for kind in ("FP32", "INT8"):
         heads += [f"{kind} accuracy", "bytes", *(["OpenCV DNN", "ONNX Runtime"] if timed else [])]
     lines = [heads, ["---:"] * len(heads)]
