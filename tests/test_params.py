@@ -156,6 +156,29 @@ def test_a_file_that_is_not_sections_is_refused(tmp_path, text):
         read_params(path)
 
 
+def test_a_params_file_that_extends_another_has_its_values_where_it_states_none(tmp_path):
+    (tmp_path / "params.yaml").write_text("train: {epochs: 64, seed: 0}\ndata: {flip: true}\n")
+    path = tmp_path / "models" / "small.yaml"
+    path.parent.mkdir()
+    path.write_text("extends: ../params.yaml\ntrain: {epochs: 9}\n")
+    assert read_params(path) == {"train": {"epochs": 9, "seed": 0}, "data": {"flip": True}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: other.yaml", "other.yaml is missing"),
+        ("extends: [a]", r"extends is \['a'\]; allowed: the path of a params file"),
+        ("extends: params.yaml\ntrain: 9", "the section 'train' holds no keys"),
+    ],
+)
+def test_a_wrong_extending_file_is_refused(tmp_path, text, message):
+    (tmp_path / "params.yaml").write_text("train: {epochs: 64}\n")
+    (tmp_path / "small.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_params(tmp_path / "small.yaml")
+
+
 def test_the_accepted_values_on_disk_do_not_depend_on_the_params():
     """Otherwise every changed value would start the whole pipeline again."""
     assert set(accepted()) == set(SECTIONS)

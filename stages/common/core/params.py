@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Params = TypeVar("Params", bound="DataclassInstance")
 
+EXTENDS = "extends"
+
 # Old keys of params.yaml, and their names now.
 RENAMED = {
     "prune.mixed": "prune.mixup_share",
@@ -152,8 +154,24 @@ def load_params(cls: type[Params], path: str | Path, section: str) -> Params:
 def read_params(path: str | Path) -> dict:
     """The whole params file as a dictionary of sections, read as DVC reads it (YAML 1.2).
 
-    DVC writes 0.00001 as 1e-05, which is a text in YAML 1.1.
+    DVC writes 0.00001 as 1e-05, which is a text in YAML 1.1. A file with the line
+    ``extends: ../params.yaml`` has the values of that file, beside it, where it states no others.
     """
+    content = read_yaml(path)
+    base = content.pop(EXTENDS, None)
+    if base is None:
+        return content
+    if not isinstance(base, str):
+        raise InputError(f"{path}: {EXTENDS} is {base!r}; allowed: the path of a params file")
+    sections = read_params(Path(path).parent / base)
+    for name, values in content.items():
+        if not isinstance(values, dict):
+            raise InputError(f"{path}: the section '{name}' holds no keys")
+        sections[name] = {**sections.get(name, {}), **values}
+    return sections
+
+
+def read_yaml(path: str | Path) -> dict:
     try:
         content = YAML(typ="safe").load(Path(path).read_text())
     except FileNotFoundError:
