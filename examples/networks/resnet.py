@@ -1,5 +1,6 @@
 """The residual networks of He et al. for images of 32 pixels, "Deep residual learning for image
-recognition", CVPR 2016, section 4.2: 6n + 2 layers in three stages of 16, 32 and 64 channels.
+recognition", CVPR 2016, section 4.2: 6n + 2 layers in three stages of 16, 32 and 64 channels; and
+such networks of other widths.
 
 An example of a factory of your own: network.factory: examples.networks.resnet:resnet20
 """
@@ -32,21 +33,29 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Normalized images (N, 3, H, W) -> logits (N, num_classes)."""
+    """Normalized images (N, 3, H, W) -> logits (N, num_classes).
 
-    def __init__(self, blocks: int, num_classes: int):
+    ``stages``: channels and blocks of each. The first block of a stage halves height and width; that
+    of the first stage only with ``halve_first``.
+    """
+
+    def __init__(
+        self, num_classes: int, stem: int, stages: list[list[int]], halve_first: bool = False
+    ):
         super().__init__()
-        self.conv = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(16)
-        self.stage1 = stage(16, 16, blocks, stride=1)
-        self.stage2 = stage(16, 32, blocks, stride=2)
-        self.stage3 = stage(32, 64, blocks, stride=2)
+        self.conv = nn.Conv2d(3, stem, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(stem)
+        self.stages = nn.Sequential()
+        inputs = stem
+        for number, (outputs, blocks) in enumerate(stages):
+            stride = 2 if number or halve_first else 1
+            self.stages.append(stage(inputs, outputs, blocks, stride))
+            inputs = outputs
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head = nn.Linear(64, num_classes)
+        self.head = nn.Linear(inputs, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.bn(self.conv(x)))
-        x = self.stage3(self.stage2(self.stage1(x)))
+        x = self.stages(torch.relu(self.bn(self.conv(x))))
         return self.head(self.pool(x).flatten(1))
 
 
@@ -55,5 +64,18 @@ def stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
     return nn.Sequential(Block(inputs, outputs, stride), *rest)
 
 
+def resnet8(num_classes: int) -> ResNet:
+    """The shape of MLPerf Tiny's network for image classification."""
+    return ResNet(num_classes, stem=16, stages=[[16, 1], [32, 1], [64, 1]])
+
+
 def resnet20(num_classes: int) -> ResNet:
-    return ResNet(blocks=3, num_classes=num_classes)
+    return ResNet(num_classes, stem=16, stages=[[16, 3], [32, 3], [64, 3]])
+
+
+def resnet32(num_classes: int) -> ResNet:
+    return ResNet(num_classes, stem=16, stages=[[16, 5], [32, 5], [64, 5]])
+
+
+def resnet56(num_classes: int) -> ResNet:
+    return ResNet(num_classes, stem=16, stages=[[16, 9], [32, 9], [64, 9]])
