@@ -15,6 +15,8 @@
 # make profile  NAME=epyc: measure this machine for pruning to milliseconds (deploy/profiles)
 # make baseline time the study's tiny model beside MLPerf Tiny's ResNet-8 (after the study tiny)
 # make throughput  measure what each choice of the training loop brings
+# make family   train, quantize and time the five models of stages/family (a DVC pipeline: cached)
+# make pick     BYTES=350000 (or MS=0.6 RUNTIME=opencv): name the best model of the family within it
 # make controls train what else pruning's budget buys, and compare (a DVC stage: cached)
 # make sensitivity   measure what INT8 costs in each layer alone (a DVC stage: cached)
 # make runtimes time the models in OpenVINO, LiteRT and ncnn beside the others (a DVC stage: cached)
@@ -52,7 +54,7 @@ endef
 needs = @test -n "$($(1))" || { echo "error: $(1) is missing, e.g. make $@ $(1)=$(2)" >&2; exit 2; }
 
 .PHONY: help install style test test-fast test-all test-cluster quick quick-settings full example study baseline compare \
-	throughput profile controls sensitivity runtimes hardware report hooks readme publish \
+	throughput profile family pick controls sensitivity runtimes hardware report hooks readme publish \
 	torture
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -168,6 +170,14 @@ profile: install
 	python -m stages.tools.validate_profile --profile deploy/profiles/$(NAME).json --csv plots/studies/profile.csv \
 		--table metrics/studies/profile.md --picture plots/studies/profile.png
 
+# What does not travel with the repository and is unchanged need not be there: the images, checkpoints.
+family: install
+	dvc repro --pull --allow-missing stages/family/dvc.yaml
+
+pick: install
+	@python -m stages.family.pick --frontier metrics/family/frontier.json $(if $(BYTES),--bytes $(BYTES)) \
+		$(if $(MS),--ms $(MS)) $(if $(RUNTIME),--runtime $(RUNTIME))
+
 controls: install
 	dvc repro stages/controls/dvc.yaml
 
@@ -189,7 +199,7 @@ hooks: install
 	pre-commit install
 
 readme: install
-	python -m stages.tools.readme README.md metrics/README.md
+	python -m stages.tools.readme README.md metrics/README.md stages/family/README.md
 
 publish: install
 	python -m stages.tools.publish --remote .dvc/remote

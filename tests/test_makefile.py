@@ -33,7 +33,7 @@ def test_a_promised_target_has_commands(target):
 
 
 def test_publishing_puts_tables_into_the_pages_and_models_into_the_remote():
-    pages = "README.md metrics/README.md"
+    pages = "README.md metrics/README.md stages/family/README.md"
     assert commands("readme") == [f"python -m stages.tools.readme {pages}"]
     assert commands("publish") == ["python -m stages.tools.publish --remote .dvc/remote"]
 

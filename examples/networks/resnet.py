@@ -35,8 +35,8 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """Normalized images (N, 3, H, W) -> logits (N, num_classes).
 
-    ``stages``: channels and blocks of each. The first block of a stage halves height and width; that
-    of the first stage only with ``halve_first``.
+    ``stages``: channels and blocks of each. The first block of a stage halves height and width;
+    that of the first stage only with ``halve_first``.
     """
 
     def __init__(

@@ -94,8 +94,8 @@ def load_training_images(directory: str | Path, params: DataParams) -> tuple[Ima
 
     Of CIFAR-10 both come from the five training files: the last data.validation_images are held
     out, and training takes the first data.train_images of the others, or, if these are all 50,000,
-    the held-out ones too. Of another source these are upper limits. Raises ``InputError`` for a missing or damaged file, or when CIFAR-10's files
-    hold too few images.
+    the held-out ones too. Of another source these are upper limits. Raises ``InputError`` for a
+    missing or damaged file, or when CIFAR-10's files hold too few images.
     """
     if is_described(directory):
         training, held_out = (read_split(directory, split) for split in ("train", "validation"))

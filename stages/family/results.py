@@ -1,0 +1,120 @@
+"""The family and its peers: what each scores, weighs and takes, from the JSONs of other stages."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.common.core.cli import InputError
+from stages.common.core.files import read_metrics
+from stages.common.measuring.int8_or_fp32 import INT8_SUFFIX
+from stages.common.reporting.results import ENVIRONMENT, RUNTIMES
+from stages.family.peers import PEERS
+
+REMEDY = "'make family'"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network. Accuracies in percent of the test images, of peers as published.
+
+    ``origin``: the path of a model of the family, the source of a peer's accuracies. Milliseconds
+    are medians by runtime, of OpenCV in its fastest engine; None where the file is wrong there.
+    """
+
+    name: str
+    fp32_accuracy: float
+    accuracy: float  # as INT8
+    size_bytes: int  # of the INT8 file
+    fp32_ms: dict[str, float | None]
+    int8_ms: dict[str, float | None]
+    origin: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """``family`` and ``peers`` by bytes; ``environment``: the machine as the benchmark says it.
+
+    ``elsewhere``: the models whose accuracy is of another runtime than OpenCV, and which.
+    """
+
+    family: list[Row]
+    peers: list[Row]
+    images: int
+    elsewhere: dict[str, str]
+    environment: dict
+
+
+def read_results(evaluate: Path, quantize: Path, benchmark: Path, models: Path) -> Results:
+    """``evaluate`` and ``quantize`` are folders with a JSON a network, ``models`` is the folder of
+    the family's files.
+
+    Raises ``InputError`` for a file or a key that is missing.
+    """
+    blocks = read_metrics(benchmark, REMEDY)
+    environment = value(blocks, ENVIRONMENT, where=benchmark)
+    names = [name for name in blocks if name != ENVIRONMENT and not name.endswith(INT8_SUFFIX)]
+    own = [name for name in names if name not in PEERS]
+    others = [name for name in names if name in PEERS]
+    if not own or not others:
+        raise InputError(f"{benchmark} holds no family or no peers; run {REMEDY}")
+    times = {name: milliseconds(blocks, name, benchmark) for name in names}
+    int8 = {name: read_metrics(evaluate / f"{name}{INT8_SUFFIX}.json", REMEDY) for name in own}
+    return Results(
+        family=by_bytes([family_row(name, evaluate, models, times[name]) for name in own]),
+        peers=by_bytes([peer_row(name, quantize, times[name]) for name in others]),
+        images=value(int8[own[0]], "images", where=evaluate / f"{own[0]}{INT8_SUFFIX}.json"),
+        elsewhere={
+            name: block["evaluated_in"] for name, block in int8.items() if "evaluated_in" in block
+        },
+        environment=environment,
+    )
+
+
+def family_row(name: str, evaluate: Path, models: Path, times: dict[str, Any]) -> Row:
+    """``times``: the two fields of milliseconds."""
+    fp32, int8 = (evaluate / f"{each}.json" for each in (name, f"{name}{INT8_SUFFIX}"))
+    block = read_metrics(int8, REMEDY)
+    return Row(
+        name=name,
+        fp32_accuracy=value(read_metrics(fp32, REMEDY), "accuracy", where=fp32),
+        accuracy=value(block, "accuracy", where=int8),
+        size_bytes=value(block, "size_bytes", where=int8),
+        **times,
+        origin=str(models / f"{name}{INT8_SUFFIX}.onnx"),
+    )
+
+
+def peer_row(name: str, quantize: Path, times: dict[str, Any]) -> Row:
+    peer, path = PEERS[name], quantize / f"{name}.json"
+    return Row(
+        name=peer.title,
+        fp32_accuracy=peer.accuracy,
+        accuracy=peer.accuracy if peer.int8_accuracy is None else peer.int8_accuracy,
+        size_bytes=value(read_metrics(path, REMEDY), "size_bytes", where=path),
+        **times,
+        origin=peer.source,
+    )
+
+
+def milliseconds(blocks: dict, name: str, benchmark: Path) -> dict[str, Any]:
+    """The two fields of ``Row``, of a network by its name in the benchmark."""
+    fields = {"fp32_ms": name, "int8_ms": f"{name}{INT8_SUFFIX}"}
+    return {
+        field: {
+            runtime: value(blocks, variant, where=benchmark)
+            .get(runtime, {})
+            .get("latency_ms_median")
+            for runtime in RUNTIMES
+        }
+        for field, variant in fields.items()
+    }
+
+
+def by_bytes(rows: list[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: row.size_bytes)
+
+
+def value(block: dict, key: str, where: Path) -> Any:
+    if key not in block:
+        raise InputError(f"{where} lacks '{key}'; delete it and run {REMEDY}")
+    return block[key]
