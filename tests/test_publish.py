@@ -75,6 +75,16 @@ def test_a_model_that_was_never_made_is_named(root):
         published(root)
 
 
+def test_an_optional_pipeline_counts_from_its_first_run_on(root):
+    make_model(root, "first")
+    (root / "optional").mkdir()
+    (root / "optional" / "dvc.yaml").write_text("stages: {more: {cmd: unused, outs: [other]}}\n")
+    assert len(published(root)) == 1
+    (root / "optional" / "other").write_text("other")
+    make_model(root, "first")
+    assert len(published(root)) == 2
+
+
 def test_another_default_remote_is_left_alone(root):
     """Files are deleted where results are published: never on a disk that others use."""
     (root / "shared").mkdir()

@@ -45,12 +45,21 @@ def open_repository(root: Path, remote: Path) -> Repo:
 
 
 def results(repository: Repo) -> dict[str, int]:
-    """Size by MD5 of every output that dvc.lock names and DVC may push."""
+    """Size by MD5 of every output that dvc.lock names and DVC may push.
+
+    An optional pipeline that never ran, and so has no dvc.lock, has nothing to publish.
+    """
     outs = [out for out in repository.index.outs if out.use_cache and out.can_push]
+    outs = [out for out in outs if is_due(Path(out.stage.path).parent, Path(repository.root_dir))]
     if unmade := [str(out) for out in outs if not out.hash_info]:
         raise InputError(f"dvc.lock does not name {', '.join(unmade)}; run 'dvc repro' first")
     assert not any(out.hash_info.isdir for out in outs), "a folder would need its files' MD5s"
     return {out.hash_info.value: out.meta.size for out in outs}
+
+
+def is_due(pipeline: Path, root: Path) -> bool:
+    """Whether the pipeline in a folder is the main one, or has run."""
+    return pipeline == root or (pipeline / "dvc.lock").exists()
 
 
 def object_path(remote: Path, md5: str) -> Path:
