@@ -41,7 +41,9 @@ def put_images(clone: Repository, repository: Repository) -> None:
 
 
 def models(repository: Repository) -> dict[str, str]:
-    return {path.name: digest(path) for path in (repository.path / "models").iterdir()}
+    """Of the main pipeline; DVC leaves an empty folder where the family's would be."""
+    files = [path for path in (repository.path / "models").iterdir() if path.is_file()]
+    return {path.name: digest(path) for path in files}
 
 
 def all_but_tflite(models: dict[str, str]) -> dict[str, str]:
