@@ -287,7 +287,11 @@ def test_the_most_accurate_model_within_the_limits_is_picked(limits, name):
         ((99, None, None), "no model has at most 99 bytes; the smallest is nano, with 100"),
         (
             (None, 0.1, "opencv"),
-            "at most 0.1 ms in OpenCV DNN; the fastest is small, with 0.200 ms",
+            "no model takes at most 0.1 ms in OpenCV DNN; the fastest is small, with 0.200 ms",
+        ),
+        (
+            (100, 0.1, "opencv"),
+            "no model of 100 bytes takes at most 0.1 ms in OpenCV DNN; the fastest is nano, with",
         ),
     ],
 )

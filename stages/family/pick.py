@@ -26,31 +26,41 @@ def pick(
 
     Raises ``InputError``, naming the smallest or fastest model, when none is.
     """
-    fitting = family
+    fitting, which = family, "no model"
     if size_bytes is not None:
-        fitting = {name: row for name, row in fitting.items() if row["size_bytes"] <= size_bytes}
-        if not fitting:
-            name, row = min(family.items(), key=lambda item: item[1]["size_bytes"])
-            raise InputError(
-                f"no model has at most {size_bytes:,} bytes; the smallest is {name}, with "
-                f"{row['size_bytes']:,}"
-            )
+        fitting, which = within_bytes(family, size_bytes), f"no model of {size_bytes:,} bytes"
     if latency_ms is not None and runtime is not None:
-        fitting = within_time(fitting, latency_ms, runtime)
+        fitting = within_time(fitting, latency_ms, runtime, which)
     return max(fitting, key=lambda name: (fitting[name]["accuracy"], -fitting[name]["size_bytes"]))
 
 
-def within_time(family: dict[str, dict], latency_ms: float, runtime: str) -> dict[str, dict]:
-    """The models that take at most so long; a file that is wrong in the runtime is none."""
+def within_bytes(family: dict[str, dict], size_bytes: int) -> dict[str, dict]:
+    found = {name: row for name, row in family.items() if row["size_bytes"] <= size_bytes}
+    if not found:
+        name, row = min(family.items(), key=lambda item: item[1]["size_bytes"])
+        raise InputError(
+            f"no model has at most {size_bytes:,} bytes; the smallest is {name}, with "
+            f"{row['size_bytes']:,}"
+        )
+    return found
+
+
+def within_time(
+    family: dict[str, dict], latency_ms: float, runtime: str, which: str
+) -> dict[str, dict]:
+    """The models that take at most so long; a file that is wrong in the runtime is none.
+
+    ``which``: the subject of the error, "no model".
+    """
     timed = {name: row for name, row in family.items() if row["int8_ms"][runtime] is not None}
-    if not timed:
-        raise InputError(f"no model was timed in {RUNTIMES[runtime]}")
     found = {name: row for name, row in timed.items() if row["int8_ms"][runtime] <= latency_ms}
+    if not timed:
+        raise InputError(f"{which} was timed in {RUNTIMES[runtime]}")
     if not found:
         name, row = min(timed.items(), key=lambda item: item[1]["int8_ms"][runtime])
         raise InputError(
-            f"no model of that many bytes takes at most {latency_ms:g} ms in {RUNTIMES[runtime]}; "
-            f"the fastest is {name}, with {row['int8_ms'][runtime]:.3f} ms"
+            f"{which} takes at most {latency_ms:g} ms in {RUNTIMES[runtime]}; the fastest is "
+            f"{name}, with {row['int8_ms'][runtime]:.3f} ms"
         )
     return found
 
@@ -83,8 +93,9 @@ def main() -> None:
             "make pick MS=0.6 RUNTIME=opencv"
         )
     content = read_metrics(args.frontier, "'make family'")
-    name = pick(content["family"], args.bytes, args.ms, args.runtime)
-    print(described(name, content["family"][name], content["machine"]))
+    family = content["family"]
+    name = pick(family, args.bytes, args.ms, args.runtime)
+    print(described(name, family[name], content["machine"]))
 
 
 def parse_args() -> argparse.Namespace:
