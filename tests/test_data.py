@@ -33,12 +33,6 @@ def test_too_many_images_wanted_is_refused(data_directory):
         load_training_images(data_directory, data_params(451, 50))
 
 
-def test_all_images_may_be_trained_on_the_validation_images_included(data_directory):
-    images, held_out = load_training_images(data_directory, data_params(500, 50))
-    assert len(images) == 500
-    assert np.array_equal(images.pixels[-50:], held_out.pixels)
-
-
 def test_a_missing_file_says_what_to_run(tmp_path):
     with pytest.raises(InputError, match=r"test_batch\.bin is missing; run 'dvc repro prepare'"):
         load_test_images(tmp_path)

@@ -35,32 +35,38 @@ def test_the_params_of_every_model_are_allowed(name, monkeypatch):
     validate_params.check(read_params(path), path)
 
 
-def test_a_stage_runs_again_when_a_section_that_a_family_file_sets_changes():
-    """A section in nano.yaml that no stage names would be read, and its change not be noticed."""
+def test_a_stage_runs_again_when_a_file_of_the_family_changes_what_it_reads():
+    """A section in shared.yaml that no stage names would be read, and its change not be noticed."""
     read = {
-        "teach": {"data", "recipe", "teach"},
         "train": {"data", "network", "recipe", "train"},
         "export": {"data", "network", "export"},
         "quantize": {"data", "recipe", "quantize"},
     }
+    shared = yaml.safe_load((FOLDER / "shared.yaml").read_text())
     for stage, sections in read.items():
-        body = PIPELINE["stages"][stage].get("do", PIPELINE["stages"][stage])
         named = {
             file: names
-            for each in body["params"]
+            for each in PIPELINE["stages"][stage]["do"]["params"]
             if isinstance(each, dict)
             for file, names in each.items()
         }
-        files = ["shared"] if stage == "teach" else ["shared", *LISTS["models"]]
-        for name in files:
-            stated = set(yaml.safe_load((FOLDER / f"{name}.yaml").read_text())) & sections
-            file = "shared" if name == "shared" else "${item}"
-            assert set(named.get(f"stages/family/{file}.yaml", [])) == stated, (stage, name)
+        assert set(named.get("stages/family/shared.yaml", [])) == set(shared) & sections, stage
+        if sections & {"network", "train"}:
+            assert named["stages/family/${item}.yaml"] is None, stage  # the whole file
+
+
+def test_a_model_and_its_further_seeds_have_one_shape():
+    nano = read_params(FOLDER / "nano.yaml")
+    for seed in (1, 2):
+        other = read_params(FOLDER / f"nano_seed{seed}.yaml")
+        assert other.pop("train") == {**nano["train"], "seed": seed}
+        assert other == {key: value for key, value in nano.items() if key != "train"}
 
 
 def test_every_model_and_every_peer_is_timed_with_its_check():
     command = PIPELINE["stages"]["benchmark"]["cmd"]
-    for folder, names in (("models/family", LISTS["models"]), ("models/peers", list(PEERS))):
+    once = [name for name in LISTS["models"] if "_seed" not in name]
+    for folder, names in (("models/family", once), ("models/peers", list(PEERS))):
         for name in names:
             assert f"--variant {name}={folder}/{name}.onnx" in command
             assert f"--variant {name}_int8={folder}/{name}_int8.onnx" in command
@@ -184,6 +190,7 @@ def measured(tmp_path) -> Path:
             "opencv": "5",
             "onnxruntime": "1",
             "rounds": 10,
+            "calls": 5,
         }
     }
     sizes = {"large": 2000, "nano": 100, "resnet8": 110, "mobilenetv2_x0_5": 900}
@@ -207,7 +214,6 @@ def call_frontier(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     call(
         frontier,
         monkeypatch,
-        params=FOLDER / "shared.yaml",
         evaluate=folder / "evaluate",
         quantize=folder / "quantize",
         benchmark=folder / "benchmark.json",
@@ -239,8 +245,18 @@ def test_the_table_of_the_frontier_names_what_is_wrong_and_where_figures_come_fr
     [mobilenet] = [line for line in table.splitlines() if "| [MobileNetV2" in line]
     assert mobilenet.endswith("| 0.50 / 0.50 | 0.50 / wrong here |")
     assert "https://github.com/" in mobilenet
-    assert "on all 50,000 training images" in table
+    assert "Trained once each (n = 1). Accuracy of peers" in table
     assert "random weights" in table
+
+
+def test_the_spread_over_further_seeds_is_said(measured, monkeypatch):
+    for seed, accuracy in ((1, 89.5), (2, 90.5)):
+        path = measured / "evaluate" / f"nano_seed{seed}_int8.json"
+        write(path, {"accuracy": accuracy, "images": 100, "size_bytes": 100})
+    assert list(call_frontier(measured, monkeypatch)["family"]) == ["nano", "large"]
+    assert (
+        "nano 3 times, with other seeds (90.00 ± 0.50 %" in (measured / "frontier.md").read_text()
+    )
 
 
 def test_equal_results_give_equal_pictures(measured, monkeypatch):

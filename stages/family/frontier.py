@@ -3,7 +3,7 @@
 Reads   the JSONs of evaluate (family) and quantize (peers), the benchmark's JSON of all of them
 Writes  a JSON of every network, which pick.py reads; the same as a Markdown table, with
         what is worse than a peer and the conditions; a picture of three panels
-Params  data.train_images
+Params  none
 Raises  InputError when a file or a key is missing
 """
 
@@ -13,8 +13,6 @@ from pathlib import Path
 
 from stages.common.core.cli import run
 from stages.common.core.files import write_json, write_text
-from stages.common.core.params import load_params
-from stages.common.data.params import DataParams
 from stages.common.reporting.comparison_table import machine_note
 from stages.common.reporting.style import save_png
 from stages.family.chart import frontier_chart
@@ -38,21 +36,20 @@ def fields(row: Row) -> dict:
 
 def main() -> None:
     args = parse_args()
-    data = load_params(DataParams, args.params, section="data")
     results = read_results(args.evaluate, args.quantize, args.benchmark, args.models)
     note = (
         f"{machine_note(results.environment)}; accuracies of the squares as published. Axes are "
         "close-ups that do not start at 0; further left and up is better."
     )
     save_png(args.picture, frontier_chart(results.family, results.peers, note))
-    write_text(args.table, markdown(results, data.trains_on_all))
+    write_text(args.table, markdown(results))
     write_json(args.json, content(results))
     print(verdict(results.family, results.peers))
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("params", "evaluate", "quantize", "benchmark", "models"):
+    for name in ("evaluate", "quantize", "benchmark", "models"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     for name in ("json", "table", "picture"):
         parser.add_argument(f"--{name}", type=Path, required=True)

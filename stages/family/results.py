@@ -34,13 +34,15 @@ class Row:
 class Results:
     """``family`` and ``peers`` by bytes; ``environment``: the machine as the benchmark says it.
 
-    ``elsewhere``: the models whose accuracy is of another runtime than OpenCV, and which.
+    ``elsewhere``: the models whose accuracy is of another runtime than OpenCV, and which;
+    ``seeds``: the INT8 accuracies of models that were trained with further seeds, their own first.
     """
 
     family: list[Row]
     peers: list[Row]
     images: int
     elsewhere: dict[str, str]
+    seeds: dict[str, list[float]]
     environment: dict
 
 
@@ -66,8 +68,20 @@ def read_results(evaluate: Path, quantize: Path, benchmark: Path, models: Path) 
         elsewhere={
             name: block["evaluated_in"] for name, block in int8.items() if "evaluated_in" in block
         },
+        seeds=accuracies_by_seed(own, evaluate),
         environment=environment,
     )
+
+
+def accuracies_by_seed(names: list[str], evaluate: Path) -> dict[str, list[float]]:
+    """By model, where ``evaluate`` has NAME_seedN_int8.json of further trainings."""
+    found = {}
+    for name in names:
+        others = sorted(evaluate.glob(f"{name}_seed*{INT8_SUFFIX}.json"))
+        paths = [evaluate / f"{name}{INT8_SUFFIX}.json", *others]
+        if others:
+            found[name] = [value(read_metrics(each, REMEDY), "accuracy", each) for each in paths]
+    return found
 
 
 def family_row(name: str, evaluate: Path, models: Path, times: dict[str, Any]) -> Row:

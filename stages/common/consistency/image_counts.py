@@ -28,13 +28,9 @@ def check_counts(params: dict[str, Any], path: str | Path) -> None:
     if data.source != "cifar10":
         return
     most = OFFICIAL_TRAINING_IMAGES - data.validation_images
-    if most < data.train_images != OFFICIAL_TRAINING_IMAGES:
-        raise InputError(
-            f"{path}: data.train_images is {data.train_images}; allowed: at most {most}, which is "
-            "50,000 less data.validation_images, or all 50000, for a model whose choices are made"
-        )
-    for key, name in COUNTS.items():
-        limit, why = getattr(data, name), f"data.{name}"
+    limits = [("data.train_images", most, "50,000 less data.validation_images")]
+    limits += [(key, getattr(data, name), f"data.{name}") for key, name in COUNTS.items()]
+    for key, limit, why in limits:
         if (wanted := value_of(key, params)) > limit:
             raise InputError(f"{path}: {key} is {wanted}; allowed: at most {limit}, which is {why}")
 

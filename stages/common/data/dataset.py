@@ -93,9 +93,9 @@ def load_training_images(directory: str | Path, params: DataParams) -> tuple[Ima
     """The training split and the validation split.
 
     Of CIFAR-10 both come from the five training files: the last data.validation_images are held
-    out, and training takes the first data.train_images of the others, or, if these are all 50,000,
-    the held-out ones too. Of another source these are upper limits. Raises ``InputError`` for a
-    missing or damaged file, or when CIFAR-10's files hold too few images.
+    out, and training takes the first data.train_images of the others. Of another source these
+    are upper limits. Raises ``InputError`` for a missing or damaged file, or when CIFAR-10's files
+    hold too few images.
     """
     if is_described(directory):
         training, held_out = (read_split(directory, split) for split in ("train", "validation"))
@@ -105,11 +105,10 @@ def load_training_images(directory: str | Path, params: DataParams) -> tuple[Ima
     pixels, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     images = with_training_params(Images(pixels, labels, CIFAR10), params)
     available = len(images) - params.validation_images
-    if available < params.train_images != len(images):
+    if params.train_images > available:
         raise InputError(
             f"data.train_images is {params.train_images}; allowed: at most {available}, which is "
-            f"{len(images)} training images less data.validation_images, or all {len(images)}, for "
-            "a model whose choices are made"
+            f"{len(images)} training images less data.validation_images"
         )
     return images[: params.train_images], images[available:]
 

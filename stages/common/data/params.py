@@ -46,11 +46,6 @@ class DataParams:
     train_images: int = whole(at_least=1)
     validation_images: int = whole(at_least=1)
 
-    @property
-    def trains_on_all(self) -> bool:
-        """Whether the validation images are trained on too."""
-        return self.source == "cifar10" and self.train_images == OFFICIAL_TRAINING_IMAGES
-
     def provenance(self) -> dict:
         """For a checkpoint; of CIFAR-10 the keys that its checkpoints have always had."""
         values = recorded(self)
