@@ -393,14 +393,9 @@ def test_the_fastest_right_runtime_is_advised_with_its_ratios_to_opencv():
             base_int8={"onnxruntime": (0.3, 0.3), "litert": (0.2, 0.2), "opencv_new": (1.0, 1.0)},
         )
     )
-    assert (
-        "(Some CPU, 1 thread), use OpenVINO for FP32 (0.40 to 0.52) and LiteRT for INT8 (0.20)"
-        in (text)
-    )
-    assert (
-        "that take the ONNX file as it is, use OpenVINO for FP32 (0.40 to 0.52) and ONNX Runtime "
-        "for INT8 (0.30)."
-    ) in text
+    assert "| FP32 | OpenVINO, 0.40 to 0.52 | OpenVINO, 0.40 to 0.52 |" in text
+    assert "| INT8 | LiteRT, 0.20 | ONNX Runtime, 0.30 |" in text
+    assert "(Some CPU, 1 thread); times as multiples of that of OpenCV's faster engine." in text
 
 
 def test_a_runtime_that_is_wrong_for_one_model_is_not_advised():
@@ -410,15 +405,18 @@ def test_a_runtime_that_is_wrong_for_one_model_is_not_advised():
             small={"onnxruntime": (0.3, 0.5)},
         )
     )
-    assert "use ONNX Runtime for FP32 (0.50). In brackets" in text
-    assert "as it is" not in text
+    assert "| FP32 | ONNX Runtime, 0.50 | ONNX Runtime, 0.50 |" in text
+    assert "INT8" not in text
 
 
 def test_no_ratio_is_given_where_opencv_is_the_fastest_or_not_right():
-    assert "use OpenCV new for FP32.\n" in advice_text(made_up(base={"opencv_new": (1.0, 1.0)}))
-    assert "use ONNX Runtime for FP32.\n" in advice_text(made_up(base={"onnxruntime": (1.0, None)}))
-    some = {"base": {"onnxruntime": (1.0, None)}, "small": {"onnxruntime": (0.5, 0.3)}}
-    assert "use ONNX Runtime for FP32 (0.30). " in advice_text(made_up(**some))
+    text = advice_text(made_up(base={"opencv_new": (1.0, 1.0)}))
+    assert "| FP32 | OpenCV new | OpenCV new |" in text
+    assert "multiples" not in text
+    unknown = {"base": {"onnxruntime": (1.0, None)}}
+    assert "| FP32 | ONNX Runtime |" in advice_text(made_up(**unknown))
+    some = {**unknown, "small": {"onnxruntime": (0.5, 0.3)}}
+    assert "| FP32 | ONNX Runtime, 0.30 |" in advice_text(made_up(**some))
     assert advice_text(made_up(base={})) == (
         "No runtime is right here for all models of a precision.\n"
     )

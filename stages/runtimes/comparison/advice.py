@@ -2,6 +2,7 @@
 
 import math
 
+from stages.common.reporting.markdown import as_table
 from stages.runtimes.comparison.catalogue import OPENCV, RUNTIMES
 
 PRECISIONS = {"fp32": "FP32", "int8": "INT8"}
@@ -36,36 +37,31 @@ def fastest(names: list[str], blocks: list[dict]) -> dict:
 
 
 def advice_text(result: dict) -> str:
-    """A sentence on all runtimes, and one on those for ONNX files where it says another thing."""
+    """A table with a row for each precision: the fastest runtime, and that of ONNX files."""
     advice = result["advice"]
     if not advice:
         return "No runtime is right here for all models of a precision.\n"
-    among_all, of_onnx = (choices_text(advice, key) for key in ("any", "onnx"))
-    text = f"By measured time ({machine(result['environment'])}), use {among_all}."
-    if of_onnx not in ("", among_all):
-        text += f" Of the runtimes that take the ONNX file as it is, use {of_onnx}."
-    if "(" in among_all + of_onnx:
-        text += " In brackets: its time as a multiple of that of OpenCV's faster engine."
-    return f"{text}\n"
+    lines = [["", "fastest runtime", "fastest that takes the ONNX file"], ["---"] * 3]
+    for precision, found in advice.items():
+        cells = [choice_text(found[key]) if key in found else "none" for key in ("any", "onnx")]
+        lines.append([PRECISIONS[precision], *cells])
+    note = f"Measured on one machine ({machine(result['environment'])})"
+    if any(ratios_text(choice) for found in advice.values() for choice in found.values()):
+        note += "; times as multiples of that of OpenCV's faster engine"
+    return f"{as_table(lines)}\n\n{note}.\n"
 
 
-def choices_text(advice: dict, key: str) -> str:
-    """'OpenVINO for FP32 (0.38 to 0.41) and LiteRT for INT8 (0.24)'."""
-    return " and ".join(
-        f"{RUNTIMES[found[key]['runtime']].title} for {PRECISIONS[precision]}"
-        f"{ratios_text(found[key])}"
-        for precision, found in advice.items()
-        if key in found
-    )
+def choice_text(choice: dict) -> str:
+    """'OpenVINO, 0.38 to 0.41'."""
+    return ", ".join(filter(None, [RUNTIMES[choice["runtime"]].title, ratios_text(choice)]))
 
 
 def ratios_text(choice: dict) -> str:
-    """' (0.38 to 0.41)'; nothing for OpenCV, and where it is right for no model."""
+    """'0.38 to 0.41'; nothing for OpenCV, and where it is right for no model."""
     ratios = [ratio for ratio in choice["ratios_to_opencv"] if ratio is not None]
     if choice["runtime"].startswith(OPENCV) or not ratios:
         return ""
-    bounds = dict.fromkeys(f"{bound:.2f}" for bound in (min(ratios), max(ratios)))
-    return f" ({' to '.join(bounds)})"
+    return " to ".join(dict.fromkeys(f"{bound:.2f}" for bound in (min(ratios), max(ratios))))
 
 
 def by_precision(result: dict) -> dict[str, dict[str, dict]]:
