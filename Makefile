@@ -20,10 +20,10 @@
 # make controls train what else pruning's budget buys, and compare (a DVC stage: cached)
 # make sensitivity   measure what INT8 costs in each layer alone (a DVC stage: cached)
 # make runtimes time the models in OpenVINO, LiteRT and ncnn beside the others (a DVC stage: cached)
+# make bundle   MODEL=pruned_int8 FOR=pi (ARCHIVE=1): all that a place needs; make card: its figures
 # make hardware estimate energy, FPGA and ASIC; all hardware on one page (DVC stages: cached)
 # make hooks    check style at every commit, keep models in step with git checkout (pre-commit)
-# make readme   put the committed tables into README.md and metrics/README.md
-# make publish  put the models that dvc.lock names into .dvc/remote, and remove older ones from it
+# make readme publish   put the committed tables into the pages, the models into .dvc/remote
 
 # The person's own python3 where it will do, else the newest that will. Each is tried: pyenv puts
 # commands on PATH that only fail.
@@ -54,7 +54,7 @@ endef
 needs = @test -n "$($(1))" || { echo "error: $(1) is missing, e.g. make $@ $(1)=$(2)" >&2; exit 2; }
 
 .PHONY: help install style test test-fast test-all test-cluster quick quick-settings full example study baseline compare \
-	throughput profile family pick controls sensitivity runtimes hardware report hooks readme publish \
+	throughput profile family pick controls sensitivity runtimes card bundle hardware report hooks readme publish \
 	torture
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -187,6 +187,15 @@ sensitivity: install
 runtimes: install
 	python -m pip install --quiet --disable-pip-version-check -r requirements-runtimes.txt
 	dvc repro stages/runtimes/dvc.yaml
+
+card: install
+	dvc repro stages/card/dvc.yaml
+
+bundle: install
+	$(call needs,MODEL,pruned_int8)
+	$(call needs,FOR,pi)
+	@python -m stages.tools.bundle --params params.yaml --model "$(MODEL)" --place "$(FOR)" \
+		--folder build/bundles $(if $(ARCHIVE),--archive)
 
 hardware: install
 	python -m pip install --quiet --disable-pip-version-check -r requirements-hardware.txt

@@ -1,7 +1,8 @@
 """Measure a model's accuracy on the test images in OpenCV DNN, and count its size and MACs.
 
-Only this stage and evaluate_tflite read the test images. The JSON has the same keys for every
-model, FP32 or INT8: which ones, the test images decide (see common/core/accuracy_metrics.py).
+Nothing is chosen by the test images, which only evaluations read. The JSON has the same keys for
+every model, FP32 or INT8: which ones, the test images decide (see
+common/core/accuracy_metrics.py).
 
 Where evaluate.engine is wrong for the file, another engine or ONNX Runtime takes its place, and the
 JSON names it under "evaluated_in".

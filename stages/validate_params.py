@@ -13,6 +13,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from stages.card.params import CardParams, RobustnessParams
 from stages.common.consistency.image_counts import check_counts
 from stages.common.consistency.networks import check_networks, check_pruning
 from stages.common.consistency.studies import check_studies
@@ -61,6 +62,8 @@ SECTIONS = {
     "npu": NPUParams,
     "evaluate": EvaluateParams,
     "benchmark": BenchmarkParams,
+    "robustness": RobustnessParams,
+    "card": CardParams,
     "controls": ControlsParams,
     "energy": EnergyParams,
     "mac_area": MacAreaParams,

@@ -68,6 +68,7 @@ def data_directory(tmp_path_factory) -> Path:
 # They train, or start DVC or git many times: 10 seconds and more a file. Not for make test-fast.
 SLOW_FILES = (
     "test_aware.py",
+    "test_bundle.py",
     "test_controls.py",
     "test_mixtures.py",
     "test_pre_commit.py",

@@ -60,7 +60,11 @@ TEACH = TeachParams(
     networks=2,
 )
 CONFIG = {"widths": [[8, 8], [16, 16], [16, 32]], "classes": 10}
-PROVENANCE = {"data_digest": "ab" * 32, "train": {"seed": 0, "epochs": 1}}
+PROVENANCE = {
+    "data": {"train_images": 400, "validation_images": 100},
+    "data_digest": "ab" * 32,
+    "train": {"seed": 0, "epochs": 1},
+}
 NETWORK = {
     "factory": "chain",
     "arguments": {},

@@ -11,6 +11,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 PIPELINES = (
     "dvc.yaml",
+    "stages/card/dvc.yaml",
     "stages/controls/dvc.yaml",
     "stages/family/dvc.yaml",
     "stages/hardware/dvc.yaml",
@@ -222,7 +223,7 @@ def test_a_room_has_at_most_ten_files():
 
 def test_the_code_deps_stay_few_enough_to_read():
     assert len([1 for name in root_stages() for _ in code_deps(name)]) <= 95
-    assert len([1 for name in STAGES for _ in code_deps(name)]) <= 230
+    assert len([1 for name in STAGES for _ in code_deps(name)]) <= 260
 
 
 def root_stages() -> list[str]:

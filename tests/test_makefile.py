@@ -52,7 +52,13 @@ def test_make_alone_says_what_there_is_and_does_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     ("target", "missing"),
-    [("study", "NAME"), ("example", "NAME"), ("profile", "NAME"), ("compare", "BASE")],
+    [
+        ("study", "NAME"),
+        ("example", "NAME"),
+        ("profile", "NAME"),
+        ("compare", "BASE"),
+        ("bundle", "MODEL"),
+    ],
 )
 def test_a_variable_that_is_missing_is_named(tmp_path, target, missing):
     assert (

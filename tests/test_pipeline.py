@@ -47,6 +47,12 @@ def test_a_second_run_does_nothing_and_the_status_is_clean(repository):
     family = {line for line in named if line.startswith("stages/family/dvc.yaml:")}
     assert len(family) == 38  # six of each model, one of each peer, and three
     assert set(named) - family == {
+        "stages/card/dvc.yaml:card@base:",
+        "stages/card/dvc.yaml:card@base_int8:",
+        "stages/card/dvc.yaml:card@pruned:",
+        "stages/card/dvc.yaml:card@pruned_int8:",
+        "stages/card/dvc.yaml:compare_robustness:",
+        "stages/card/dvc.yaml:robustness:",
         "stages/controls/dvc.yaml:controls:",
         "stages/hardware/dvc.yaml:accelerator@base:",
         "stages/hardware/dvc.yaml:accelerator@pruned:",

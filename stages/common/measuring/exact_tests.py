@@ -6,6 +6,8 @@ They need neither large samples nor an assumption about the shape of a distribut
 import numpy as np
 import scipy  # its parts load when they are first used
 
+from stages.common.core.accuracy import share_interval
+
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
     """p-value of two classifiers being right equally often on the same images.
@@ -17,6 +19,27 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     """
     trials = only_first + only_second
     return float(scipy.stats.binomtest(only_first, trials).pvalue) if trials else 1.0
+
+
+def discordant(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> tuple[int, int]:
+    """The numbers of images that only the first and only the second got right; predictions and
+    labels (N,) of class indices.
+    """
+    first_right, second_right = first == labels, second == labels
+    return int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())
+
+
+def paired_change(only_first: int, only_second: int, images: int) -> tuple[float, float, float]:
+    """The second's accuracy less the first's on the same images, in points, and its interval.
+
+    The interval is that of the second's share among the images that only one of them got right,
+    whose number is taken as given; so it excludes 0 exactly when ``mcnemar_exact``, which takes it
+    so too, is below 1 - CONFIDENCE.
+    """
+    points = 100 * (only_first + only_second) / images
+    low, high = share_interval(only_second, only_first + only_second)
+    change = 100 * (only_second - only_first) / images
+    return change, points * (2 * low - 1), points * (2 * high - 1)
 
 
 def signed_rank_exact(differences: np.ndarray) -> float:

@@ -19,12 +19,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stages.common.core.accuracy import CONFIDENCE, accuracy, decimals_of, share_interval
+from stages.common.core.accuracy import CONFIDENCE, accuracy, decimals_of
 from stages.common.core.params import number, whole
 from stages.common.measuring.bootstrap import block_ratios, ratio_over_blocks
 from stages.common.measuring.exact_tests import (
+    discordant,
     holm,
     mcnemar_exact,
+    paired_change,
     signed_rank_exact,
 )
 
@@ -160,36 +162,27 @@ def judge_accuracy(
 ) -> AccuracyChange:
     """All (N,) indices of ``classes``: the predictions of both and the labels of the same images.
 
-    The interval of the change is that of the share of HEAD's among the images that only one of
-    them got right, whose number is taken as given; so it excludes 0 exactly when McNemar's test,
-    which takes it so too, is below 5 %.
+    The interval of the change excludes 0 exactly when McNemar's test is below 5 %.
     """
     only_base, only_head = discordant(base, head, labels)
     p_value = mcnemar_exact(only_base, only_head)
     outcome = NO_CHANGE
     if p_value < ACCURACY_ALPHA:
         outcome = "better" if only_head > only_base else "worse"
-    points = 100 * (only_base + only_head) / len(labels)
-    low, high = share_interval(only_head, only_base + only_head)
+    change, low, high = paired_change(only_base, only_head, len(labels))
     return AccuracyChange(
         outcome=outcome,
         base=round(accuracy(base, labels), 2),
         head=round(accuracy(head, labels), 2),
-        change=round(100 * (only_head - only_base) / len(labels), 2),
-        change_low=round(points * (2 * low - 1), 2) + 0.0,  # no -0.0
-        change_high=round(points * (2 * high - 1), 2),
+        change=round(change, 2),
+        change_low=round(low, 2) + 0.0,  # no -0.0
+        change_high=round(high, 2),
         p_value=significant(p_value),
         only_base_right=only_base,
         only_head_right=only_head,
         images=len(labels),
         classes_moved=classes_moved(base, head, labels, classes),
     )
-
-
-def discordant(base: np.ndarray, head: np.ndarray, labels: np.ndarray) -> tuple[int, int]:
-    """The number of images that only BASE got right, and that only HEAD did."""
-    base_right, head_right = base == labels, head == labels
-    return int((base_right & ~head_right).sum()), int((head_right & ~base_right).sum())
 
 
 def classes_moved(
