@@ -1,8 +1,7 @@
 # make help     this list
 # make quick    set up, then run the whole pipeline on a little of the real data, in build/quick
 # make full     set up, then the committed pipeline on all of CIFAR-10 (dvc repro)
-# make test     set up, then check style and types and pass the tests
-# make test-fast   the tests to run while editing: at most 90 seconds
+# make test     set up, then check style and types and pass the tests; test-fast: 90 seconds of them
 # make test-all    install what make test skips for want of tools, then all tests
 # make test-cluster   install Ray and the remotes' packages, then test studies on a local cluster
 # make torture  kill, interrupt and starve a tiny pipeline: it must end in the same bytes (6 minutes)
@@ -19,6 +18,7 @@
 # make pick     BYTES=350000 (or MS=0.6 RUNTIME=opencv): name the best model of the family within it
 # make controls train what else pruning's budget buys, and compare (a DVC stage: cached)
 # make sensitivity   measure what INT8 costs in each layer alone (a DVC stage: cached)
+# make jetson   write FP16 files and INT8 ones that TensorRT takes, and compare (DVC stages: cached)
 # make runtimes time the models in OpenVINO, LiteRT and ncnn beside the others (a DVC stage: cached)
 # make bundle   MODEL=pruned_int8 FOR=pi (ARCHIVE=1): all that a place needs; make card: its figures
 # make hardware estimate energy, FPGA and ASIC; all hardware on one page (DVC stages: cached)
@@ -54,7 +54,7 @@ endef
 needs = @test -n "$($(1))" || { echo "error: $(1) is missing, e.g. make $@ $(1)=$(2)" >&2; exit 2; }
 
 .PHONY: help install style test test-fast test-all test-cluster quick quick-settings full example study baseline compare \
-	throughput profile family pick controls sensitivity runtimes card bundle hardware report hooks readme publish \
+	throughput profile family pick controls sensitivity runtimes jetson card bundle hardware report hooks readme publish \
 	torture
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -183,6 +183,9 @@ controls: install
 
 sensitivity: install
 	dvc repro stages/sensitivity/dvc.yaml
+
+jetson: install
+	dvc repro stages/jetson/dvc.yaml
 
 runtimes: install
 	python -m pip install --quiet --disable-pip-version-check -r requirements-runtimes.txt

@@ -1,13 +1,15 @@
-"""Write a network as an FP32 ONNX file for deployment, and check that it is the same network.
+"""Write a network as an ONNX file for deployment, and check that it is the same network.
 
 Normalization and BatchNorm are folded into convolutions (see inference/export). The file takes raw
 pixels, in batches of any size. For networks other than the chain it holds the logits of a few
 synthetic pictures, so that a device finds engines that compute it wrongly: see
-inference/runtimes/expected.py.
+inference/runtimes/expected.py. With export.precision: fp16, weights and activations are FP16 (see
+inference/export/fp16.py).
 
 Reads   a checkpoint, the validation images
 Writes  an ONNX file (input "pixels": RGB float32 in 0-255 (N, 3, H, W); output "logits"
-        (N, classes)), a JSON of each runtime's difference from PyTorch
+        (N, classes)), a JSON of each runtime's difference from PyTorch, and of an FP16 file the
+        precision in which each runtime computes it here
 Params  data.*, export.*  (see DataParams, ExportParams)
 Raises  InputError when no runtime is right; the ONNX file is then not written
 
@@ -26,15 +28,22 @@ from stages.common.core.files import replacing, write_json
 from stages.common.core.params import load_params
 from stages.common.data.dataset import Images, first_images, load_training_images
 from stages.common.data.params import DataParams
-from stages.common.inference.export.check import answers, compare_runtimes
+from stages.common.inference.export.check import (
+    answers,
+    compare_runtimes,
+    precisions,
+    rounding_error,
+)
+from stages.common.inference.export.fp16 import in_fp16
 from stages.common.inference.export.onnx_export import INPUT, onnx_of
-from stages.common.inference.params import ExportParams
+from stages.common.inference.params import FP16, ExportParams
 from stages.common.inference.runtimes.agreement import print_wrong, require_one_right
 from stages.common.inference.runtimes.onnx_files import WRONG
 from stages.common.network.chain import Chain
 from stages.common.network.network import Network
 from stages.common.network.params import NetworkParams
 
+ROUNDED = "computed_in_fp16"  # key of an FP16 file's JSON: what FP16 arithmetic costs
 INPUT_DESCRIPTION = {
     "name": INPUT,
     "layout": "NCHW",
@@ -66,6 +75,17 @@ def structure(model: Network) -> dict:
     return {"network": {key: model.config[key] for key in ("factory", "arguments")}}
 
 
+def with_precisions(
+    results: dict[str, dict], path: Path, model: Network, images: Images
+) -> dict[str, dict]:
+    """Of an FP16 file: also the precision in which each runtime computes it here, and what FP16
+    arithmetic changes.
+    """
+    found = precisions(path, images)
+    computed = {name: {**each, "computes_in": found[name]} for name, each in results.items()}
+    return {**computed, ROUNDED: rounding_error(path, model, images)}
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--params", type=Path, required=True)
@@ -89,6 +109,8 @@ def main() -> None:
     metadata = metadata_of(checkpoint, images)
     metadata |= answers(checkpoint.model, params.logit_tolerance)
     model = onnx_of(checkpoint.model, params.opset, metadata)
+    if params.precision == FP16:
+        model = in_fp16(model)
     with replacing(args.onnx) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
         results, wrong = compare_runtimes(
@@ -100,9 +122,12 @@ def main() -> None:
             f"allowed by export.logit_tolerance: {params.logit_tolerance:g}; raise it if "
             "predictions still agree",
         )
+        checked = results
+        if params.precision == FP16:
+            checked = with_precisions(results, temporary, checkpoint.model, images)
     print_wrong(wrong)
     size = args.onnx.stat().st_size
-    checked = {**results, **({WRONG: wrong} if wrong else {})}
+    checked = {**checked, **({WRONG: wrong} if wrong else {})}
     write_json(args.metrics, {**checked, "images": len(images), "size_bytes": size})
     worst = max(
         result["max_logit_difference"] for name, result in results.items() if name not in wrong

@@ -27,6 +27,7 @@ from stages.common.inference.params import (
     ExportParams,
     QuantizeParams,
     TFLiteParams,
+    refuse_second_files,
 )
 from stages.common.measuring.params import BenchmarkParams
 from stages.common.network.params import NetworkParams
@@ -90,6 +91,7 @@ def check(content: dict, path: str | Path) -> list[str]:
     check_networks(params)
     refuse_large_augmentation(params["recipe"], params["data"].image_size)
     check_counts(params, path)
+    refuse_second_files(params["export"], params["quantize"])
     refuse_contradictions(params["prune"])
     check_pruning(params)
     check_studies(params["studies"], content, SECTIONS, path)

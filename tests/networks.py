@@ -77,11 +77,17 @@ NETWORK = {
 PARAMS = {
     "data": DATA,
     "network": NETWORK,
-    "export": {"opset": 18, "check_images": 50, "logit_tolerance": 0.001},
+    "export": {
+        "precision": "fp32",
+        "opset": 18,
+        "check_images": 50,
+        "logit_tolerance": 0.001,
+    },
     "quantize": {
         "calibration_images": 100,
         "calibration_method": "minmax",
         "activation_type": "uint8",
+        "symmetric": False,
         "reduce_range": True,
         "max_accuracy_drop": 10.0,
         "logit_tolerance": 10,

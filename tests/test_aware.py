@@ -75,6 +75,7 @@ def trained(model: ModelProto, params: QuantizeParams, folder: Path) -> TorchGra
     [
         {},
         {"reduce_range": False, "activation_type": "int8"},
+        {"symmetric": True},
         {"calibration_method": "percentile"},
         {"exclude": ["head"]},
     ],

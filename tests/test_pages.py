@@ -31,7 +31,7 @@ LINK = re.compile(r"!?\[(?:[^\]\[]|\[[^\]]*\])*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 SHELL = ("", "bash")  # a fence of another kind says which
 SILENT = {"cd", "curl", "git", "npm", "pip", "pre-commit", "rm", "scp", "source"}  # not ours
-SILENT |= {"export", "ray", "sha256sum", "sudo", "unzip"}
+SILENT |= {"export", "ray", "sha256sum", "sudo", "trtexec", "unzip"}
 PARAM = re.compile(r"([a-z_]+)\.([a-z0-9_*]+)(: .*|=.*)?")
 FILE_ENDINGS = ("csv", "json", "lock", "md", "onnx", "png", "py", "yaml", "pt", "npz")
 

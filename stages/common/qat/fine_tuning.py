@@ -22,10 +22,10 @@ from stages.common.core.accuracy import accuracy
 from stages.common.core.cli import InputError
 from stages.common.data.dataset import Images
 from stages.common.inference.int8.first_layer import first_layer
-from stages.common.inference.int8.layers import named
 from stages.common.inference.int8.quantizer import (
     chosen_layers,
     largest_integer,
+    prepared,
     with_int8_layers,
 )
 from stages.common.inference.int8.sensitivity import logits_of
@@ -63,7 +63,7 @@ def fine_tuned_for_int8(
     Raises ``InputError`` for a network that cannot be trained here, and when the loss diverges.
     """
     started = time.perf_counter()
-    model = named(model)
+    model = prepared(model, params)
     layers = chosen_layers(model, params)
 
     def int8_accuracy(int8: ModelProto) -> float:

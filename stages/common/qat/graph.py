@@ -187,6 +187,7 @@ class Reader:
                 levels=self.levels,
                 by_channel=scale.numel() > 1,
                 input_scale=float(input_scale),
+                int32_bias=bool(node.input[2:]) and node.input[2] in self.dequantizers,
             )
         self.layers[names] = layer.to(self.device)
         return layer

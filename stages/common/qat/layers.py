@@ -83,7 +83,7 @@ class FloatLayer(nn.Module):
 
 class Int8Layer(FloatLayer):
     """Computes with what an INT8 file would hold: weights of 2 ``levels`` + 1 integers, by channel
-    where ``by_channel``, and an int32 bias of scale input_scale * weight scale.
+    where ``by_channel``, and where ``int32_bias`` a bias of scale input_scale * weight scale.
     """
 
     def __init__(
@@ -94,19 +94,22 @@ class Int8Layer(FloatLayer):
         levels: int,
         by_channel: bool,
         input_scale: float,
+        int32_bias: bool = True,
     ):
         super().__init__(weight, bias, axis)
         self.levels = levels
         self.by_channel = by_channel
         self.input_scale = input_scale
+        self.int32_bias = int32_bias
 
     def forward(self) -> tuple[Tensor, Tensor | None]:
         weight, bias = self.weight(), self.bias()
-        scale = self.scale(weight.detach(), bias)
+        integers = bias if self.int32_bias else None
+        scale = self.scale(weight.detach(), integers)
         shape = [-1 if each == self.axis else 1 for each in range(weight.dim())]
         return (
             rounded(weight, scale.view(shape), -self.levels, self.levels),
-            None if bias is None else rounded_bias(bias, scale * self.input_scale),
+            bias if integers is None else rounded_bias(integers, scale * self.input_scale),
         )
 
     def scale(self, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -3,12 +3,18 @@
 And what the file holds for the same check on a device.
 """
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from stages.common.data.dataset import Images
+from stages.common.inference.export.fp16 import in_fp32, with_rounded_activations
+from stages.common.inference.int8.sensitivity import logits_of
+from stages.common.inference.onnx_graph import load_model
+from stages.common.inference.params import FP16, FP32
+from stages.common.inference.runtimes.agreement import logit_error
 from stages.common.inference.runtimes.expected import expected_metadata, sample_pictures
 from stages.common.inference.runtimes.onnx_files import logits_by_runtime
 from stages.common.inference.runtimes.opencv import NAMED_ENGINES, installed_engines
@@ -18,6 +24,9 @@ from stages.common.network.network import Network
 
 # A float32 sum is exact to a share of its terms: of larger logits, a share is allowed.
 LARGE_LOGIT = 10
+# Percent of the logits. Sums of float32 in two orders differ by less, activations in FP16 by more:
+# each is rounded by up to 0.05 %.
+FP32_ERROR = 0.001
 
 
 def compare_runtimes(
@@ -30,6 +39,30 @@ def compare_runtimes(
     logits, refused = logits_by_runtime(path, images, installed_engines(NAMED_ENGINES))
     results = {runtime: differences(found, expected) for runtime, found in logits.items()}
     return results, {**refused, **wrong_runtimes(results, allowed(tolerance, expected))}
+
+
+def precisions(path: Path, images: Images) -> dict[str, str]:
+    """The precision, FP16 or FP32, in which each runtime that takes an FP16 file computes it here.
+
+    It is FP32 where the logits are those of a file that holds the same weights in FP32: such a
+    runtime only stores FP16.
+    """
+    engines = installed_engines(NAMED_ENGINES)
+    found, _ = logits_by_runtime(path, images, engines)
+    with tempfile.TemporaryDirectory() as folder:
+        stored = Path(folder) / "fp32.onnx"
+        stored.write_bytes(in_fp32(load_model(path)).SerializeToString())
+        expected, _ = logits_by_runtime(stored, images, engines)
+    return {
+        name: FP32 if logit_error(found[name], expected[name]) <= FP32_ERROR else FP16
+        for name in found
+    }
+
+
+def rounding_error(path: Path, model: Network, images: Images) -> dict:
+    """The differences from the network in PyTorch of what computes an FP16 file in FP16."""
+    found = logits_of(with_rounded_activations(load_model(path)), images)
+    return differences(found, pytorch_logits(model, images.pixels))
 
 
 def pytorch_logits(model: Network, pixels: np.ndarray) -> np.ndarray:

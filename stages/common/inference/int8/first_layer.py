@@ -14,6 +14,7 @@ from stages.common.data.dataset import Images
 from stages.common.inference.int8.gptq import patches_of, round_filters
 
 WEIGHT, BIAS = 1, 2  # inputs of Conv
+CENTRE = 128  # less this, pixels are int8 themselves, with the zero point 0
 
 
 @dataclass(frozen=True)
@@ -70,17 +71,68 @@ def subtraction(model: ModelProto, name: str) -> NodeProto | None:
     return makers[0] if makers else None
 
 
+def centred(model: ModelProto) -> ModelProto:
+    """A copy that computes the same, whose first convolution reads the pixels less ``CENTRE``.
+
+    Its bias takes up the difference: conv(x - m) + b = conv(x - 128) + b + (128 - m) sum(weights).
+    Where it pads, its border would be another one: the copy is as the model was.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    first = first_layer(copy)
+    if first is None or any(first.pads):
+        return copy
+    add_bias(first.node, copy)
+    constants = {tensor.name: tensor for tensor in copy.graph.initializer}
+    weight, bias = (constants[name] for name in first.node.input[WEIGHT:])
+    sums = numpy_helper.to_array(weight).sum(axis=(1, 2, 3), dtype=np.float64)
+    mean = 0.0 if first.mean is None else float(first.mean)
+    moved = numpy_helper.to_array(bias) + (CENTRE - mean) * sums
+    bias.CopyFrom(numpy_helper.from_array(moved.astype(np.float32), bias.name))
+    subtract_centre(first.node, copy)
+    return copy
+
+
+def subtract_centre(convolution: NodeProto, model: ModelProto) -> None:
+    """Let it read the pixels less ``CENTRE``, in place, whatever it subtracted before."""
+    name = "centre_of_pixels"
+    difference = subtraction(model, convolution.input[0])
+    pixels = convolution.input[0] if difference is None else difference.input[0]
+    new = onnx.helper.make_node("Sub", [pixels, name], [f"{pixels}_centred"], name="centre")
+    convolution.input[0] = new.output[0]
+    if difference is not None and difference.output[0] not in names_read(model):
+        model.graph.node.remove(difference)
+    if not any(node.output[0] == new.output[0] for node in model.graph.node):
+        model.graph.node.insert(0, new)
+        centre = numpy_helper.from_array(np.array(CENTRE, np.float32), name)
+        model.graph.initializer.append(centre)
+    read = names_read(model)
+    for tensor in [each for each in model.graph.initializer if each.name not in read]:
+        model.graph.initializer.remove(tensor)
+
+
+def names_read(model: ModelProto) -> set[str]:
+    """Of the tensors that a node reads."""
+    return {name for node in model.graph.node for name in node.input}
+
+
+def add_bias(convolution: NodeProto, model: ModelProto) -> None:
+    """Give it a bias of zeros, in place, where it has none."""
+    if len(convolution.input) > BIAS:
+        return
+    convolution.input.append(f"{convolution.input[WEIGHT]}_bias")
+    [weight] = [each for each in model.graph.initializer if each.name == convolution.input[WEIGHT]]
+    zeros = np.zeros(weight.dims[0], np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(zeros, convolution.input[BIAS]))
+
+
 def round_first_layer(first: FirstLayer, model: ModelProto, images: Images, levels: int) -> None:
     """Put its weights on their INT8 grid, in place. Where it has no bias, which takes the mean
     error, it gets one.
     """
+    add_bias(first.node, model)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     filters = numpy_helper.to_array(constants[first.node.input[WEIGHT]])
-    if len(first.node.input) == BIAS:
-        first.node.input.append(f"{first.node.input[WEIGHT]}_bias")
-        zeros = np.zeros(len(filters), np.float32)
-        model.graph.initializer.append(numpy_helper.from_array(zeros, first.node.input[BIAS]))
-        constants[first.node.input[BIAS]] = model.graph.initializer[-1]
     bias = numpy_helper.to_array(constants[first.node.input[BIAS]])
     height, width = filters.shape[2:]
     patches = first.patches(images, (height, width))
@@ -89,14 +141,17 @@ def round_first_layer(first: FirstLayer, model: ModelProto, images: Images, leve
         constants[name].CopyFrom(numpy_helper.from_array(value, name))
 
 
-def exact_differences(first: FirstLayer | None, lowest: int) -> dict[str, list[dict]]:
+def exact_differences(
+    first: FirstLayer | None, lowest: int, around_zero: bool = False
+) -> dict[str, list[dict]]:
     """Pixels minus a whole number, as onnxruntime.quantization's TensorQuantOverrides: with the
-    scale 1, no difference is rounded. ``lowest``: of the activations' integers.
+    scale 1, no difference is rounded. ``lowest``: of the activations' integers. ``around_zero``:
+    empty where the zero point would not be 0.
     """
     if first is None or first.mean is None:
         return {}
     mean = float(first.mean)
-    if not (mean.is_integer() and 0 <= mean <= 255):
+    if not (mean.is_integer() and 0 <= mean <= 255) or (around_zero and mean + lowest != 0):
         return {}
     dtype = np.int8 if lowest < 0 else np.uint8
     quantization = {

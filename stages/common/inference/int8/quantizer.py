@@ -2,7 +2,8 @@
 
 Weights become INT8, symmetric, one scale for each output channel; activations become 8 bits with
 one scale for each tensor, from their ranges over calibration images. The file is a QDQ graph: each
-operator stands between DequantizeLinear and QuantizeLinear, and a runtime fuses them.
+operator stands between DequantizeLinear and QuantizeLinear, and a runtime fuses them. With
+quantize.symmetric it is what TensorRT takes (see tensorrt.py).
 """
 
 import contextlib
@@ -31,11 +32,16 @@ from onnxruntime.quantization.quant_utils import (
 from stages.common.core.cli import InputError
 from stages.common.data.dataset import Images, first_images
 from stages.common.inference.int8.first_layer import (
+    centred,
     exact_differences,
     first_layer,
     round_first_layer,
 )
 from stages.common.inference.int8.layers import Layer, find_layers, layers_of, named
+from stages.common.inference.int8.tensorrt import (
+    refuse_what_tensorrt_refuses,
+    tensorrt_options,
+)
 from stages.common.inference.onnx_graph import read_metadata, strip
 from stages.common.inference.params import QuantizeParams
 from stages.common.inference.runtimes.expected import EXPECTED
@@ -81,11 +87,14 @@ def quantized(
     """The INT8 model; equal inputs give equal bytes. The logits stay FP32, and so do the layers
     that ``params.exclude`` names. ``ranges``: see ``with_int8_layers``.
 
-    Raises ``InputError`` for a name that no layer has, and when no layer is left.
+    Raises ``InputError`` for a name that no layer has, when no layer is left, and for a symmetric
+    model that TensorRT would refuse.
     """
-    named_model = named(model)
-    chosen = chosen_layers(named_model, params)
-    result = with_int8_layers(named_model, images, params, chosen, ranges)
+    ready = prepared(model, params)
+    chosen = chosen_layers(ready, params)
+    result = with_int8_layers(ready, images, params, chosen, ranges)
+    if params.symmetric:
+        refuse_what_tensorrt_refuses(result)
     strip(result)
     shorten_names(result)
     metadata = {**read_metadata(model), "quantize": json.dumps(recorded(params), sort_keys=True)}
@@ -93,6 +102,13 @@ def quantized(
     onnx.helper.set_model_props(result, metadata)
     onnx.checker.check_model(result, full_check=True)
     return result
+
+
+def prepared(model: ModelProto, params: QuantizeParams) -> ModelProto:
+    """A copy that computes the same and whose nodes have names; where activations are to be
+    symmetric, its first layer reads the pixels around 0.
+    """
+    return centred(named(model)) if params.symmetric else named(model)
 
 
 def chosen_layers(model: ModelProto, params: QuantizeParams) -> list[Layer]:
@@ -116,30 +132,34 @@ def with_int8_layers(
 
     ``ranges``: a file that keeps the activations' ranges from one call to the next.
     """
-    prepared = ModelProto()
-    prepared.CopyFrom(model)
-    first = first_layer(prepared)
+    source = ModelProto()
+    source.CopyFrom(model)
+    first = first_layer(source)
     if first is not None and any(first.node.name in layer.nodes for layer in chosen):
-        round_first_layer(first, prepared, images, largest_integer(params))
-    add_pre_process_metadata(prepared)  # BatchNorm is folded already: nothing to pre-process
+        round_first_layer(first, source, images, largest_integer(params))
+    add_pre_process_metadata(source)  # BatchNorm is folded already: nothing to pre-process
     left_out = {node for layer in layers_of(model) if layer not in chosen for node in layer.nodes}
     left_out |= {node.name for node in model.graph.node if node.op_type in STAY_FP32}
+    options = {
+        "OpTypesToExcludeOutputQuantization": ["Gemm"],
+        "TensorQuantOverrides": exact_differences(
+            first, LOWEST[params.activations], around_zero=params.symmetric
+        ),
+        **(tensorrt_options(source) if params.symmetric else {}),
+    }
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         quantize_static(
-            prepared,
+            source,
             Path(folder) / "int8.onnx",
             CalibrationReader(images, model.graph.input[0].name),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             reduce_range=params.reduce_range,
-            activation_type=ACTIVATION_TYPES[params.activation_type],
+            activation_type=ACTIVATION_TYPES[params.activations],
             weight_type=QuantType.QInt8,
             nodes_to_exclude=sorted(left_out),
             calibrate_method=METHODS[params.calibration_method],
-            extra_options={
-                "OpTypesToExcludeOutputQuantization": ["Gemm"],
-                "TensorQuantOverrides": exact_differences(first, LOWEST[params.activation_type]),
-            },
+            extra_options=options,
             calibration_cache_path=ranges,
         )
         result = onnx.load(Path(folder) / "int8.onnx")
@@ -156,7 +176,9 @@ def recorded(params: QuantizeParams) -> dict:
     """The params that a file states: no check, and no exclusion or fine-tuning where there is
     none.
     """
-    values = dataclasses.asdict(params)
+    values = {**dataclasses.asdict(params), "activation_type": params.activations}
+    if not params.symmetric:
+        del values["symmetric"]
     if not params.aware_epochs:
         values = {key: value for key, value in values.items() if not key.startswith("aware_")}
     del values["logit_tolerance"], values["repair"]

@@ -10,8 +10,8 @@ from onnx import ModelProto
 
 from stages.common.core.accuracy import accuracy
 from stages.common.data.dataset import Images
-from stages.common.inference.int8.layers import Layer, find_layers, layers_of, named
-from stages.common.inference.int8.quantizer import with_int8_layers
+from stages.common.inference.int8.layers import Layer, find_layers, layers_of
+from stages.common.inference.int8.quantizer import prepared, with_int8_layers
 from stages.common.inference.params import QuantizeParams
 from stages.common.inference.runtimes.agreement import logit_error
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
@@ -38,7 +38,7 @@ def sensitivities(
     Computed as ONNX defines the file, so that no runtime's error enters. The activations' ranges
     are found once.
     """
-    model = named(model)
+    model = prepared(model, params)
     layers = layers_of(model)
     excluded = find_layers(layers, params.exclude, "quantize.exclude")
     expected = logits_of(model, images)
