@@ -421,7 +421,7 @@ def test_the_file_is_at_most_8_kb_larger_than_its_weights():
 def test_the_int8_file_keeps_the_metadata_of_the_fp32_file():
     metadata = read_metadata(int8_model())
 
-    unsaid = ("exclude", "logit_tolerance", "repair", "aware_")
+    unsaid = ("exclude", "logit_tolerance", "repair", "symmetric", "aware_")
     values = {key: value for key, value in PARAMS["quantize"].items() if not key.startswith(unsaid)}
     assert json.loads(metadata.pop("quantize")) == values
     assert metadata == read_metadata(fp32_model())
