@@ -2,8 +2,7 @@
 # make quick    set up, then run the whole pipeline on a little of the real data, in build/quick
 # make full     set up, then the committed pipeline on all of CIFAR-10 (dvc repro)
 # make test     set up, then check style and types and pass the tests; test-fast: 90 seconds of them
-# make test-all    install what make test skips for want of tools, then all tests
-# make test-cluster   install Ray and the remotes' packages, then test studies on a local cluster
+# make test-all    install the tools that make test lacks, then test; also test-cluster and test-web
 # make torture  kill, interrupt and starve a tiny pipeline: it must end in the same bytes (6 minutes)
 # make example  NAME=resnet20: run the pipeline with examples/resnet20/params.yaml, in build/examples
 # make study    NAME=sweep (or seeds, tiny, precision): run the experiments of params.yaml's studies;
@@ -16,6 +15,8 @@
 # make throughput  measure what each choice of the training loop brings
 # make family   train, quantize and time the five models of stages/family (a DVC pipeline: cached)
 # make pick     BYTES=350000 (or MS=0.6 RUNTIME=opencv): name the best model of the family within it
+# make web      write build/web, a page that classifies pictures in a browser (deploy/README.md)
+#               MODELS="a.onnx b.onnx": with these, not with models/*.onnx
 # make controls train what else pruning's budget buys, and compare (a DVC stage: cached)
 # make sensitivity   measure what INT8 costs in each layer alone (a DVC stage: cached)
 # make jetson   write FP16 files and INT8 ones that TensorRT takes, and compare (DVC stages: cached)
@@ -53,9 +54,9 @@ endef
 # $(call needs,NAME,sweep): refuse to run without the variable.
 needs = @test -n "$($(1))" || { echo "error: $(1) is missing, e.g. make $@ $(1)=$(2)" >&2; exit 2; }
 
-.PHONY: help install style test test-fast test-all test-cluster quick quick-settings full example study baseline compare \
+.PHONY: help install style test test-fast test-all test-cluster test-web quick quick-settings full example study baseline compare \
 	throughput profile family pick controls sensitivity runtimes jetson card bundle hardware report hooks readme publish \
-	torture
+	torture web
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -105,6 +106,10 @@ test-all: install
 test-cluster: install
 	python -m pip install --quiet --disable-pip-version-check -r requirements-cluster.txt
 	$(PYTEST) tests/test_study*.py tests/test_remotes.py
+
+test-web: install
+	python -m stages.tools.web.runtime
+	$(PYTEST) tests/test_web*.py
 
 torture: install
 	OMP_NUM_THREADS=1 python -m tests.torture
@@ -177,6 +182,9 @@ family: install
 pick: install
 	@python -m stages.family.pick --frontier metrics/family/frontier.json $(if $(BYTES),--bytes $(BYTES)) \
 		$(if $(MS),--ms $(MS)) $(if $(RUNTIME),--runtime $(RUNTIME))
+
+web: install
+	@python -m stages.tools.web --folder build/web $(or $(MODELS),$(sort $(wildcard models/*.onnx)))
 
 controls: install
 	dvc repro stages/controls/dvc.yaml

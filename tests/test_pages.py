@@ -201,7 +201,7 @@ def is_param(key: str) -> bool:
 
 
 def python_problems(words: list[str], folder: Path) -> list[str]:
-    if words[0] == "-m" and words[1] in ("pytest", "venv", "pip", "zipfile"):
+    if words[0] == "-m" and words[1] in ("pytest", "venv", "pip", "zipfile", "http.server"):
         return []
     if words[0] == "-m":
         file, words = ROOT / (words[1].replace(".", "/") + ".py"), words[1:]
