@@ -16,7 +16,7 @@
 # make family   train, quantize and time the five models of stages/family (a DVC pipeline: cached)
 # make pick     BYTES=350000 (or MS=0.6 RUNTIME=opencv): name the best model of the family within it
 # make web      write build/web, a page that classifies pictures in a browser (deploy/README.md)
-#               MODELS="a.onnx b.onnx": with these, not with models/*.onnx
+#               MODELS="a.onnx b.onnx": with these in place of models/*.onnx
 # make controls train what else pruning's budget buys, and compare (a DVC stage: cached)
 # make sensitivity   measure what INT8 costs in each layer alone (a DVC stage: cached)
 # make jetson   write FP16 files and INT8 ones that TensorRT takes, and compare (DVC stages: cached)

@@ -65,7 +65,8 @@ def data_directory(tmp_path_factory) -> Path:
     return directory
 
 
-# They train, or start DVC or git many times: 10 seconds and more a file. Not for make test-fast.
+# They train, open pages in a browser, or start DVC or git many times: 10 seconds and more a file.
+# Not for make test-fast.
 SLOW_FILES = (
     "test_aware.py",
     "test_bundle.py",
@@ -78,6 +79,8 @@ SLOW_FILES = (
     "test_study_pareto.py",
     "test_study_point.py",
     "test_teach.py",
+    "test_web_bundle.py",
+    "test_web_page.py",
 )
 
 
