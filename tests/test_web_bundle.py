@@ -13,6 +13,7 @@ import pytest
 
 from deploy.classify import Classifier, read_image
 from stages.common.core.cli import InputError
+from stages.common.inference.export.fp16 import in_fp16
 from stages.common.inference.runtimes.expected import expected_metadata
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
 from stages.tools.web import runtime
@@ -187,15 +188,16 @@ LOGITS = """(async () => {
 
 @needs_chromium
 @needs_runtime
-@pytest.mark.parametrize("index", [0, 1], ids=["fp32", "int8"])
-def test_pictures_get_the_logits_of_onnx_runtime_and_the_classes_of_classify(
-    tab, folder, models, index
-):
+@pytest.mark.parametrize("name", ["fp32", "int8", "fp16"])
+def test_pictures_get_the_logits_of_onnx_runtime_and_the_classes_of_classify(tab, folder, name):
     files = [*(f"cifar_{number}.png" for number in range(10)), *PICTURES]
-    found = np.array(tab.evaluate(LOGITS, model=f"models/{models[index].name}", files=files))
-    classifier = Classifier(models[index], "new")
+    path = folder / "models" / f"{name}.onnx"
+    if name == "fp16":  # beside the models that the page lists
+        path.write_bytes(in_fp16(fp32_model()).SerializeToString())
+    found = np.array(tab.evaluate(LOGITS, model=f"models/{path.name}", files=files))
+    classifier = Classifier(path)
     images = [read_image(folder / file) for file in files]
-    expected = OnnxRuntimeSession(models[index], threads=1).logits(classifier.blob(images))
+    expected = OnnxRuntimeSession(path, threads=1).logits(classifier.blob(images))
     np.testing.assert_allclose(found, expected, atol=1e-3)
     assert np.array_equal(found.argmax(1), classifier.predict(images).argmax(1))
 
@@ -234,6 +236,7 @@ def test_a_person_chooses_a_picture_switches_models_and_saves_the_times(
     assert [row[3].split()[1:] for row in rows(tab)] == [["ms", "n", "=", "1"]] * 2
     tab.evaluate("document.getElementById('measure').click()")
     wait(tab)
+    assert tab.text("#time").endswith(" ms (median of 50 runs)")
     tab.downloads(tmp_path)
     tab.evaluate("document.getElementById('save').click()")
     figures = saved_figures(tmp_path)

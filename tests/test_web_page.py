@@ -12,6 +12,7 @@ from PIL import Image
 
 from deploy import classify
 from deploy.classify import fitted, read_description, read_image
+from stages.common.inference.export.fp16 import in_fp16
 from tests.browser import CHROMIUM, Browser, Tab, served
 from tests.networks import fp32_model, write_models
 from tests.pipelines import ROOT
@@ -180,7 +181,11 @@ def refusal(tab: Tab, script: str, **values: object) -> str:
 
 
 def test_a_model_says_the_same_of_itself_as_to_classify(tab, folder):
-    for path, precision in zip(write_models(folder), ("FP32", "INT8"), strict=True):
+    half = folder / "fp16.onnx"
+    half.write_bytes(in_fp16(fp32_model()).SerializeToString())
+    paths = {"FP32": folder / "fp32.onnx", "INT8": folder / "int8.onnx", "FP16": half}
+    write_models(folder)
+    for precision, path in paths.items():
         found = tab.evaluate(DESCRIBE, file=path.name)
         classes, size, stretch, expected = read_description(path)
         assert found["classes"] == list(classes)

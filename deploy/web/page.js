@@ -16,6 +16,7 @@ const CAMERA_ERRORS = {
 const element = (id) => document.getElementById(id);
 const networks = [];
 let chosen = null; // network
+let answered = null; // the network whose answer is shown
 let picture = null; // { source, width, height, name }: see picture.js
 let camera = null; // MediaStream
 let turn = Promise.resolve();
@@ -166,9 +167,7 @@ function showAnswer(network, confidences) {
     return make("li", "", bar, make("span", "name", network.classes[index]), share);
   });
   element("classes").replaceChildren(...items);
-  const median = milliseconds(network.samples.percentile(50));
-  const count = network.samples.count === 1 ? "one run" : `median of ${network.samples.count} runs`;
-  element("time").textContent = `${network.name}, ${network.precision}: ${median} (${count})`;
+  answered = network;
 }
 
 function showTimes() {
@@ -177,8 +176,14 @@ function showTimes() {
     const count = samples.count ? make("small", "", `n = ${samples.count}`) : "";
     cells[index].replaceChildren(milliseconds(samples.percentile(50)), count);
   });
+  element("time").textContent = answered ? timeOfAnswer(answered) : "No picture yet.";
   element("measure").disabled = !networks.length;
   element("save").disabled = !networks.some(({ samples }) => samples.count);
+}
+
+function timeOfAnswer({ name, precision, samples }) {
+  const runs = samples.count === 1 ? "one run" : `median of ${samples.count} runs`;
+  return `${name}, ${precision}: ${milliseconds(samples.percentile(50))} (${runs})`;
 }
 
 function milliseconds(ms) {
@@ -207,7 +212,8 @@ function forgetPicture() {
   URL.revokeObjectURL(element("image").src);
   element("views").hidden = true;
   element("classes").replaceChildren();
-  element("time").textContent = "No picture yet.";
+  answered = null;
+  showTimes();
 }
 
 function showView(shown, caption) {
