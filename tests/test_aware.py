@@ -368,10 +368,11 @@ def write_aware_params(arguments: dict[str, Path], **changes: object) -> None:
     write_params(arguments["params"], quantize={**AWARE, **changes}, recipe=recipe)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
 def test_the_stage_fine_tunes_and_says_what_that_and_its_control_bring(
-    arguments, monkeypatch, capsys
+    arguments, monkeypatch, capsys, symmetric
 ):
-    write_aware_params(arguments)
+    write_aware_params(arguments, symmetric=symmetric)
     call(quantize, monkeypatch, **arguments)
 
     metrics = json.loads(arguments["metrics"].read_text())
@@ -379,7 +380,9 @@ def test_the_stage_fine_tunes_and_says_what_that_and_its_control_bring(
     assert list(aware) == ["epochs", "before", "after", "control"]
     assert aware["epochs"] == 2
     assert all(aware[key] > 50 for key in ("before", "after", "control"))
-    assert abs(aware["after"] - metrics["onnxruntime"]["int8_accuracy"]) <= 1
+    # ONNX Runtime itself rounds the biases of a symmetric file, which are FP32 there.
+    runtime = metrics["opencv_new" if symmetric else "onnxruntime"]
+    assert abs(aware["after"] - runtime["int8_accuracy"]) <= 1
     stated = json.loads(read_metadata(load_model(arguments["int8"]))["quantize"])
     assert stated["aware_epochs"] == 2
     assert not list(arguments["resume"].iterdir())

@@ -15,6 +15,7 @@ from deploy.classify import Classifier
 from stages import export, quantize
 from stages.common.core.cli import InputError
 from stages.common.core.params import load_params, read_params
+from stages.common.inference.export.check import precisions
 from stages.common.inference.export.fp16 import in_fp16, in_fp32, with_rounded_activations
 from stages.common.inference.int8.first_layer import centred
 from stages.common.inference.int8.layers import named
@@ -227,6 +228,20 @@ def test_what_fp16_arithmetic_costs_is_computed_where_no_runtime_has_it(fp32):
     assert 0.001 < error < 1
 
 
+def test_a_runtime_that_computes_in_fp16_is_told_from_one_that_stores_it(tmp_path, monkeypatch):
+    path = tmp_path / "fp16.onnx"
+    path.write_bytes(in_fp16(fp32_model()).SerializeToString())
+    rounded = logits_of(with_rounded_activations(load_model(path)), OTHERS)
+
+    def logits_by_runtime(file, images, engines):
+        stored = logits_of(load_model(file), images)
+        return {"pc": stored, "gpu": rounded if file == path else stored}, {}
+
+    monkeypatch.setattr("stages.common.inference.export.check.logits_by_runtime", logits_by_runtime)
+
+    assert precisions(path, OTHERS) == {"pc": "fp32", "gpu": "fp16"}
+
+
 def test_equal_models_give_equal_fp16_bytes(fp32):
     first, second = (in_fp16(fp32).SerializeToString(deterministic=True) for _ in range(2))
     assert first == second
@@ -390,7 +405,8 @@ def test_the_table_says_what_symmetry_costs_and_what_computes_fp16(results, monk
 
     assert "+0.00 points on the test images; 1 are right in INT8 alone, 1 in the symmetric" in text
     assert "at most 0.02, 1 of 500 predictions" in text
-    assert "onnxruntime in FP32; with activations rounded to FP16: 0.03 and 2." in text
+    assert "with activations rounded to FP16: 0.03 and 2." in text
+    assert "Here it is computed in FP32 by onnxruntime." in text
     assert "base_int8_symmetric: opencv_new refuses the file, and is left out." in text
 
 

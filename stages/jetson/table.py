@@ -19,7 +19,7 @@ from stages.common.measuring.exact_tests import mcnemar_exact
 from stages.common.reporting.markdown import as_table, name_and_figures
 
 HEADS = ["file", "bytes", "validation images", "test images", "test predictions unlike FP32's"]
-INT8, FP16, SYMMETRIC = "int8", "fp16", "int8_symmetric"
+FP32, FP16, INT8, SYMMETRIC = "fp32", "fp16", "int8", "int8_symmetric"
 WRONG, ROUNDED = "wrong_here", "computed_in_fp16"  # keys of a check's JSON
 REMEDY = "'make jetson'"
 
@@ -120,14 +120,18 @@ def precision_note(check: dict, network: str) -> str:
     largest = max(each["max_logit_difference"] for each in runtimes.values())
     flipped = max(each["flipped_predictions"] for each in runtimes.values())
     rounded = check[ROUNDED]
-    computed = ", ".join(
-        f"{name} in {each['computes_in'].upper()}" for name, each in runtimes.items()
-    )
+    places = {
+        precision: [name for name, each in runtimes.items() if each["computes_in"] == precision]
+        for precision in (FP16, FP32)
+    }
+    here = [
+        f"computed in {key.upper()} by {', '.join(names)}" for key, names in places.items() if names
+    ]
     return (
         f"{network}, FP16 against PyTorch's FP32: logits differ by at most {largest:g}, "
-        f"{flipped} of {check['images']:,} predictions on validation images. It is computed here "
-        f"by {computed}; with activations rounded to FP16: {rounded['max_logit_difference']:g} and "
-        f"{rounded['flipped_predictions']}."
+        f"{flipped} of {check['images']:,} predictions on validation images; with activations "
+        f"rounded to FP16: {rounded['max_logit_difference']:g} and "
+        f"{rounded['flipped_predictions']}. Here it is {'; '.join(here)}."
     )
 
 
