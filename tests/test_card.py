@@ -208,7 +208,7 @@ def test_a_card_says_what_was_measured_of_its_model_and_of_no_other(made):
     assert f"{evaluation['macs']:,} MACs" in text
     assert f"{evaluation['accuracy']:.0f} % of 100 test images" in text
     assert f"{evaluation['accuracy_low']:.0f} to {evaluation['accuracy_high']:.0f}" in text
-    assert f"| cat | {evaluation['class_accuracy']['cat']:g} % [" in text
+    assert f"| cat | {evaluation['class_accuracy']['cat']:.0f} % [" in text
     for kind, title in zip(KINDS, ["clean", "JPEG 75", "noise 0.08"], strict=False):
         [row] = [line for line in text.splitlines() if line.startswith(f"| {title} |")]
         cells = row.split(" | ")

@@ -101,7 +101,7 @@ def pruned(prune: dict) -> str:
     elif prune.get("budget_ms"):
         goal = f"to {prune['budget_ms']:g} ms"
     else:
-        goal = f"by {prune['amount']:.1%} of the {TARGETS[prune['target']]}"
+        goal = f"by {100 * prune['amount']:g} % of the {TARGETS[prune['target']]}"
     return f"{prune['method']} pruning {goal}, {prune['epochs']} epochs of fine-tuning"
 
 
@@ -118,19 +118,28 @@ def accuracy_text(card: Card) -> str:
     low, high = (f"{limit:.{decimals}f}" for limit in card.accuracy_interval)
     return (
         f"{percent_text(card.evaluation['accuracy'], images)} of {images:,} test images, 95 % "
-        f"interval {low} to {high} (Clopper and Pearson), in {card.own['evaluated_in']}. Recall of "
-        "each class:"
+        f"interval {low} to {high} (Clopper and Pearson), in {runtime_text(card)}. Recall of each "
+        "class:"
     )
+
+
+def runtime_text(card: Card) -> str:
+    """ "OpenCV DNN (new)": the runtime of the evaluation, and its engine."""
+    runtime, _, engine = card.own["evaluated_in"].partition("_")
+    return f"{RUNTIMES[runtime]} ({engine})" if engine else RUNTIMES[runtime]
 
 
 def class_table(card: Card) -> str:
     heads = ["class", "recall"]
     recalls = card.evaluation["class_accuracy"]
+    alike = card.evaluation["images"] // len(recalls)  # images of a class, where classes are even
+    counts = card.evaluation.get("class_images", dict.fromkeys(recalls, alike))
     lows, highs = (card.evaluation.get(f"class_accuracy_{end}", {}) for end in ("low", "high"))
     rows = [
         [
             name.replace("|", "\\|"),
-            f"{recall:g} %" + (f" [{lows[name]:g}, {highs[name]:g}]" if name in lows else ""),
+            percent_text(recall, counts[name])
+            + (f" [{lows[name]:g}, {highs[name]:g}]" if name in lows else ""),
         ]
         for name, recall in recalls.items()
     ]

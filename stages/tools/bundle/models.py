@@ -25,10 +25,13 @@ class Model:
 
 @dataclass(frozen=True)
 class TFLiteModel:
-    """The TFLite file of an INT8 variant, and the JSON of its evaluation."""
+    """An INT8 variant as TFLite, and the JSON of its evaluation; ``arena_bytes``: the memory that
+    it needs on a microcontroller, where that was measured.
+    """
 
     path: Path
     evaluation: dict
+    arena_bytes: int | None
 
 
 class Pipeline:
@@ -79,11 +82,18 @@ class Pipeline:
                 evaluation = self._metrics / "evaluate_tflite" / f"{network}.json"
                 found = read_metrics(evaluation, "'dvc repro evaluate_tflite'")
                 refuse_stale(self._repository, path, evaluation)
-                return TFLiteModel(path, found)
+                return TFLiteModel(path, found, self._arena_bytes(network, path))
         int8 = [name for name in self._onnx if name.endswith(INT8_SUFFIX)]
         raise InputError(
             f"MODEL={model.card.name} has no TFLite file; expected {' or '.join(int8)}"
         )
+
+    def _arena_bytes(self, network: str, tflite: Path) -> int | None:
+        measured = self._metrics / "mcu" / f"{network}.json"
+        if not measured.exists():
+            return None
+        refuse_stale(self._repository, tflite, measured)
+        return read_metrics(measured, "'make mcu'").get("arena_bytes")
 
     def _networks(self) -> dict[str, dict]:
         entries = [each for each in self._content["vars"] if isinstance(each, dict)]
