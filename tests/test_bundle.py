@@ -20,6 +20,7 @@ from dvc.repo import Repo
 from stages import evaluate
 from stages.common.core.cli import InputError
 from stages.tools.bundle import __main__ as bundle
+from stages.tools.web import runtime
 from tests.conftest import make_images
 from tests.networks import call, int8_tflite, write_models, write_params
 from tests.pipelines import ROOT
@@ -268,4 +269,38 @@ def test_where_opencv_is_wrong_a_pi_gets_nothing(root, monkeypatch):
     note_what_was_measured(root)
     with pytest.raises(InputError, match=r"OpenCV is wrong for it \(onnxruntime is right\)"):
         make_bundle(monkeypatch, "base_int8", "pi")
+    assert os.listdir(root / "build" / "bundles") == []
+
+
+@pytest.fixture
+def fake_runtime(root, monkeypatch) -> None:
+    """Files that count as ONNX Runtime Web, so that none is fetched."""
+    folder = root / runtime.RUNTIME
+    folder.mkdir(parents=True)
+    for name in runtime.DIGESTS:
+        (folder / name).write_text(name)
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in runtime.DIGESTS}
+    monkeypatch.setattr(runtime, "DIGESTS", digests)
+
+
+@pytest.mark.usefixtures("fake_runtime")
+def test_what_a_browser_gets_is_complete_in_both_precisions(root, tmp_path, monkeypatch):
+    make_bundle(monkeypatch, "base_int8", "web", "--archive")
+    folder = unpacked(root, "base_int8-web", tmp_path / "elsewhere")
+
+    assert_checksums_are_right(folder)
+    listed = json.loads((folder / "models.json").read_text())["models"]
+    assert listed == ["models/model_int8.onnx", "models/model.onnx"]
+    for path, card in zip(listed, ("MODEL_CARD.md", "MODEL_CARD_base.md"), strict=True):
+        metadata = {each.key: each.value for each in onnx.load(folder / path).metadata_props}
+        name = json.loads(metadata["card"])["name"]
+        assert (folder / card).read_text().startswith(f"# Model card: {name}\n")
+    assert {"index.html", "LICENSE", "README.md", "onnxruntime"} <= set(os.listdir(folder))
+
+
+@pytest.mark.usefixtures("fake_runtime")
+def test_without_figures_of_the_second_precision_a_browser_gets_nothing(root, monkeypatch):
+    (root / "metrics" / "evaluate" / "base.json").unlink()
+    with pytest.raises(InputError, match="base.json is missing; run 'dvc repro evaluate'"):
+        make_bundle(monkeypatch, "base_int8", "web")
     assert os.listdir(root / "build" / "bundles") == []

@@ -9,17 +9,44 @@ from stages.card.pages.card_page import card_page
 from stages.common.inference.runtimes.expected import add_metadata
 from stages.tools.bundle.models import Model, Pipeline
 from stages.tools.bundle.pi import write_pi_bundle
+from stages.tools.web.bundle import write_web_bundle
 
 CARD_FILE = "MODEL_CARD.md"
+WEB_PAGE = """# A page that classifies pictures
+
+It works on any static web server and without a network. To try it, in this folder:
+
+```
+python3 -m http.server 8000     # then http://localhost:8000
+```
+
+Each model has its card beside this page; `SHA256SUMS` is for `sha256sum --check SHA256SUMS`.
+"""
 
 
 def fill_for_pi(_: Pipeline, model: Model, folder: Path) -> None:
     copy = copy_with_card(model, folder)
-    (folder / CARD_FILE).write_text(card_page(model.card, files=[]))
+    write_card(folder / CARD_FILE, model)
     write_pi_bundle(copy, model.card.own["evaluated_in"], model.card.name, folder)
 
 
-PLACES: dict[str, Callable[[Pipeline, Model, Path], None]] = {"pi": fill_for_pi}
+def fill_for_web(pipeline: Pipeline, model: Model, folder: Path) -> None:
+    """FP32 and INT8 of the network, between which the page switches; the model is shown first."""
+    copies = []
+    parts = folder.with_name("copies")
+    parts.mkdir()
+    for each in pipeline.in_both_precisions(model):
+        copies.append(copy_with_card(each, parts))
+        suffix = "" if each is model else f"_{each.card.name}"
+        write_card(folder / f"MODEL_CARD{suffix}.md", each)
+    write_web_bundle(copies, folder)
+    (folder / "README.md").write_text(WEB_PAGE)
+
+
+PLACES: dict[str, Callable[[Pipeline, Model, Path], None]] = {
+    "pi": fill_for_pi,
+    "web": fill_for_web,
+}
 
 
 def copy_with_card(model: Model, folder: Path) -> Path:
@@ -28,3 +55,7 @@ def copy_with_card(model: Model, folder: Path) -> Path:
     shutil.copyfile(model.onnx, copy)
     add_metadata(copy, card_metadata(model.card))
     return copy
+
+
+def write_card(path: Path, model: Model, *files: str) -> None:
+    path.write_text(card_page(model.card, list(files)))
