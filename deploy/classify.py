@@ -338,7 +338,7 @@ def load_nets(
             else:
                 nets[name] = net
         except cv2.error as error:
-            refusals.append(f"{name}: {one_line(error)}")
+            refusals.append(f"{name}: refuses the model ({one_line(error)})")
     if not nets:
         reasons = "; ".join(refusals)
         raise InputError(f"{path}: no engine of OpenCV {cv2.__version__} is right ({reasons})")
@@ -375,7 +375,9 @@ def utf8(path: str | Path) -> str:
 
 
 def one_line(error: cv2.error) -> str:
-    return " ".join((error.err or str(error)).split())
+    """OpenCV's text, whose lines may begin with a mark."""
+    text = re.sub("^> ?", "", error.err or str(error), flags=re.MULTILINE)
+    return " ".join(text.split()).lstrip(": ")
 
 
 def time_net(net: cv2.dnn.Net, probe: np.ndarray) -> float:

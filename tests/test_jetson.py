@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -302,11 +303,15 @@ def test_a_device_classifies_with_these_files_as_they_say(written, name):
     found = Classifier(written / f"{name}.onnx").predict(pictures).argmax(1)
     program = [sys.executable, "-I", str(ROOT / "deploy" / "classify.py")]
     run = subprocess.run(
-        [*program, str(written / f"{name}.onnx"), str(written / "one.png")], capture_output=True
+        [*program, str(written / f"{name}.onnx"), str(written / "one.png")],
+        capture_output=True,
+        text=True,
     )
 
     assert (found == expected).mean() >= 0.95
     assert run.returncode == 0, run.stderr
+    left_out = [line for line in run.stderr.splitlines() if "left out" in line]
+    assert all(re.match(r"engine left out: \w+: refuses the model \([^>]", it) for it in left_out)
 
 
 def test_the_committed_params_are_accepted():
