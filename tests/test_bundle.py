@@ -64,6 +64,7 @@ def note_what_was_measured(root: Path) -> None:
     network = {"int8": ONNX["base_int8"], "tflite": TFLITE}
     variables = [{"networks": {"base": network}}, {"variants": ONNX}]
     stages = {
+        "export": {"cmd": "unused", "outs": list(ONNX.values())},
         **{name: stage([path], f"metrics/evaluate/{name}.json") for name, path in ONNX.items()},
         "robustness": stage(["models"], "metrics/robustness.json"),
         "benchmark": stage(list(ONNX.values()), "metrics/benchmark.json"),
@@ -259,6 +260,14 @@ def test_an_unknown_model_or_place_is_named_with_what_there_is(
     with pytest.raises(InputError, match=said.replace("?", r"\?")):
         make_bundle(monkeypatch, model, place)
     assert not (root / "build").exists()
+
+
+def test_a_model_that_did_not_travel_hinders_no_other(root, monkeypatch):
+    (root / ONNX["base"]).unlink()
+    make_bundle(monkeypatch, "base_int8", "pi")
+    with_other_bytes(root, ONNX["base_int8"])
+    with pytest.raises(InputError, match="was measured on another"):
+        make_bundle(monkeypatch, "base_int8", "pi")
 
 
 def test_where_opencv_is_wrong_a_pi_gets_nothing(root, monkeypatch):

@@ -45,7 +45,7 @@ def test_a_second_run_does_nothing_and_the_status_is_clean(repository):
     # Without a target, DVC names the pipelines that run on request as well.
     named = [line for line in repository.dvc("status").splitlines() if not line.startswith("\t")]
     family = {line for line in named if line.startswith("stages/family/dvc.yaml:")}
-    assert len(family) == 38  # six of each model, one of each peer, and three
+    assert len(family) == 48  # four of each model, one of each variant and peer, and three
     assert set(named) - family == {
         "stages/card/dvc.yaml:card@base:",
         "stages/card/dvc.yaml:card@base_int8:",
