@@ -21,6 +21,7 @@
 # make sensitivity   measure what INT8 costs in each layer alone (a DVC stage: cached)
 # make jetson   write FP16 files and INT8 ones that TensorRT takes, and compare (DVC stages: cached)
 # make runtimes time the models in OpenVINO, LiteRT and ncnn beside the others (a DVC stage: cached)
+# make mcu      run the INT8 networks as a microcontroller does; C++ for a board (DVC stages: cached)
 # make bundle   MODEL=pruned_int8 FOR=pi (ARCHIVE=1): all that a place needs; make card: its figures
 # make hardware estimate energy, FPGA and ASIC; all hardware on one page (DVC stages: cached)
 # make hooks    check style at every commit, keep models in step with git checkout (pre-commit)
@@ -55,7 +56,7 @@ endef
 needs = @test -n "$($(1))" || { echo "error: $(1) is missing, e.g. make $@ $(1)=$(2)" >&2; exit 2; }
 
 .PHONY: help install style test test-fast test-all test-cluster test-web quick quick-settings full example study baseline compare \
-	throughput profile family pick controls sensitivity runtimes jetson card bundle hardware report hooks readme publish \
+	throughput profile family pick controls sensitivity runtimes mcu jetson card bundle hardware report hooks readme publish \
 	torture web
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -96,7 +97,7 @@ test-fast: install
 TOOLS = iverilog verilator make g++ qflow-tech-osu018 chromium jq unzip
 test-all: install
 	python -m pip install --quiet --disable-pip-version-check -r requirements-hardware.txt \
-		-r requirements-runtimes.txt
+		-r requirements-runtimes.txt -r requirements-mcu.txt
 	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 		apt-get update --quiet=2 && apt-get install --quiet=2 --yes --no-install-recommends $(TOOLS); \
 	else echo "These are needed besides; on Debian and Ubuntu:" \
@@ -198,6 +199,12 @@ jetson: install
 runtimes: install
 	python -m pip install --quiet --disable-pip-version-check -r requirements-runtimes.txt
 	dvc repro stages/runtimes/dvc.yaml
+
+mcu: install
+	python -m pip install --quiet --disable-pip-version-check -r requirements-mcu.txt || { \
+		echo "error: tflite-micro has no wheel for this Python or system: it is for Linux on x86-64," \
+			"and the other stages go on without it" >&2; exit 1; }
+	dvc repro stages/mcu/dvc.yaml
 
 card: install
 	dvc repro stages/card/dvc.yaml

@@ -17,6 +17,7 @@ from stages.common.core.files import write_json
 from stages.common.core.params import Params, number, one_of, parse_section, read_params
 from stages.common.network.params import CHAIN, factory
 from stages.common.pruning.latency.model import read_profile
+from stages.common.pruning.params import BYTES
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class FactoryParams:
 class TimeParams:
     """The params that decide whether pruning needs the latency; see PruneParams for the others."""
 
-    target: str = one_of("macs", "params", "latency")
+    target: str = one_of("macs", "params", "latency", *BYTES)
     budget_ms: float = number(at_least=0)
 
     def needs_latency(self) -> bool:

@@ -1,7 +1,8 @@
 """Prune the base network and fine-tune what is left, with the wider networks as teacher.
 
 Reads   the base checkpoint, the teacher's outputs on the training images, the training images
-        (validation images included, never the test ones), the latency model of the device
+        (validation images included, never the test ones), the latency model of the device, the
+        memory model of the network
 Writes  a checkpoint of the pruned network, the fine-tuning curve as CSV, after every epoch (one
         row an epoch: epoch, step, loss, learning_rate, validation_accuracy in percent), a JSON of
         the sizes and accuracies before and after
@@ -14,7 +15,8 @@ Raises  InputError for wrong params, a missing base, an amount or a budget that 
 carries them along. With prune.mixup_share the base teaches first, on mixtures of two images;
 without a wider network (teach.factory none) it is the only teacher. Milliseconds are predicted
 from a profile for the chain; for another network they are measured on this machine, on which the
-result then depends. A killed run goes on from its last whole epoch, kept in the folder --resume.
+result then depends. Bytes on a microcontroller are predicted for every network. A killed run goes
+on from its last whole epoch, kept in the folder --resume.
 """
 
 import argparse
@@ -24,7 +26,7 @@ import torch
 
 from stages.common.building.checkpoint import load_checkpoint, save_checkpoint
 from stages.common.core.accuracy import percent_text
-from stages.common.core.cli import run
+from stages.common.core.cli import InputError, run
 from stages.common.core.files import write_csv, write_json
 from stages.common.core.params import load_params
 from stages.common.data.dataset import Images, load_training_images
@@ -33,9 +35,10 @@ from stages.common.network.imported import ImportedNetwork
 from stages.common.network.network import Network
 from stages.common.network.params import NetworkParams
 from stages.common.pruning.base_teacher import teaching_flops
-from stages.common.pruning.fine_tuning import Latency, Pruned, prune_in_steps
+from stages.common.pruning.fine_tuning import CostModel, Pruned, prune_in_steps
 from stages.common.pruning.latency.candidates import CandidateTimer
 from stages.common.pruning.latency.model import load_latency_model
+from stages.common.pruning.memory.model import load_memory_model
 from stages.common.pruning.params import PruneParams, refuse_chain_only, refuse_contradictions
 from stages.common.pruning.summary import summary, widths_in_words
 from stages.common.training.checkpoints import EpochStore
@@ -56,15 +59,25 @@ def curve(histories: list[list[dict]]) -> list[dict]:
     return [{**row, "epoch": epoch} for epoch, row in enumerate(rows, 1)]
 
 
-def latency_of(
-    base: Network, path: str, params: PruneParams, keep_whole: Sequence[str], store: EpochStore
-) -> Latency | None:
-    """The latency of the chain, by a profile, or of another network, timed here; if asked for."""
+def cost_model_of(
+    base: Network,
+    args: argparse.Namespace,
+    params: PruneParams,
+    keep_whole: Sequence[str],
+    store: EpochStore,
+) -> CostModel | None:
+    """The latency of the chain, by a profile, or of another network, timed here; or the bytes on a
+    microcontroller; if asked for.
+    """
+    if params.counts_bytes():
+        if args.memory is None:
+            raise InputError(f"prune.target is {params.target}: --memory is missing")
+        return load_memory_model(args.memory)
     if not params.needs_latency():
         return None
     if isinstance(base, ImportedNetwork):
         return CandidateTimer(base, keep_whole, store)
-    return load_latency_model(path, params.precision)
+    return load_latency_model(args.latency, params.precision)
 
 
 def accuracies_of(base: Network, pruned: Pruned, validation: Images) -> dict[str, float]:
@@ -103,15 +116,17 @@ def main() -> None:
     base = load_checkpoint(args.base, source.factory)
     teacher = load_teacher(args.teacher, recipe.augmentation(), images.digest())
     store = EpochStore(args.resume)
-    latency = latency_of(base.model, args.latency, params, keep_whole, store)
+    cost_model = cost_model_of(base.model, args, params, keep_whole, store)
     context = RunContext(images, validation, recipe, pick_device(params.device), store)
 
     def write_curve(histories: list[list[dict]]) -> None:
         write_csv(args.curve, curve(histories), header=CURVE_COLUMNS)
 
-    pruned = prune_in_steps(base.model, teacher, params, context, latency, write_curve, keep_whole)
+    pruned = prune_in_steps(
+        base.model, teacher, params, context, cost_model, write_curve, keep_whole
+    )
     accuracies = accuracies_of(base.model, pruned, validation)
-    metrics = summary(base.model, pruned.network, params, accuracies, latency, keep_whole)
+    metrics = summary(base.model, pruned.network, params, accuracies, cost_model, keep_whole)
     metrics |= operations(base.model, pruned, teacher, params, images)
     whole = {"keep_whole": keep_whole} if keep_whole else {}
     provenance = {**base.provenance, "prune": {**params.provenance(), **whole}}
@@ -132,6 +147,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("params", "data", "resume", "base", "teacher", "latency"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--memory", help="memory model, where prune.target is flash or ram")
     for name in ("pruned", "curve", "metrics"):
         parser.add_argument(f"--{name}", required=True)
     return parser.parse_args()

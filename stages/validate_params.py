@@ -29,6 +29,7 @@ from stages.common.inference.params import (
     TFLiteParams,
     refuse_second_files,
 )
+from stages.common.mcu.params import MCUParams
 from stages.common.measuring.params import BenchmarkParams
 from stages.common.network.params import NetworkParams
 from stages.common.npu.vela import NPUParams
@@ -61,6 +62,7 @@ SECTIONS = {
     "quantize": QuantizeParams,
     "tflite": TFLiteParams,
     "npu": NPUParams,
+    "mcu": MCUParams,
     "evaluate": EvaluateParams,
     "benchmark": BenchmarkParams,
     "robustness": RobustnessParams,

@@ -219,6 +219,7 @@ def call_prune(monkeypatch: pytest.MonkeyPatch, data: Path, folder: Path) -> dic
         "base": "base.pt",
         "teacher": "teacher.npz",
         "latency": "latency.json",
+        "memory": "memory.json",
         "pruned": "pruned.pt",
         "curve": "curve.csv",
         "metrics": "prune.json",

@@ -54,6 +54,7 @@ ALL_STAGES = {
     "train",
     "teach",
     "latency_profile",
+    "memory_model",
     "prune",
     "export@base",
     "export@pruned",

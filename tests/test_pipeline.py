@@ -73,6 +73,9 @@ def test_a_second_run_does_nothing_and_the_status_is_clean(repository):
         "stages/jetson/dvc.yaml:jetson_test@pruned_fp16:",
         "stages/jetson/dvc.yaml:jetson_test@pruned_int8_symmetric:",
         "stages/runtimes/dvc.yaml:runtimes:",
+        "stages/mcu/dvc.yaml:mcu@base:",
+        "stages/mcu/dvc.yaml:mcu@pruned:",
+        "stages/mcu/dvc.yaml:mcu_table:",
         "stages/sensitivity/dvc.yaml:sensitivity:",
     }
 

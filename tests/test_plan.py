@@ -283,6 +283,7 @@ PARAMS = PruneParams(
     amount=0.5,
     budget_ms=0,
     precision="fp32",
+    budget_bytes=0,
     widths=[],
     importance="taylor",
     allocation="global",

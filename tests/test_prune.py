@@ -309,7 +309,7 @@ def test_pruning_to_milliseconds_in_steps_reports_the_predicted_latency(
 def test_named_widths_are_reported_without_an_amount_asked(base, images):
     params = dataclasses.replace(PARAMS, widths=WIDTHS)
     pruned = cut_once(base, images, params)
-    report = summary(base, pruned, params, {}, latency=None)
+    report = summary(base, pruned, params, {}, cost_model=None)
     assert report["amount_asked"] is None
     assert report["amount_reached"] == round(1 - size_of(pruned).macs / size_of(base).macs, 4)
 
@@ -325,7 +325,7 @@ def test_pruning_and_fine_tuning_is_repeatable_and_reports_what_it_did(
         for name in "ab"
     )
     assert model_digest(pruned.network) == model_digest(again.network)
-    report = summary(base, pruned.network, params, accuracies={}, latency=None)
+    report = summary(base, pruned.network, params, accuracies={}, cost_model=None)
     assert report["amount_reached"] == pytest.approx(0.5, abs=0.06)
     assert report["before"]["widths"] == "32 32 / 64 64 / 64 64"
     shrunk = report["after"]["params"] < report["before"]["params"]

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
         "requirements-examples.txt",
         "requirements-cluster.txt",
         "requirements-runtimes.txt",
+        "requirements-mcu.txt",
     ],
 )
 def test_every_requirement_is_pinned(name):

@@ -1,7 +1,7 @@
-"""The cost of a network with other widths: MACs, params, or predicted milliseconds."""
+"""The cost of a network with other widths: MACs, params, predicted milliseconds or bytes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch import nn
@@ -12,12 +12,14 @@ from stages.common.network.imported import ImportedNetwork
 from stages.common.network.network import Network
 from stages.common.network.size import output_positions, size_of
 from stages.common.pruning.couplings import coupled, dependency_graph, is_depthwise
-from stages.common.pruning.groups import channel_groups
+from stages.common.pruning.groups import channel_groups, shown_name
 from stages.common.pruning.latency.model import LatencyModel
+from stages.common.pruning.memory.model import MemoryModel, Outputs, layer_names, outputs_of
 from stages.common.pruning.plan.goals import Cost
 from stages.common.pruning.plan.ranking import Group
 
 COUNTED = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)  # by ``size_of``: BatchNorm as a bias
+UNITS = {"flash": "bytes of flash", "ram": "bytes of RAM"}
 
 
 def size_cost(base: Network, target: str, keep_whole: Sequence[str] = ()) -> Cost:
@@ -44,7 +46,8 @@ class LayerSizes:
     def __init__(self, base: ImportedNetwork, keep_whole: Sequence[str]):
         graph = dependency_graph(base)
         groups = channel_groups(base, graph, keep_whole)
-        layers = [layer for layer in base.modules() if isinstance(layer, COUNTED)]
+        named = [each for each in base.named_modules() if isinstance(each[1], COUNTED)]
+        self.names, layers = [name for name, _ in named], [layer for _, layer in named]
         self.makes, self.reads = incidence(base, graph, groups, layers)
         widths = np.array([group.width for group in groups])
         outputs, inputs, self.kernels, self.groups = np.array([shape_of(each) for each in layers]).T
@@ -107,6 +110,36 @@ def latency_cost(base: Chain, latency: LatencyModel) -> Cost:
         base=latency.predict(shape),
         unit=f"ms on {latency.device}",
     )
+
+
+def memory_cost(
+    base: Network, memory: MemoryModel, target: str, keep_whole: Sequence[str] = ()
+) -> Cost:
+    """The predicted bytes of flash or RAM of the base with other widths.
+
+    Raises ``InputError`` where the model is of another network.
+    """
+    memory.require_same(base)
+    outputs = outputs_by_width(base, keep_whole)
+    return Cost(
+        lambda widths: memory.bytes(target, outputs(widths)),
+        base=memory.bytes(target, outputs_of(base)),
+        unit=UNITS[target],
+    )
+
+
+def outputs_by_width(base: Network, keep_whole: Sequence[str]) -> Callable[[list[int]], Outputs]:
+    """The outputs of every convolution and linear layer, as a function of the groups' widths."""
+    if isinstance(base, Chain):
+        first, *_, last = layer_names(base)
+        ends = {first: base.whitening.out_channels, last: base.head.out_features}
+        return lambda widths: ends | dict(zip(layer_names(base)[1:-1], widths, strict=True))
+    assert isinstance(base, ImportedNetwork)
+    sizes = LayerSizes(base, keep_whole)
+    return lambda widths: {
+        shown_name(name): int(count)
+        for name, count in zip(sizes.names, sizes.outputs(widths), strict=True)
+    }
 
 
 def in_blocks(widths: list[int], shape: list[list[int]]) -> list[list[int]]:

@@ -13,11 +13,12 @@ from stages.common.network.chain import Chain, widths_of
 from stages.common.network.network import Network
 from stages.common.network.size import size_of
 from stages.common.pruning.base_teacher import MixupFirst, mixup_teacher, network_teacher
-from stages.common.pruning.costs import latency_cost, size_cost
+from stages.common.pruning.costs import latency_cost, memory_cost, size_cost
 from stages.common.pruning.cut import hold_at_zero, keep_channels, make_permanent
 from stages.common.pruning.importance import scored_groups
 from stages.common.pruning.latency.candidates import CandidateTimer
 from stages.common.pruning.latency.model import LatencyModel
+from stages.common.pruning.memory.model import MemoryModel
 from stages.common.pruning.norms import cut_with_norms
 from stages.common.pruning.params import PruneParams
 from stages.common.pruning.plan.goals import Cost, goals_of
@@ -32,7 +33,8 @@ from stages.common.training.teacher import Teacher, TeacherOutputs
 Cut = Callable[[Network, int], Network]  # the network and the number of the step, from 1
 # of a network, which stays as it is, and a function that returns a changed copy: that copy
 ApplyCut = Callable[[Network, Callable[[Network], Network]], Network]
-Latency = LatencyModel | CandidateTimer  # of the chain by a profile, of another network measured
+# Milliseconds of the chain by a profile, of another network measured; or bytes of any network.
+CostModel = LatencyModel | CandidateTimer | MemoryModel
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,17 @@ def prune_in_steps(
     teacher: TeacherOutputs,
     params: PruneParams,
     context: RunContext,
-    latency: Latency | None = None,
+    cost_model: CostModel | None = None,
     on_epoch: Callable[[list[list[dict]]], None] = ignore,
     keep_whole: Sequence[str] = (),
 ) -> Pruned:
     """Cut a copy of the base in equal steps, fine-tuning after each.
 
-    ``latency`` is given where the params ask for milliseconds. After every epoch ``on_epoch`` is
-    called with the rows of the curve, one list a step. Where ``teacher`` has no views, the base
-    itself is the teacher.
+    ``cost_model`` is given where the params ask for milliseconds or bytes. After every epoch
+    ``on_epoch`` is called with the rows of the curve, one list a step. Where ``teacher`` has no
+    views, the base itself is the teacher.
     """
-    cut = cut_of(base, params, context.images, latency, keep_whole, apply_of(params, context))
+    cut = cut_of(base, params, context.images, cost_model, keep_whole, apply_of(params, context))
     objective_of = objectives(base, teacher, params, context)
     model, accuracy = copy.deepcopy(base), 0.0
     fine_tuning: list[Progress] = []
@@ -101,7 +103,7 @@ def cut_of(
     base: Network,
     params: PruneParams,
     images: Images,
-    latency: Latency | None = None,
+    cost_model: CostModel | None = None,
     keep_whole: Sequence[str] = (),
     apply: ApplyCut = apply_alone,
 ) -> Cut:
@@ -123,8 +125,8 @@ def cut_of(
         return write_zeros
 
     shape = widths_of(base) if isinstance(base, Chain) else []
-    profile = latency if isinstance(latency, LatencyModel) else None
-    goals = goals_of(params, shape, cost_of(base, params, latency, keep_whole), profile)
+    profile = cost_model if isinstance(cost_model, LatencyModel) else None
+    goals = goals_of(params, shape, cost_of(base, params, cost_model, keep_whole), profile)
 
     def remove_channels(model: Network, step: int) -> Network:
         model = model.cpu()
@@ -137,14 +139,16 @@ def cut_of(
 
 
 def cost_of(
-    base: Network, params: PruneParams, latency: Latency | None, keep_whole: Sequence[str]
+    base: Network, params: PruneParams, cost_model: CostModel | None, keep_whole: Sequence[str]
 ) -> Cost:
-    if latency is None:
+    if cost_model is None:
         return size_cost(base, params.target, keep_whole)
-    if isinstance(latency, CandidateTimer):
-        return latency.cost()
+    if isinstance(cost_model, MemoryModel):
+        return memory_cost(base, cost_model, params.target, keep_whole)
+    if isinstance(cost_model, CandidateTimer):
+        return cost_model.cost()
     assert isinstance(base, Chain)
-    return latency_cost(base, latency)
+    return latency_cost(base, cost_model)
 
 
 # ------------------------------------------------------------------------------------ fine-tuning

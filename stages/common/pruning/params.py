@@ -14,6 +14,8 @@ from stages.common.core.params import (
 )
 from stages.common.network.params import CHAIN
 
+BYTES = ("flash", "ram")  # targets that are bytes on a microcontroller
+
 
 @dataclass(frozen=True)
 class PruneParams:
@@ -21,10 +23,11 @@ class PruneParams:
 
     seed: int = whole(at_least=0)
     method: str = one_of("structured", "unstructured")
-    target: str = one_of("macs", "params", "latency")
+    target: str = one_of("macs", "params", "latency", *BYTES)
     amount: float = number(at_least=0, below=1)
     budget_ms: float = number(at_least=0)
     precision: str = one_of("fp32", "int8", usual="fp32")
+    budget_bytes: int = whole(at_least=0, usual=0)
     widths: list = channel_widths(fewest_blocks=0)
     importance: str = one_of("taylor", "magnitude", "random")
     allocation: str = one_of("global", "uniform", "proportional")
@@ -45,10 +48,19 @@ class PruneParams:
     def needs_latency(self) -> bool:
         return self.target == "latency" or self.budget_ms > 0
 
+    def counts_bytes(self) -> bool:
+        return self.target in BYTES
+
+    def names_a_size(self) -> bool:
+        """Whether the size to reach is named, so that the amount is not read."""
+        return bool(self.budget_ms or self.budget_bytes or self.widths)
+
     def asked(self) -> str:
         """How much is to be removed, for the printed line."""
         if self.widths:
             return "prune.widths"
+        if self.budget_bytes:
+            return f"{self.budget_bytes:,} bytes"
         return f"{self.budget_ms:g} ms" if self.budget_ms else f"{self.amount:g}"
 
     def provenance(self) -> dict:
@@ -93,10 +105,35 @@ def refuse_contradictions(params: PruneParams) -> None:
             "prune.method is unstructured, but zeros in place change no width: prune.widths needs "
             "prune.method structured"
         )
+    refuse_contradicting_bytes(params)
     if params.budget_ms and params.widths:
         raise InputError(
             "prune.budget_ms and prune.widths both say how much to keep: set budget_ms to 0, or "
             "widths to []"
+        )
+
+
+def refuse_contradicting_bytes(params: PruneParams) -> None:
+    """The same of what counts bytes on a microcontroller."""
+    if params.counts_bytes() and params.method == "unstructured":
+        raise InputError(
+            f"prune.method is unstructured, but zeros in place save no bytes: prune.target "
+            f"{params.target} needs prune.method structured"
+        )
+    if params.counts_bytes() and params.budget_ms:
+        raise InputError(
+            f"prune.target is {params.target}, but prune.budget_ms counts milliseconds: set "
+            "budget_ms to 0, and say by budget_bytes or amount how much to remove"
+        )
+    if params.budget_bytes and not params.counts_bytes():
+        raise InputError(
+            f"prune.budget_bytes counts bytes, but prune.target is {params.target}: set target to "
+            "flash or ram, or budget_bytes to 0"
+        )
+    if params.budget_bytes and params.widths:
+        raise InputError(
+            "prune.budget_bytes and prune.widths both say how much to keep: set budget_bytes to 0, "
+            "or widths to []"
         )
 
 
@@ -107,7 +144,7 @@ def refuse_chain_only(params: PruneParams, factory: str) -> None:
     if params.widths:
         raise InputError(
             f"prune.widths is for the chain, but network.factory is {factory}: set it to [], and "
-            "say by prune.amount or prune.budget_ms how much to remove"
+            "say by prune.amount or a budget how much to remove"
         )
     if params.precision == "int8":
         raise InputError(

@@ -14,7 +14,13 @@ PLACE = re.compile(
 )
 NETWORKS = ("base", "pruned")
 CHECKS = {"": "export", "_int8": "quantize"}  # what checked a network's files, by their suffix
-TARGETS = {"macs": "MACs", "params": "params", "latency": "predicted milliseconds"}
+TARGETS = {
+    "macs": "MACs",
+    "params": "params",
+    "latency": "predicted milliseconds",
+    "flash": "predicted bytes of flash",
+    "ram": "predicted bytes of RAM",
+}
 RUNTIMES = {"opencv": "OpenCV DNN", "onnxruntime": "ONNX Runtime"}
 AGAIN = "'make example' again"
 

@@ -60,6 +60,17 @@ class StayWithinMeasured:
 
 
 @dataclass(frozen=True)
+class StayWithinBytes:
+    """Remove the channels ranked lowest until the bytes are within the budget, and give back those
+    for which there is room.
+    """
+
+    budget: float
+    cost: Cost
+    ranking: Ranking
+
+
+@dataclass(frozen=True)
 class KeepMostWithin:
     """Keep the most importance that fits into the milliseconds."""
 
@@ -67,7 +78,7 @@ class KeepMostWithin:
     latency: LatencyModel
 
 
-Goal = KeepWidths | RemoveShare | StayWithin | StayWithinMeasured | KeepMostWithin
+Goal = KeepWidths | RemoveShare | StayWithin | StayWithinMeasured | StayWithinBytes | KeepMostWithin
 
 
 def goals_of(
@@ -83,6 +94,10 @@ def goals_of(
     if params.widths:
         require_narrower(params.widths, base)
         return [KeepWidths(widths_after(step, params, base)) for step in steps]
+    if params.counts_bytes():
+        ranking = ranking_of(params, base)
+        budgets = [budget_after(step, params, cost.base) for step in steps]
+        return [StayWithinBytes(budget, cost, ranking) for budget in budgets]
     if latency is None and not cost.measured:
         ranking = ranking_of(params, base)
         shares = [params.amount * step / params.steps for step in steps]
@@ -113,7 +128,7 @@ def widths_after(step: int, params: PruneParams, base: list[list[int]]) -> list[
     ]
 
 
-def budget_after(step: int, params: PruneParams, base_ms: float) -> float:
-    """The milliseconds to reach after this step."""
-    last = params.budget_ms or base_ms * (1 - params.amount)
-    return base_ms - max(base_ms - last, 0) * step / params.steps
+def budget_after(step: int, params: PruneParams, base: float) -> float:
+    """The milliseconds or bytes to reach after this step; ``base``: of the unpruned network."""
+    last = params.budget_ms or params.budget_bytes or base * (1 - params.amount)
+    return base - max(base - last, 0) * step / params.steps

@@ -5,6 +5,7 @@ each group keeps; ``groups.py`` and ``costs.py`` say what the groups and the cos
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +17,7 @@ from stages.common.pruning.plan.goals import (
     KeepWidths,
     RemoveShare,
     StayWithin,
+    StayWithinBytes,
     StayWithinMeasured,
 )
 from stages.common.pruning.plan.ranking import Group
@@ -39,6 +41,8 @@ def make_plan(groups: list[Group], goal: Goal, round_to: int) -> Plan:
         widths = widths_within_budget(goal, groups, round_to)
     elif isinstance(goal, StayWithinMeasured):
         widths = widths_within_measured(goal, groups, round_to)
+    elif isinstance(goal, StayWithinBytes):
+        widths = widths_within_bytes(goal, groups, round_to)
     else:
         importance = [group.importance for group in groups]
         widths = most_important_widths(importance, goal.budget_ms, round_to, goal.latency)
@@ -106,6 +110,57 @@ def widths_within_measured(
         else:
             too_few = middle
     return widths_without(enough)
+
+
+def widths_within_bytes(goal: StayWithinBytes, groups: list[Group], round_to: int) -> list[int]:
+    """The widths of the smallest pruning ratio whose bytes are within the budget; then each group
+    gets back the channels for which there is room, the one that is whole for fewest bytes first.
+
+    The arena is decided by a few layers: the others keep what takes no bytes from them.
+    """
+    scores = goal.ranking.scores(groups)
+    count = sum(len(score) for score in scores)
+
+    def is_within(widths: list[int]) -> bool:
+        return goal.cost.of(widths) <= goal.budget
+
+    def widths_without(removed: int) -> list[int]:
+        return widths_at(removed / count, groups, scores, round_to)
+
+    if not is_within(widths_without(count)):
+        least = goal.cost.of(widths_without(count))
+        raise bytes_out_of_reach(goal, least, round_to)
+    removed = bisect_left(range(count), True, key=lambda each: is_within(widths_without(each)))
+    widths = widths_without(removed)
+    when_whole = [
+        goal.cost.of(replaced(widths, index, group.width)) for index, group in enumerate(groups)
+    ]
+    for index in np.argsort(when_whole, kind="stable"):
+        options = widths_of(groups[index], round_to)
+        wider = [each for each in options if each > widths[index]]
+        fitting = bisect_left(
+            wider, True, key=lambda each: not is_within(replaced(widths, index, each))
+        )
+        if fitting:
+            widths = replaced(widths, index, wider[fitting - 1])
+    return widths
+
+
+def widths_of(group: Group, round_to: int) -> list[int]:
+    """All that the group can keep, ascending."""
+    sets = len(group.importance)
+    return sorted({rounded_width(group, kept, round_to) for kept in range(1, sets + 1)})
+
+
+def replaced(widths: list[int], index: int, width: int) -> list[int]:
+    return [*widths[:index], width, *widths[index + 1 :]]
+
+
+def bytes_out_of_reach(goal: StayWithinBytes, least: float, round_to: int) -> InputError:
+    return InputError(
+        f"prune.budget_bytes or prune.amount asks for {goal.budget:,.0f} {goal.cost.unit}; with "
+        f"prune.round_to {round_to} the least that can be reached is {least:,.0f}"
+    )
 
 
 def out_of_reach(budget: float, least: float, unit: str, round_to: int) -> InputError:
