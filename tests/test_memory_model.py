@@ -1,5 +1,6 @@
 """Pruning to the bytes of a microcontroller: flash is the TFLite file, RAM the tensor arena."""
 
+import argparse
 import copy
 import dataclasses
 import json
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from stages import memory_model as stage
+from stages import prune
 from stages.common.building.checkpoint import Checkpoint, save_checkpoint
 from stages.common.core.cli import InputError
 from stages.common.data.dataset import Images
@@ -32,6 +34,7 @@ from stages.common.pruning.plan.goals import Cost, StayWithinBytes
 from stages.common.pruning.plan.plan import make_plan, rounded_width
 from stages.common.pruning.plan.ranking import Group, Ranking
 from stages.common.pruning.summary import summary
+from stages.common.training.checkpoints import EpochStore
 from tests.conftest import make_images
 from tests.networks import NETWORK, PARAMS, PROVENANCE, call, random_network
 from tests.own_networks import imported
@@ -240,3 +243,9 @@ def test_a_damaged_memory_model_is_refused(tmp_path, content):
     (tmp_path / "memory.json").write_text(content)
     with pytest.raises(InputError, match="no memory model of this version"):
         load_memory_model(tmp_path / "memory.json")
+
+
+def test_pruning_without_the_description_that_it_needs_is_one_line(tmp_path):
+    args = argparse.Namespace(memory=None)
+    with pytest.raises(InputError, match="prune.target is flash: --memory is missing"):
+        prune.cost_model_of(random_network(), args, FLASH, [], EpochStore(tmp_path))
