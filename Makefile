@@ -22,7 +22,7 @@
 # make jetson   write FP16 files and INT8 ones that TensorRT takes, and compare (DVC stages: cached)
 # make runtimes time the models in OpenVINO, LiteRT and ncnn beside the others (a DVC stage: cached)
 # make mcu      run the INT8 networks as a microcontroller does; C++ for a board (DVC stages: cached)
-# make bundle   MODEL=pruned_int8 FOR=pi (ARCHIVE=1): all that a place needs; make card: its figures
+# make bundle   MODEL=pruned_int8 FOR=pi (or mcu, web): all that a place needs; make card: its figures
 # make hardware estimate energy, FPGA and ASIC; all hardware on one page (DVC stages: cached)
 # make hooks    check style at every commit, keep models in step with git checkout (pre-commit)
 # make readme publish   put the committed tables into the pages, the models into .dvc/remote

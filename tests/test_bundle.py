@@ -25,12 +25,12 @@ from tests.conftest import make_images
 from tests.networks import call, int8_tflite, write_models, write_params
 from tests.pipelines import ROOT
 from tests.test_card import BENCHMARK, LICENCES, ROBUSTNESS, run_robustness
+from tests.test_mcu import compile_and_run, needs_compiler
 from tests.test_model_files import git, make_repository
 
 NAMES = ("base", "base_int8")
 ONNX = {"base": "models/model.onnx", "base_int8": "models/model_int8.onnx"}
-TFLITE = "models/model_int8.tflite"
-CARDED = {"pi": "model_int8.onnx"}
+TFLITE = "tflite/model_int8.tflite"
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,7 @@ def made(tmp_path_factory, data_directory) -> Path:
     shutil.copy(ROOT / "LICENSE", root)
     for name, path in zip(NAMES, write_models(root / "models"), strict=True):
         path.rename(root / ONNX[name])
+    (root / TFLITE).parent.mkdir()
     (root / TFLITE).write_bytes(int8_tflite())
     params = write_params(root / "params.yaml", robustness=ROBUSTNESS, card=vars(LICENCES))
     metrics = root / "metrics"
@@ -55,6 +56,9 @@ def made(tmp_path_factory, data_directory) -> Path:
     (root / "robustness.json").unlink()
     (metrics / "robustness.json").write_text(json.dumps(found))
     (metrics / "benchmark.json").write_text(json.dumps(BENCHMARK))
+    (metrics / "evaluate_tflite").mkdir()
+    found = {"accuracy": 90.0, "agreement_opencv": 99.0, "images": 100}
+    (metrics / "evaluate_tflite" / "base.json").write_text(json.dumps(found))
     note_what_was_measured(root)
     return root
 
@@ -68,6 +72,7 @@ def note_what_was_measured(root: Path) -> None:
         **{name: stage([path], f"metrics/evaluate/{name}.json") for name, path in ONNX.items()},
         "robustness": stage(["models"], "metrics/robustness.json"),
         "benchmark": stage(list(ONNX.values()), "metrics/benchmark.json"),
+        "evaluate_tflite": stage([TFLITE], "metrics/evaluate_tflite/base.json"),
     }
     (root / "dvc.yaml").write_text(yaml.safe_dump({"vars": variables, "stages": stages}))
     with contextlib.chdir(root), Repo() as repository:  # DVC looks for stages where it runs
@@ -313,3 +318,52 @@ def test_without_figures_of_the_second_precision_a_browser_gets_nothing(root, mo
     with pytest.raises(InputError, match="base.json is missing; run 'dvc repro evaluate'"):
         make_bundle(monkeypatch, "base_int8", "web")
     assert os.listdir(root / "build" / "bundles") == []
+
+
+@needs_compiler
+def test_what_a_microcontroller_gets_compiles_elsewhere_and_holds_the_file(
+    root, tmp_path, monkeypatch
+):
+    make_bundle(monkeypatch, "base_int8", "mcu", "--archive")
+    folder = unpacked(root, "base_int8-mcu", tmp_path / "elsewhere")
+
+    assert_checksums_are_right(folder)
+    card = (folder / "MODEL_CARD.md").read_text()
+    content = (root / TFLITE).read_bytes()
+    assert f"Packed here as TFLite: `model_int8.tflite`, {len(content):,} bytes" in card
+    assert hashlib.sha256(content).hexdigest() in card
+    program = """
+    #include <cstdio>
+    #include "model.h"
+    #include "model_io.h"
+    int main() {
+      for (std::size_t each = 0; each < kModelBytes; ++each) std::printf("%02x", kModel[each]);
+    }
+    """
+    assert bytes.fromhex(compile_and_run(folder, program, "model.cc")) == content
+
+
+@pytest.mark.parametrize(
+    ("model", "change", "said"),
+    [
+        ("base", lambda root: None, "MODEL=base has no TFLite file; expected base_int8"),
+        (
+            "base_int8",
+            lambda root: overwrite(root / TFLITE, b"another"),
+            "evaluate_tflite/base.json was measured on another tflite/model_int8",
+        ),
+        (
+            "base_int8",
+            lambda root: (root / "metrics/evaluate_tflite/base.json").unlink(),
+            "base.json is missing; run 'dvc repro evaluate_tflite'",
+        ),
+    ],
+    ids=["fp32", "another file", "no figures"],
+)
+def test_a_microcontroller_gets_no_other_file_than_the_measured_one(
+    root, monkeypatch, model, change, said
+):
+    change(root)
+    with pytest.raises(InputError, match=said):
+        make_bundle(monkeypatch, model, "mcu")
+    assert not list((root / "build").glob("bundles/*"))

@@ -244,9 +244,11 @@ def test_the_licence_of_own_images_is_that_of_params(made):
     own = CardParams(licence="MIT", data_licence="CC BY 4.0")
     card = read_card(sources_of(made, "base"), own)
     card.metadata["provenance"]["data"] = {"source": "folder"}
-    assert "photos in class folders; licence: CC BY 4.0. training images" in card_page(card, [])
+    assert "photos in class folders; licence: CC BY 4.0. Training images: SHA-256" in card_page(
+        card, []
+    )
     unknown = dataclasses.replace(card, licences=LICENCES)
-    assert "licence: not stated (card.data_licence" in card_page(unknown, [])
+    assert "licence: not stated (card.data_licence" in card_page(unknown, files=[])
 
 
 @pytest.mark.parametrize(

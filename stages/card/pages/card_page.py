@@ -65,11 +65,11 @@ def resize_text(card: Card) -> str:
 def data_text(card: Card) -> str:
     provenance = card.metadata["provenance"]
     counts = provenance["data"]
-    of_cifar = f"{counts['train_images']:,} " if card.dataset == "CIFAR-10" else ""
+    of_cifar = f"{counts['train_images']:,}, " if card.dataset == "CIFAR-10" else ""
     return (
-        f"Data: {card.dataset}; licence: {card.data_licence}. {of_cifar}training images, SHA-256 "
-        f"of pixels and labels `{provenance['data_digest']}`; {card.robustness['images']:,} test "
-        f"images, `{card.robustness['digest']}`, by which nothing was chosen."
+        f"Data: {card.dataset}; licence: {card.data_licence}. Training images: {of_cifar}SHA-256 "
+        f"of pixels and labels `{provenance['data_digest']}`. Test images, by which nothing was "
+        f"chosen: {card.robustness['images']:,}, `{card.robustness['digest']}`."
     )
 
 

@@ -1,5 +1,6 @@
 """What the kinds of test images are called, and the conditions under which they were made."""
 
+FEW = 1000  # images: fewer than a hundred a bin
 SOURCE = (
     "Kinds and strengths after Hendrycks and Dietterich (ICLR 2019), made from the test images at "
     "the network's input size"
@@ -31,8 +32,9 @@ def conditions_text(robustness: dict) -> str:
 
 
 def calibration_text(robustness: dict) -> str:
+    chance = " Of so few images chance alone makes it larger." if robustness["images"] < FEW else ""
     return (
         "Expected calibration error: the distance of confidence (softmax) and accuracy in "
         f"{robustness['conditions']['calibration_bins']} bins of equal width, weighted by their "
-        "images (Guo et al., ICML 2017)."
+        f"images (Guo et al., ICML 2017).{chance}"
     )

@@ -12,7 +12,7 @@ from stages.common.core.cli import InputError
 from stages.common.core.files import read_metrics
 from stages.common.measuring.int8_or_fp32 import INT8_SUFFIX
 from stages.common.revisions.model_files import WORKING_TREE, read_yaml, variants_of
-from stages.tools.bundle.up_to_date import refuse_stale
+from stages.tools.bundle.up_to_date import output_at, refuse_stale
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,9 @@ class Pipeline:
         )
 
     def _arena_bytes(self, network: str, tflite: Path) -> int | None:
+        """None where `make mcu` has not run here."""
         measured = self._metrics / "mcu" / f"{network}.json"
-        if not measured.exists():
+        if not measured.exists() or not output_at(self._repository, measured).hash_info:
             return None
         refuse_stale(self._repository, tflite, measured)
         return read_metrics(measured, "'make mcu'").get("arena_bytes")

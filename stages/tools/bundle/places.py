@@ -6,8 +6,11 @@ from pathlib import Path
 
 from stages.card.pages.card import card_metadata
 from stages.card.pages.card_page import card_page
+from stages.common.core.accuracy import percent_text
+from stages.common.core.files import digest
 from stages.common.inference.runtimes.expected import add_metadata
-from stages.tools.bundle.models import Model, Pipeline
+from stages.common.mcu.bundle import write_mcu_bundle
+from stages.tools.bundle.models import Model, Pipeline, TFLiteModel
 from stages.tools.bundle.pi import write_pi_bundle
 from stages.tools.web.bundle import write_web_bundle
 
@@ -30,6 +33,12 @@ def fill_for_pi(_: Pipeline, model: Model, folder: Path) -> None:
     write_pi_bundle(copy, model.card.own["evaluated_in"], model.card.name, folder)
 
 
+def fill_for_mcu(pipeline: Pipeline, model: Model, folder: Path) -> None:
+    tflite = pipeline.tflite(model)
+    write_mcu_bundle(tflite.path, folder, tflite.arena_bytes)
+    write_card(folder / CARD_FILE, model, tflite_line(tflite))
+
+
 def fill_for_web(pipeline: Pipeline, model: Model, folder: Path) -> None:
     """FP32 and INT8 of the network, between which the page switches; the model is shown first."""
     copies = []
@@ -45,6 +54,7 @@ def fill_for_web(pipeline: Pipeline, model: Model, folder: Path) -> None:
 
 PLACES: dict[str, Callable[[Pipeline, Model, Path], None]] = {
     "pi": fill_for_pi,
+    "mcu": fill_for_mcu,
     "web": fill_for_web,
 }
 
@@ -59,3 +69,14 @@ def copy_with_card(model: Model, folder: Path) -> Path:
 
 def write_card(path: Path, model: Model, *files: str) -> None:
     path.write_text(card_page(model.card, list(files)))
+
+
+def tflite_line(tflite: TFLiteModel) -> str:
+    """For the card: the file that is packed here, and how it compares."""
+    found, images = tflite.evaluation, tflite.evaluation["images"]
+    return (
+        f"Packed here as TFLite: `{tflite.path.name}`, {tflite.path.stat().st_size:,} bytes, "
+        f"SHA-256 `{digest(tflite.path, 'sha256')}`. In LiteRT "
+        f"{percent_text(found['accuracy'], images)} of the test images are right and "
+        f"{percent_text(found['agreement_opencv'], images)} predicted as here."
+    )
