@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from deploy.compare_outputs import margin
 from stages.common.core.cli import InputError
 from stages.common.inference.onnx_graph import image_shape, load_model
 from stages.common.inference.runtimes.expected import sample_pictures
@@ -85,12 +86,7 @@ def answers_of(model: Path, engine: str, folder: Path) -> list[dict]:
     command = [sys.executable, "classify.py", model.name, SAMPLES, "--engine", engine, "--json"]
     found = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if found.returncode:
-        raise InputError(f"classify.py cannot run {model.name}: {found.stderr.strip()}")
+        reason = found.stderr.strip().splitlines()[-1]
+        raise InputError(f"classify.py cannot run {model.name}: {reason}")
     answers = [json.loads(line) for line in found.stdout.splitlines()]
     return [{key: answer[key] for key in KEPT} for answer in answers]
-
-
-def margin(logits: list[float]) -> float:
-    """How far the highest logit is above the next."""
-    second, highest = sorted(logits)[-2:]
-    return highest - second
