@@ -62,6 +62,7 @@ def test_a_clone_prunes_by_another_amount_without_training_the_base(clone, repos
     ran = stages_run(clone.dvc("exp", "run", "--pull", "-S", "prune.amount=0.6"))
     assert ran == {
         "validate_params",
+        "memory_model",
         "prune",
         "export@pruned",
         "quantize@pruned",
