@@ -16,6 +16,7 @@ from stages.common.core.cli import InputError
 from stages.common.inference.export.fp16 import in_fp16
 from stages.common.inference.runtimes.expected import expected_metadata
 from stages.common.inference.runtimes.onnx_runtime import OnnxRuntimeSession
+from stages.tools.web import figures as figures_page
 from stages.tools.web import runtime
 from stages.tools.web.bundle import write_web_bundle
 from stages.tools.web.runtime import RUNTIME, fetch_runtime, is_here
@@ -248,6 +249,7 @@ def test_a_person_chooses_a_picture_switches_models_and_saves_the_times(
         assert found.items() >= {**expected, "precision": precision}.items()
         low, median, high = (found[f"latency_ms_{name}"] for name in ("p5", "median", "p95"))
         assert 0 < low <= median <= high
+    assert f"| int8 | INT8 | {models[1].stat().st_size:,} | " in figures_page.markdown(figures)
     tab.close()
 
 
@@ -258,6 +260,36 @@ def saved_figures(folder: Path) -> dict:
         assert time.monotonic() < end, "the figures are not saved"
         time.sleep(0.05)
     return json.loads(path.read_text())
+
+
+FIGURES = {
+    "date": "2026-11-28T12:00:00.000Z",
+    "machine": {"user_agent": "Some Browser", "device": {"model": "Pixel 9"}, "cores": 8},
+    "runtime": {"version": "1.30.0"},
+    "models": [
+        {
+            **{"model": "model_int8", "size_bytes": 1995979, "precision": "INT8", "samples": 50},
+            **{"latency_ms_median": 6.5, "latency_ms_p5": 6.25, "latency_ms_p95": 7.125},
+        }
+    ],
+}
+
+
+def test_saved_figures_become_a_table_of_one_machine(tmp_path, monkeypatch, capsys):
+    (tmp_path / "figures.json").write_text(json.dumps(FIGURES))
+    monkeypatch.setattr("sys.argv", ["figures", str(tmp_path / "figures.json")])
+    figures_page.main()
+    page = capsys.readouterr().out
+    assert "| model_int8 | INT8 | 1,995,979 | 6.50 ms | 6.25 to 7.12 ms | 50 |" in page
+    assert "Pixel 9, 8 cores, Some Browser; ONNX Runtime Web 1.30.0" in page
+
+
+@pytest.mark.parametrize("content", [{}, {**FIGURES, "models": [{}]}, {**FIGURES, "machine": []}])
+def test_a_file_that_is_no_figures_of_the_page_is_one_line(tmp_path, monkeypatch, content):
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    monkeypatch.setattr("sys.argv", ["figures", str(tmp_path / "other.json")])
+    with pytest.raises(InputError, match=r"other\.json lacks"):
+        figures_page.main()
 
 
 @needs_chromium
