@@ -4,6 +4,7 @@ a repository in which the pipeline has run on them.
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from filelock import FileLock
 from stages.common.data.cifar10 import CLASSES, TEST_FILE, TRAIN_FILES
 from stages.common.data.dataset import CIFAR10, Images
 from stages.common.data.params import DataParams
+from tests.browser import Browser, served
 from tests.pipelines import FIRST_OUTPUT, TINY, Repository, copy_working_tree, set_params
 
 DATA = {
@@ -140,3 +142,17 @@ def prepare_repository(path: Path) -> Repository:
         write_images(data / name, make_images(100, seed=seed))
     repository.dvc("commit", "--force", "prepare")
     return repository
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator[Browser]:
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def address(folder) -> Iterator[str]:
+    """Of the module's own folder, served."""
+    with served(folder) as address:
+        yield address

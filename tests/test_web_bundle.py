@@ -20,7 +20,7 @@ from stages.tools.web import figures as figures_page
 from stages.tools.web import runtime
 from stages.tools.web.bundle import write_web_bundle
 from stages.tools.web.runtime import RUNTIME, fetch_runtime, is_here
-from tests.browser import CHROMIUM, Browser, Tab, served
+from tests.browser import CHROMIUM, Tab, served
 from tests.conftest import make_images
 from tests.networks import fp32_model, write_models
 from tests.pipelines import ROOT
@@ -133,19 +133,6 @@ def folder(models, tmp_path_factory) -> Path:
         bgr = np.ascontiguousarray(pixels.transpose(1, 2, 0)[..., ::-1])
         cv2.imwrite(str(folder / f"cifar_{number}.png"), bgr)
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory) -> Iterator[Browser]:
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
-
-
-@pytest.fixture(scope="module")
-def address(folder) -> Iterator[str]:
-    with served(folder) as address:
-        yield address
 
 
 @pytest.fixture(scope="module")

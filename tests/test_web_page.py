@@ -13,7 +13,7 @@ from PIL import Image
 from deploy import classify
 from deploy.classify import fitted, read_description, read_image
 from stages.common.inference.export.fp16 import in_fp16
-from tests.browser import CHROMIUM, Browser, Tab, served
+from tests.browser import CHROMIUM, Tab
 from tests.networks import fp32_model, write_models
 from tests.pipelines import ROOT
 
@@ -36,19 +36,6 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("web") / "page"
     shutil.copytree(ROOT / "deploy" / "web", folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory) -> Iterator[Browser]:
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
-
-
-@pytest.fixture(scope="module")
-def address(folder) -> Iterator[str]:
-    with served(folder) as address:
-        yield address
 
 
 @pytest.fixture(scope="module")
