@@ -140,7 +140,7 @@ class Tab:
             time.sleep(0.05)
 
     def text(self, selector: str) -> str:
-        """What a person reads of an element; empty where it is hidden."""
+        """The text of an element as a person reads it; empty where it is hidden."""
         return self.evaluate("document.querySelector(selector).innerText", selector=selector)
 
     def choose_file(self, selector: str, path: Path) -> None:

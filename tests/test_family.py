@@ -181,7 +181,7 @@ def test_where_nothing_is_worse_that_is_said():
 
 @pytest.fixture
 def measured(tmp_path) -> Path:
-    """What evaluate, quantize and benchmark leave, of two models and two peers."""
+    """The outputs of evaluate, quantize and benchmark, of two models and two peers."""
     latency = {"latency_ms_median": 0.5}
     blocks: dict[str, dict] = {
         "environment": {

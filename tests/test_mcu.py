@@ -1,4 +1,4 @@
-"""What a microcontroller makes of an INT8 TFLite file: memory, operators, integers, C++ sources."""
+"""A microcontroller's view of an INT8 TFLite file: memory, operators, integers, C++ sources."""
 
 import importlib.util
 import json

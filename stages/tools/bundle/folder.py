@@ -28,7 +28,7 @@ def unfinished(target: Path) -> Iterator[Path]:
 
 
 def move_into_place(folder: Path, target: Path) -> None:
-    """What was at ``target`` before is gone."""
+    """Replaces anything that was at ``target``."""
     if target.exists():
         shutil.rmtree(target)
     folder.rename(target)

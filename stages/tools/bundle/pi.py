@@ -1,4 +1,4 @@
-"""What a computer with Linux gets, a Raspberry Pi or a Jetson: a model, a program, a self-test."""
+"""A folder for a computer with Linux, a Raspberry Pi or a Jetson: model, program, self-test."""
 
 import json
 import shutil
@@ -82,7 +82,7 @@ def write_samples(model: Path, folder: Path) -> None:
 
 
 def answers_of(model: Path, engine: str, folder: Path) -> list[dict]:
-    """What the folder's own program says of its samples."""
+    """The answers of the folder's own program to its samples."""
     command = [sys.executable, "classify.py", model.name, SAMPLES, "--engine", engine, "--json"]
     found = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if found.returncode:

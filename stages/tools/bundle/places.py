@@ -1,4 +1,4 @@
-"""What each place gets: a function that fills a folder with a model, its card and programs."""
+"""The places: for each a function that fills a folder with a model, its card and programs."""
 
 import shutil
 from collections.abc import Callable
