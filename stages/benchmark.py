@@ -33,14 +33,9 @@ from stages.common.inference.runtimes.onnx_files import (
 )
 from stages.common.inference.runtimes.opencv import installed_engines
 from stages.common.inference.sessions import Session
-from stages.common.measuring.interleaved_timing import (
-    load_average,
-    require_cores,
-    time_interleaved,
-    warn_if_busy,
-)
+from stages.common.measuring.conditions import check_machine, describe_conditions
+from stages.common.measuring.interleaved_timing import time_interleaved
 from stages.common.measuring.latency_rows import Contestant, Variant, latency_metrics, latency_rows
-from stages.common.measuring.machine import cpu_quota, describe_machine
 from stages.common.measuring.matrix_product import matrix_product, matrix_product_gflops
 from stages.common.measuring.params import BenchmarkParams
 
@@ -125,9 +120,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     params = load_params(BenchmarkParams, args.params, section="benchmark")
-    require_cores(params.threads, "benchmark.threads")
-    load = load_average()
-    warn_if_busy(load, params.threads)
+    load = check_machine(params.threads, "benchmark.threads")
     variants = [read_variant(name, path) for name, path in args.variant]
     wrong = {name: read_wrong(Path(path)) for name, path in args.check}
     loaded, left_out = load_contestants(variants, params, wrong)
@@ -136,13 +129,7 @@ def main() -> None:
     rows = latency_rows(contestants, samples_ms, params.bootstrap_samples, params.seed)
     matmul_gflops = matrix_product_gflops(float(np.median(product_ms)))
     environment = {
-        **describe_machine(),
-        "threads": params.threads,
-        "rounds": params.rounds,
-        "calls": params.calls,
-        "load_average_at_start": load,
-        "cpu_quota": cpu_quota(),
-        "matmul_gflops": round(matmul_gflops, 2),
+        **describe_conditions(params, load, matmul_gflops),
         **({WRONG: left_out} if left_out else {}),
     }
     blocks = {each.name: latency_metrics(each, rows, matmul_gflops) for each in variants}

@@ -125,7 +125,7 @@ def summary_block(accuracy: float, ratio: float | None) -> dict:
 
 
 def write_metrics(folder: Path, **changes: dict) -> None:
-    """What the page reads, of a run with one wrong engine and one network without a TFLite file."""
+    """The page's inputs, of a run with one wrong engine and one network without a TFLite file."""
     content = {
         "train": {"train_images": 195, "validation_images": 49},
         "train_speed": {"cores": 2, "machine": "A CPU", "torch": "2.0", "seconds": 61.0},

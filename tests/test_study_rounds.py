@@ -1,4 +1,4 @@
-"""What a study asks of a cluster: which tasks, where, in which order; on a stand-in for Ray."""
+"""The tasks that a study asks of a cluster: where, in which order; on a stand-in for Ray."""
 
 import json
 import sys

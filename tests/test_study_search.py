@@ -174,7 +174,7 @@ def test_a_trial_ends_before_the_test_images_and_the_timing(target):
 
 
 def message_of(monkeypatch, *words: str) -> str:
-    """What `make study NAME=pareto` is refused with."""
+    """The line that refuses `make study NAME=pareto`."""
     files = [word for key in ("csv", "table", "picture") for word in (f"--{key}", "x")]
     command = ["study", "--params", "params.yaml", "--name", "pareto", *files, *words]
     monkeypatch.setattr(sys, "argv", command)

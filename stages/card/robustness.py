@@ -88,7 +88,7 @@ def block_of(answers: dict[str, Answers], labels: np.ndarray, bins: int) -> dict
 
 
 def references(name: str, names: list[str]) -> list[str]:
-    """What a model is compared with: of an INT8 one its FP32 model, then the base, the first."""
+    """The models to compare it with: for an INT8 one its FP32 model, then the base, the first."""
     found = dict.fromkeys([fp32_name(name, names), names[0]])
     return [each for each in found if each not in (None, name)]
 

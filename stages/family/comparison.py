@@ -54,7 +54,7 @@ def nearest(row: Row, peers: list[Row]) -> Row:
 
 
 def shortfalls(row: Row, peer: Row) -> list[str]:
-    """What a model does worse than a peer of about its bytes."""
+    """A phrase for each thing that a model does worse than a peer of about its bytes."""
     found = []
     if row.accuracy < peer.accuracy:
         found.append(
@@ -72,7 +72,7 @@ def shortfalls(row: Row, peer: Row) -> list[str]:
 
 
 def verdict(family: list[Row], peers: list[Row]) -> str:
-    """What is worse than a peer, or that nothing is."""
+    """The sentences on what is worse than a peer, or that nothing is."""
     return f"{against_nearest(family, peers)} {against_all(family, peers)}"
 
 

@@ -70,7 +70,7 @@ def trainings(seeds: dict[str, list[float]]) -> str:
 
 
 def wrong_note(results: Results) -> str:
-    """What "wrong here" means, where the table has it."""
+    """The meaning of "wrong here", where the table has it; else empty."""
     rows = [*results.family, *results.peers]
     if all(None not in (*row.fp32_ms.values(), *row.int8_ms.values()) for row in rows):
         return ""

@@ -25,7 +25,7 @@ REMEDY = "'make jetson'"
 
 
 class Results:
-    """What is known of the files, by their names: pruned, pruned_fp16, ..."""
+    """Metrics and predictions of the files, by their names: pruned, pruned_fp16, ..."""
 
     def __init__(self, metrics: Path, predictions: Path, own_predictions: Path):
         self._metrics = metrics

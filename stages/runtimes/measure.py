@@ -22,9 +22,8 @@ from stages.common.core.files import write_json, write_text
 from stages.common.core.params import load_params
 from stages.common.inference.onnx_graph import cost_of, load_model
 from stages.common.inference.params import QuantizeParams
-from stages.common.measuring.interleaved_timing import load_average, require_cores, warn_if_busy
+from stages.common.measuring.conditions import check_machine, describe_conditions
 from stages.common.measuring.latency_rows import Variant
-from stages.common.measuring.machine import cpu_quota, describe_machine
 from stages.common.measuring.params import BenchmarkParams
 from stages.runtimes.comparison.advice import advice_text, with_advice
 from stages.runtimes.comparison.catalogue import RUNTIMES, Model, package_versions, why_missing
@@ -70,22 +69,14 @@ def main() -> None:
     args = parse_args()
     params = load_params(BenchmarkParams, args.params, section="benchmark")
     int8_tolerance = load_params(QuantizeParams, args.params, section="quantize").logit_tolerance
-    require_cores(params.threads, "benchmark.threads")
-    load = load_average()
-    warn_if_busy(load, params.threads)
+    load = check_machine(params.threads, "benchmark.threads")
     missing = missing_runtimes()
     names = [name for name in RUNTIMES if name not in missing]
     models = read_models(args.variant, dict(args.tflite))
     right = [right_sessions(model, names, params.threads, int8_tolerance) for model in models]
     samples_ms, matmul_gflops = time_sessions([sessions for sessions, _ in right], params)
     environment = {
-        **describe_machine(),
-        "threads": params.threads,
-        "rounds": params.rounds,
-        "calls": params.calls,
-        "load_average_at_start": load,
-        "cpu_quota": cpu_quota(),
-        "matmul_gflops": round(matmul_gflops, 2),
+        **describe_conditions(params, load, matmul_gflops),
         "packages": package_versions(names),
         "missing": missing,
     }

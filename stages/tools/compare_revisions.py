@@ -34,11 +34,7 @@ from stages.common.data.params import DataParams
 from stages.common.inference.onnx_graph import cost_of, load_model
 from stages.common.inference.params import EvaluateParams
 from stages.common.inference.sessions import predict
-from stages.common.measuring.interleaved_timing import (
-    load_average,
-    require_cores,
-    warn_if_busy,
-)
+from stages.common.measuring.conditions import check_machine
 from stages.common.measuring.machine import describe_machine
 from stages.common.revisions.changes import (
     COMPARED,
@@ -135,16 +131,14 @@ def main() -> None:
     args = parse_args()
     params = load_params(CompareRevisionsParams, args.params, section="compare_revisions")
     evaluation = load_params(EvaluateParams, args.params, section="evaluate")
-    require_cores(params.threads, "compare_revisions.threads")
-    load_at_start = load_average()
-    warn_if_busy(load_at_start, params.threads)
+    load = check_machine(params.threads, "compare_revisions.threads")
     comparisons, revisions = compare_all(args, params, evaluation)
     violations = [phrase for each in comparisons for phrase in exceeded(each, params)]
     summary = sentence(comparisons, violations)
     environment = {
         **describe_machine(),
         "engine": evaluation.engine,
-        "load_average_at_start": load_at_start,
+        "load_average_at_start": load,
     }
     report = markdown(summary, comparisons, revisions, environment, params)
     if args.json:

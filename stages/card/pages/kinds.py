@@ -1,4 +1,4 @@
-"""What the kinds of test images are called, and the conditions under which they were made."""
+"""Names of the kinds of test images, and the conditions under which they were made."""
 
 FEW = 1000  # images: fewer than a hundred a bin
 SOURCE = (

@@ -120,7 +120,7 @@ def smallest(is_enough: Callable[[int], bool], estimate: int, floor: int) -> int
 
 @contextmanager
 def silenced(descriptor: int) -> Iterator[None]:
-    """What C writes to that file descriptor goes nowhere."""
+    """Within, C's output to that file descriptor is dropped."""
     kept = os.dup(descriptor)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:

@@ -20,7 +20,7 @@ def cut_with_norms(
     batch_size: int,
     device: torch.device,
 ) -> Model:
-    """What ``cut`` makes of the model, its BatchNorms' statistics moved as their inputs moved.
+    """The model cut by ``cut``, its BatchNorms' statistics moved as their inputs moved.
 
     For training that keeps statistics (``recipe.frozen_norms``); other training replaces them
     anyway. ``cut`` must leave the model as it is. The result is on the device.

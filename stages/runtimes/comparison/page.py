@@ -52,7 +52,7 @@ def agreement(result: dict) -> str:
 
 
 def timed(models: dict[str, dict]) -> list[dict]:
-    """What was found of these models in all runtimes."""
+    """The results of these models in all runtimes."""
     return [found for block in models.values() for found in block["runtimes"].values()]
 
 

@@ -1,4 +1,4 @@
-"""What TensorRT takes of an INT8 file (explicit quantization), and what its parser refuses.
+"""Checks an INT8 file for TensorRT (explicit quantization): what its parser takes and refuses.
 
 - Integers are int8 and every zero point is 0; uint8 and others are for NVIDIA's DLA alone
   (onnx-tensorrt, onnxOpImporters.cpp, QuantDequantLinearHelper; github.com/NVIDIA/TensorRT,

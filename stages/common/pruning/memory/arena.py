@@ -96,7 +96,7 @@ def planned_bytes(buffers: Sequence[Buffer]) -> int:
 
 
 def records_bytes(operators: Sequence[Operator], tensors: int) -> int:
-    """What lives as long as the interpreter; two int32 for every output channel among it."""
+    """Bytes of the records that live as long as the interpreter: two int32 a channel among them."""
     channels = sum(2 * aligned(4 * each.channels) for each in operators)
     kinds = sum(OPERATOR_BYTES[each.kind] for each in operators)
     return INTERPRETER_BYTES + TENSOR_BYTES * tensors + kinds + channels
