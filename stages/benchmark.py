@@ -33,9 +33,14 @@ from stages.common.inference.runtimes.onnx_files import (
 )
 from stages.common.inference.runtimes.opencv import installed_engines
 from stages.common.inference.sessions import Session
-from stages.common.measuring.conditions import check_machine, describe_conditions
-from stages.common.measuring.interleaved_timing import time_interleaved
-from stages.common.measuring.latency_rows import Contestant, Variant, latency_metrics, latency_rows
+from stages.common.measuring.interleaved_timing import check_machine, time_interleaved
+from stages.common.measuring.latency_rows import (
+    Contestant,
+    Variant,
+    describe_conditions,
+    latency_metrics,
+    latency_rows,
+)
 from stages.common.measuring.matrix_product import matrix_product, matrix_product_gflops
 from stages.common.measuring.params import BenchmarkParams
 

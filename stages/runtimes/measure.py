@@ -22,8 +22,8 @@ from stages.common.core.files import write_json, write_text
 from stages.common.core.params import load_params
 from stages.common.inference.onnx_graph import cost_of, load_model
 from stages.common.inference.params import QuantizeParams
-from stages.common.measuring.conditions import check_machine, describe_conditions
-from stages.common.measuring.latency_rows import Variant
+from stages.common.measuring.interleaved_timing import check_machine
+from stages.common.measuring.latency_rows import Variant, describe_conditions
 from stages.common.measuring.params import BenchmarkParams
 from stages.runtimes.comparison.advice import advice_text, with_advice
 from stages.runtimes.comparison.catalogue import RUNTIMES, Model, package_versions, why_missing

@@ -34,7 +34,7 @@ from stages.common.data.params import DataParams
 from stages.common.inference.onnx_graph import cost_of, load_model
 from stages.common.inference.params import EvaluateParams
 from stages.common.inference.sessions import predict
-from stages.common.measuring.conditions import check_machine
+from stages.common.measuring.interleaved_timing import check_machine
 from stages.common.measuring.machine import describe_machine
 from stages.common.revisions.changes import (
     COMPARED,

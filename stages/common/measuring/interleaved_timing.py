@@ -76,6 +76,17 @@ def time_turn(call: Callable[[], object], calls: int) -> list[int]:
     return samples_ns
 
 
+def check_machine(threads: int, key: str) -> float | None:
+    """The load average before the work begins; prints a warning when something else is running.
+
+    Raises ``InputError``, which names the param ``key``, for more threads than there are cores.
+    """
+    require_cores(threads, key)
+    load = load_average()
+    warn_if_busy(load, threads)
+    return load
+
+
 def require_cores(threads: int, key: str) -> None:
     """Raise ``InputError`` when the params ask for more threads than this process has cores."""
     cores = available_cores()

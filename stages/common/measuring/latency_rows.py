@@ -7,6 +7,8 @@ import numpy as np
 
 from stages.common.measuring.bootstrap import latency_summary, ratio_of_medians
 from stages.common.measuring.int8_or_fp32 import RATIO_TO_FP32, fp32_name
+from stages.common.measuring.machine import cpu_quota, describe_machine
+from stages.common.measuring.params import BenchmarkParams
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,19 @@ def latency_metrics(variant: Variant, rows: list[dict], matmul_gflops: float) ->
                 "share_of_matmul": round(gflops / matmul_gflops, 3),
             }
     return blocks
+
+
+def describe_conditions(params: BenchmarkParams, load: float | None, matmul_gflops: float) -> dict:
+    """The machine and how it was timed, as flat text and numbers; ``load``: before the work."""
+    return {
+        **describe_machine(),
+        "threads": params.threads,
+        "rounds": params.rounds,
+        "calls": params.calls,
+        "load_average_at_start": load,
+        "cpu_quota": cpu_quota(),
+        "matmul_gflops": round(matmul_gflops, 2),
+    }
 
 
 def rounded(values: dict) -> dict:
