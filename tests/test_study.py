@@ -156,11 +156,11 @@ def test_two_ways_are_compared_seed_by_seed_at_the_latency_that_was_predicted():
     table = markdown(experiments, rows)
     assert "| params | predicted | FP32 accuracy |" in table
     assert "| latency | 2 | 50,000,000 | 1,000 | 0.99 ms | 93.60 % |" in table
-    assert "FP32 macs: 92.50 ± 0.50 % (mean" in table
+    assert "FP32, target macs: 92.50 ± 0.50 % (mean" in table
     assert "one base) at 0.50 × the base's time in OpenCV DNN." in table
     assert (
-        "FP32 latency less FP32 macs: +0.30 ± 0.26 points, by seed (95 % t interval -0.36 to "
-        "+0.96: the seeds alone could explain it)." in table
+        "FP32, target latency less FP32, target macs: +0.30 ± 0.26 points, by seed (95 % t "
+        "interval -0.36 to +0.96: the seeds alone could explain it)." in table
     )
     rows = rows_of(experiments, [92.0, 92.5, 93.0, 93.0, 93.6, 94.1])
     assert "+1.07 ± 0.06 points, by seed (95 % t interval +0.92 to +1.21)." in markdown(

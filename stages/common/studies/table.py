@@ -72,7 +72,8 @@ def spread(
     for kind, rows in zip(("FP32", "INT8"), networks, strict=True):
         groups: dict[str, list[Row]] = {}
         for row in sorted(rows, key=lambda row: int(row[SEED])):
-            name = " ".join([kind, *(row[key] for key in varied if key != SEED)])
+            others = [f"{key.rpartition('.')[2]} {row[key]}" for key in varied if key != SEED]
+            name = ", ".join([kind, *others])
             groups.setdefault(name, []).append(row)
         timed = varied != (SEED,)
         sentences += [
@@ -81,7 +82,7 @@ def spread(
         if len(groups) == 2:
             first, second = groups.items()
             sentences.append(difference(first, second, decimals))
-    return [" ".join(sentences)]
+    return ["\n".join(f"- {sentence}" for sentence in sentences)]
 
 
 def group_in_words(name: str, rows: list[Row], timed: bool, decimals: int) -> str:
