@@ -181,8 +181,8 @@ family: install
 	dvc repro --pull --allow-missing stages/family/dvc.yaml
 
 pick: install
-	@python -m stages.family.pick --frontier metrics/family/frontier.json $(if $(BYTES),--bytes $(BYTES)) \
-		$(if $(MS),--ms $(MS)) $(if $(RUNTIME),--runtime $(RUNTIME))
+	@python -m stages.family.pick --frontier metrics/family/frontier.json $(if $(BYTES),--bytes="$(BYTES)") \
+		$(if $(MS),--ms="$(MS)") $(if $(RUNTIME),--runtime="$(RUNTIME)")
 
 web: install
 	@python -m stages.tools.web --folder build/web $(or $(MODELS),$(sort $(wildcard models/*.onnx)))

@@ -5,8 +5,9 @@ Reads   the model files, the first --variant being the base that ratios refer to
 Writes  a JSON with the machine and, for each variant, its latency in every runtime (OpenCV: in
         the variant's fastest engine); a CSV with a row for every engine timed
 Params  benchmark.*  (see BenchmarkParams)
-Raises  InputError for wrong params, more threads than cores, a missing model, an engine that
-        refuses a model, a model that no engine to be timed computes right
+Raises  InputError for wrong params, more threads than cores, a missing model, a name that is
+        given twice, a check of no variant, an engine that refuses a model, a model that no engine
+        to be timed computes right
 
 A latency is one call with batch 1, the copy of the input included, image decoding excluded. In a
 round every session has a turn of several calls, in an order shuffled anew, so that what drifts
@@ -21,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.common.core.cli import InputError, named_path, run
+from stages.common.core.cli import InputError, named_path, paths_by_name, run
 from stages.common.core.files import write_csv, write_json
 from stages.common.core.params import load_params
-from stages.common.inference.onnx_graph import cost_of, load_model
+from stages.common.inference.onnx_graph import cost_of, is_int8, load_model
 from stages.common.inference.runtimes.onnx_files import (
     WRONG,
     onnx_runtimes,
@@ -32,7 +33,7 @@ from stages.common.inference.runtimes.onnx_files import (
     runtime_name,
 )
 from stages.common.inference.runtimes.opencv import installed_engines
-from stages.common.inference.sessions import Session
+from stages.common.inference.sessions import Session, random_image
 from stages.common.measuring.interleaved_timing import check_machine, time_interleaved
 from stages.common.measuring.latency_rows import (
     Contestant,
@@ -49,13 +50,7 @@ ENVIRONMENT = "environment"  # the block of the JSON that is no variant
 
 def read_variant(name: str, path: str) -> Variant:
     model = load_model(path)
-    operators = {node.op_type for node in model.graph.node}
-    return Variant(
-        name=name,
-        path=path,
-        macs=cost_of(model).macs,
-        is_int8=bool(operators & {"QuantizeLinear", "DequantizeLinear"}),
-    )
+    return Variant(name, path, macs=cost_of(model).macs, is_int8=is_int8(model))
 
 
 def load_contestants(
@@ -90,10 +85,9 @@ def load_contestants(
 def measure(sessions: Iterable[Session], params: BenchmarkParams) -> tuple[np.ndarray, np.ndarray]:
     """Milliseconds: (rounds, sessions, calls), and (rounds, calls) of the matrix product."""
     sessions = list(sessions)
-    rng = np.random.default_rng(params.seed)
-    shapes = dict.fromkeys(session.shape for session in sessions)
-    blobs = {shape: rng.integers(256, size=(1, *shape)).astype(np.float32) for shape in shapes}
-    calls = [partial(session.logits, blobs[session.shape]) for session in sessions]
+    calls = [
+        partial(session.logits, random_image(session.shape, params.seed)) for session in sessions
+    ]
     samples_ms = time_interleaved(
         [*calls, matrix_product(params.threads)],
         rounds=params.rounds,
@@ -126,8 +120,10 @@ def main() -> None:
     args = parse_args()
     params = load_params(BenchmarkParams, args.params, section="benchmark")
     load = check_machine(params.threads, "benchmark.threads")
-    variants = [read_variant(name, path) for name, path in args.variant]
-    wrong = {name: read_wrong(Path(path)) for name, path in args.check}
+    paths = paths_by_name("--variant", args.variant)
+    checks = paths_by_name("--check", args.check, known=paths)
+    variants = [read_variant(name, path) for name, path in paths.items()]
+    wrong = {name: read_wrong(Path(path)) for name, path in checks.items()}
     loaded, left_out = load_contestants(variants, params, wrong)
     contestants, sessions = zip(*loaded, strict=True)
     samples_ms, product_ms = measure(sessions, params)

@@ -3,9 +3,10 @@
 Reads   deploy/profiles/: the profile that dvc.yaml names, if pruning needs it
 Writes  a JSON with the fitted part of the profile, or the constant {"used": false}, so that a new
         profile makes no pruning stale that does not use it
-Params  prune.target, prune.budget_ms, network.factory (of another network than the chain pruning
-        measures candidates itself)
-Raises  InputError when the profile is needed and missing, damaged or no profile
+Params  prune.target, prune.budget_ms, prune.precision, network.factory (of another network than the
+        chain pruning measures candidates itself)
+Raises  InputError when the profile is needed and missing, damaged, no profile, or of a device that
+        does not run the precision
 """
 
 import argparse
@@ -16,7 +17,7 @@ from stages.common.core.cli import run
 from stages.common.core.files import write_json
 from stages.common.core.params import Params, number, one_of, parse_section, read_params
 from stages.common.network.params import CHAIN, factory
-from stages.common.pruning.latency.model import read_profile
+from stages.common.pruning.latency.model import in_precision, model_from, read_profile
 from stages.common.pruning.params import BYTES
 
 
@@ -29,19 +30,21 @@ class FactoryParams:
 
 @dataclass(frozen=True)
 class TimeParams:
-    """The params that decide whether pruning needs the latency; see PruneParams for the others."""
+    """The params that decide which latency pruning needs; see PruneParams for the others."""
 
     target: str = one_of("macs", "params", "latency", *BYTES)
     budget_ms: float = number(at_least=0)
+    precision: str = one_of("fp32", "int8", usual="fp32")
 
     def needs_latency(self) -> bool:
         return self.target == "latency" or self.budget_ms > 0
 
 
-def needs_profile(path: Path) -> bool:
-    """By the only keys on which this stage depends."""
+def precision_of_profile(path: Path) -> str | None:
+    """By the only keys on which this stage depends; None where pruning needs no profile."""
     times = load_keys(TimeParams, path, "prune")
-    return times.needs_latency() and load_keys(FactoryParams, path, "network").factory == CHAIN
+    is_chain = load_keys(FactoryParams, path, "network").factory == CHAIN
+    return times.precision if is_chain and times.needs_latency() else None
 
 
 def load_keys(cls: type[Params], path: Path, section: str) -> Params:
@@ -53,8 +56,10 @@ def load_keys(cls: type[Params], path: Path, section: str) -> Params:
 
 def main() -> None:
     args = parse_args()
-    if needs_profile(args.params):
-        write_json(args.latency, {"used": True, **read_profile(args.profile)})
+    if precision := precision_of_profile(args.params):
+        profile = read_profile(args.profile)
+        in_precision(model_from(profile, args.profile), precision)
+        write_json(args.latency, {"used": True, **profile})
         print(f"{args.latency}: latencies of {args.profile}")
     else:
         write_json(args.latency, {"used": False})

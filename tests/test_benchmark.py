@@ -416,6 +416,14 @@ def test_an_engine_that_is_wrong_for_a_file_is_not_timed_with_it(tmp_path, model
     assert metrics["environment"]["wrong_here"] == {"twin": ["opencv_new"]}
 
 
+def test_a_check_of_no_variant_is_refused(tmp_path, model, monkeypatch):
+    """A typing error would have an engine timed that the file's own check found wrong."""
+    with pytest.raises(InputError, match=r"--check tiwn=... is of no model; expected: base, twin"):
+        run_benchmark(
+            tmp_path, monkeypatch, {"base": model, "twin": model}, {"tiwn": ["opencv_new"]}
+        )
+
+
 def test_a_base_that_is_wrong_in_a_runtime_leaves_no_ratio_there(tmp_path, model, monkeypatch):
     both = ["opencv_new", "opencv_classic"]
     metrics, _ = run_benchmark(

@@ -191,6 +191,7 @@ def measured(tmp_path) -> Path:
             "onnxruntime": "1",
             "rounds": 10,
             "calls": 5,
+            "matmul_gflops": 100.0,
         }
     }
     sizes = {"large": 2000, "nano": 100, "resnet8": 110, "mobilenetv2_x0_5": 900}
@@ -268,8 +269,31 @@ def test_equal_results_give_equal_pictures(measured, monkeypatch):
 
 def test_a_result_that_is_missing_is_named(measured, monkeypatch):
     (measured / "evaluate" / "nano_int8.json").unlink()
-    with pytest.raises(InputError, match=r"nano_int8.json is missing; run 'make family'"):
+    with pytest.raises(InputError, match=r"nano_int8.json is missing; run 'git checkout metrics"):
         call_frontier(measured, monkeypatch)
+
+
+def test_a_key_that_is_missing_is_named(measured, monkeypatch):
+    blocks = json.loads((measured / "benchmark.json").read_text())
+    del blocks["environment"]["rounds"]
+    write(measured / "benchmark.json", blocks)
+    with pytest.raises(InputError, match=r"benchmark.json: environment lacks 'rounds'"):
+        call_frontier(measured, monkeypatch)
+
+
+def test_accuracies_on_different_images_share_no_table(measured, monkeypatch):
+    path = measured / "evaluate" / "large.json"
+    write(path, {**json.loads(path.read_text()), "images": 50})
+    with pytest.raises(InputError, match="evaluated on different images"):
+        call_frontier(measured, monkeypatch)
+
+
+def test_a_file_that_was_evaluated_in_another_runtime_is_named(measured, monkeypatch):
+    path = measured / "evaluate" / "large.json"
+    write(path, {**json.loads(path.read_text()), "evaluated_in": "ONNX Runtime"})
+    call_frontier(measured, monkeypatch)
+    table = (measured / "frontier.md").read_text()
+    assert "through OpenCV DNN, large through ONNX Runtime." in table
 
 
 # Pick
@@ -307,7 +331,7 @@ def test_the_most_accurate_model_within_the_limits_is_picked(limits, name):
         ),
         (
             (100, 0.1, "opencv"),
-            "no model of 100 bytes takes at most 0.1 ms in OpenCV DNN; the fastest is nano, with",
+            "no model of at most 100 bytes takes at most 0.1 ms in OpenCV DNN; the fastest is nano",
         ),
     ],
 )
@@ -331,9 +355,33 @@ def test_the_picked_model_is_shown_with_its_file_and_how_to_get_it(measured, mon
         ({}, "BYTES or MS is missing"),
         ({"ms": "1"}, "MS and RUNTIME"),
         ({"bytes": "1", "runtime": "opencv"}, "MS and RUNTIME"),
+        ({"bytes": "350KB"}, "BYTES is '350KB'; expected a number above 0, such as 350000"),
+        ({"bytes": "0"}, "BYTES is '0'; expected"),
+        ({"ms": "0,6", "runtime": "opencv"}, "MS is '0,6'; expected a number above 0, such as 0.6"),
+        ({"ms": "nan", "runtime": "opencv"}, "MS is 'nan'; expected"),
+        ({"ms": "1", "runtime": "onnx"}, "RUNTIME is 'onnx'; expected opencv or onnxruntime"),
     ],
 )
-def test_a_limit_that_is_missing_is_named(measured, monkeypatch, limits, said):
+def test_a_limit_that_is_missing_or_wrong_is_named(measured, monkeypatch, limits, said):
     words = {name: Path(value) for name, value in limits.items()}
     with pytest.raises(InputError, match=said):
         call(pick, monkeypatch, frontier=measured / "frontier.json", **words)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "frontier.json is missing; run 'git checkout metrics/family'"),
+        (b"\xff", "is no JSON"),
+        (b"[]", "holds no JSON object"),
+        (b"{}", "lacks 'family'"),
+        (b'{"machine": "C", "family": {}}', "names no model"),
+        (b'{"machine": "C", "family": {"nano": {}}}', "nano lacks 'accuracy'"),
+    ],
+)
+def test_a_damaged_json_of_the_family_is_one_line(tmp_path, monkeypatch, content, said):
+    path = tmp_path / "frontier.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=said):
+        call(pick, monkeypatch, frontier=path, bytes=Path("150"))

@@ -1,5 +1,6 @@
 """A device's profile: what it predicts, what is refused, and when pruning gets it."""
 
+import argparse
 import copy
 import dataclasses
 import json
@@ -7,10 +8,13 @@ import json
 import pytest
 
 from stages import latency_profile as device
+from stages import prune
 from stages.common.core.cli import InputError
 from stages.common.pruning.latency.model import load_latency_model, model_from, read_profile
-from tests.networks import call
+from stages.common.training.checkpoints import EpochStore
+from tests.networks import call, random_network
 from tests.profiles import profile
+from tests.test_plan import PARAMS
 
 SHAPE = [[16, 24], [32, 16]]
 
@@ -96,11 +100,13 @@ def test_a_precision_that_the_device_does_not_run_is_refused(tmp_path):
         load_latency_model(path, "int8")
 
 
-def hand_over(tmp_path, monkeypatch, target: str, budget_ms: float, factory: str = "chain") -> None:
+def hand_over(
+    tmp_path, monkeypatch, target: str, budget_ms: float, factory="chain", precision="fp32"
+) -> None:
     params = tmp_path / "params.yaml"
     # Other keys of the sections are none of this stage's business.
     params.write_text(
-        f"prune: {{target: {target}, budget_ms: {budget_ms}, amount: 7}}\n"
+        f"prune: {{target: {target}, budget_ms: {budget_ms}, precision: {precision}, amount: 7}}\n"
         f"network: {{factory: {factory}, weights: 7}}\n"
     )
     files = {"profile": tmp_path / "p.json", "latency": tmp_path / "model.json"}
@@ -133,3 +139,25 @@ def test_pruning_gets_the_profile_where_it_counts_milliseconds(
     expected = model_from(content, "p.json").predict(SHAPE)
     assert load_latency_model(tmp_path / "model.json").predict(SHAPE) == expected
     assert "measured" not in (tmp_path / "model.json").read_text()
+
+
+def test_int8_milliseconds_need_a_profile_of_int8_before_anything_is_trained(tmp_path, monkeypatch):
+    content = profile(SHAPE)
+    (tmp_path / "p.json").write_text(json.dumps(content))
+    hand_over(tmp_path, monkeypatch, "latency", 0.5, precision="int8")
+    content["fitted"]["int8"] = {}
+    (tmp_path / "p.json").write_text(json.dumps(content))
+    (tmp_path / "model.json").unlink()
+    with pytest.raises(InputError, match=r"p.json: no engine of test runs int8 networks"):
+        hand_over(tmp_path, monkeypatch, "latency", 0.5, precision="int8")
+    assert not (tmp_path / "model.json").exists()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_pruning_counts_the_milliseconds_of_its_precision(tmp_path, precision):
+    (tmp_path / "model.json").write_text(json.dumps(profile(SHAPE)))
+    args = argparse.Namespace(latency=tmp_path / "model.json")
+    params = dataclasses.replace(PARAMS, budget_ms=0.5, precision=precision)
+    model = prune.cost_model_of(random_network(), args, params, [], EpochStore(tmp_path))
+    expected = dataclasses.replace(model_from(profile(SHAPE), "p.json"), precision=precision)
+    assert model.predict(SHAPE) == expected.predict(SHAPE)

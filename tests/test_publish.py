@@ -71,7 +71,9 @@ def test_a_model_that_is_not_at_hand_is_named_and_the_old_ones_stay(root):
 
 
 def test_a_model_that_was_never_made_is_named(root):
-    with pytest.raises(InputError, match="does not name model; run 'dvc repro' first"):
+    with pytest.raises(
+        InputError, match="dvc.lock does not name model; run 'dvc repro dvc.yaml' first"
+    ):
         published(root)
 
 
@@ -83,6 +85,11 @@ def test_an_optional_pipeline_counts_from_its_first_run_on(root):
     (root / "optional" / "other").write_text("other")
     make_model(root, "first")
     assert len(published(root)) == 2
+    (root / "optional" / "dvc.yaml").write_text(
+        "stages: {more: {cmd: unused, outs: [other]}, next: {cmd: unused, outs: [third]}}\n"
+    )
+    with pytest.raises(InputError, match=r"third; run 'dvc repro optional/dvc.yaml' first"):
+        published(root)
 
 
 def test_another_default_remote_is_left_alone(root):

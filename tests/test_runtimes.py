@@ -354,13 +354,24 @@ def test_the_page_says_that_ncnn_takes_no_qdq(result):
     assert "- base_int8 in ncnn: takes no QDQ file" in result["page"]
 
 
-def test_a_tflite_file_goes_with_the_variant_of_its_name(models):
+def test_a_tflite_file_goes_with_the_variant_of_its_name(models, tmp_path):
     variants = [("base", str(models[0])), ("base_int8", str(models[1]))]
-    found = measure.read_models(variants, {"base_int8": "some.tflite"})
-    assert [model.tflite for model in found] == [None, Path("some.tflite")]
+    tflite = tmp_path / "some.tflite"
+    tflite.write_bytes(int8_tflite())
+    found = measure.read_models(variants, [("base_int8", str(tflite))])
+    assert [model.tflite for model in found] == [None, tflite]
     assert [model.variant.is_int8 for model in found] == [False, True]
-    with pytest.raises(InputError, match="--tflite other=... has no --variant of that name"):
-        measure.read_models([("base", str(models[0]))], {"other": "x.tflite"})
+
+
+def test_files_that_are_missing_and_names_that_are_wrong_are_refused(models):
+    base = ("base", str(models[0]))
+    for variants, tflites, said in (
+        ([base], [("other", "x.tflite")], r"--tflite other=... is of no model; expected: base"),
+        ([base], [("base", "typo.tflite")], r"typo.tflite is missing"),
+        ([base, base], [], r"--variant base=... is given twice"),
+    ):
+        with pytest.raises(InputError, match=said):
+            measure.read_models(variants, tflites)
 
 
 # The runtime to use

@@ -144,6 +144,8 @@ def test_a_range_that_is_not_allowed_is_refused_in_one_line(content, change, mes
         ("chain", LATENCY, {"budget_ms": [0.5, 1]}, None),
         ("chain", LATENCY, {"target": ["latency"], "amount": [0.5, 0.6]}, None),
         ("chain", LATENCY, {"amount": [0.5, 0.6]}, "a trial may count no milliseconds; expected"),
+        ("chain", LATENCY, {"budget_ms": [0.5, 1], "precision": ["fp32", "int8"]}, "is of FP32"),
+        ("chain", BYTES, {"budget_ms": [0.5, 1], "precision": ["int8"]}, None),
         ("chain", LATENCY, {"budget_ms": [0, 1]}, "a trial may count no milliseconds; expected"),
         ("chain", BYTES, {"amount": [0.5, 0.6]}, None),
         ("torchvision:vgg", BYTES, {"amount": [0.5, 0.6]}, None),

@@ -9,7 +9,8 @@ Writes  a JSON: of each model its accuracy, mean confidence and expected calibra
         kind of images, all in percent, and its change of accuracy beside the base and, of an INT8
         model, beside its FP32 one, in points with a 95 % interval
 Params  robustness.*, evaluate.*  (see RobustnessParams, EvaluateParams)
-Raises  InputError when a model is missing or no runtime is right for it
+Raises  InputError when a model is missing or no runtime is right for it, when a name is given
+        twice, for a check of no model
 """
 
 import argparse
@@ -23,7 +24,7 @@ from stages.card.corrupted_images.confidence import calibration_error, confidenc
 from stages.card.corrupted_images.corruptions import corrupted, corruptions
 from stages.card.params import RobustnessParams
 from stages.common.core.accuracy import accuracy, decimals_of, percent_text
-from stages.common.core.cli import named_path, run
+from stages.common.core.cli import named_path, paths_by_name, run
 from stages.common.core.files import write_json
 from stages.common.core.params import load_params
 from stages.common.data.dataset import Images, load_test_images
@@ -127,10 +128,12 @@ def main() -> None:
     args = parse_args()
     params = load_params(RobustnessParams, args.params, section="robustness")
     evaluate = load_params(EvaluateParams, args.params, section="evaluate")
-    wrong = {name: read_wrong(Path(path)) for name, path in args.check}
+    paths = paths_by_name("--model", args.model)
+    checks = paths_by_name("--check", args.check, known=paths)
+    wrong = {name: read_wrong(Path(path)) for name, path in checks.items()}
     opened = {
         name: open_right(Path(path), evaluate.engine, wrong.get(name, set()))
-        for name, path in args.model
+        for name, path in paths.items()
     }
     images = load_test_images(args.data)
     sessions = {name: session for name, (_, session) in opened.items()}

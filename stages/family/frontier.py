@@ -4,7 +4,7 @@ Reads   the JSONs of evaluate (family) and quantize (peers), the benchmark's JSO
 Writes  a JSON of every network, which pick.py reads; the same as a Markdown table, with
         what is worse than a peer and the conditions; a picture of three panels
 Params  none
-Raises  InputError when a file or a key is missing
+Raises  InputError when a file or a key is missing, when models saw different test images
 """
 
 import argparse
@@ -38,8 +38,8 @@ def main() -> None:
     args = parse_args()
     results = read_results(args.evaluate, args.quantize, args.benchmark, args.models)
     note = (
-        f"{machine_note(results.environment)}; accuracies of the squares as published. Axes are "
-        "close-ups that do not start at 0; further left and up is better."
+        f"{machine_note(results.environment)}; squares: accuracies as published, of FP32 where "
+        "none is of INT8. Axes are close-ups that do not start at 0; further left and up is better."
     )
     save_png(args.picture, frontier_chart(results.family, results.peers, note))
     write_text(args.table, markdown(results))

@@ -7,10 +7,10 @@ from typing import Any
 from stages.common.core.cli import InputError
 from stages.common.core.files import read_metrics
 from stages.common.measuring.int8_or_fp32 import INT8_SUFFIX
-from stages.common.reporting.results import ENVIRONMENT, RUNTIMES
+from stages.common.reporting.results import ENVIRONMENT, ENVIRONMENT_KEYS, RUNTIMES, require_keys
 from stages.family.peers import PEERS
 
-REMEDY = "'make family'"
+REMEDY = "'git checkout metrics/family' (or 'make family', where it never ran)"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Row:
 class Results:
     """``family`` and ``peers`` by bytes; ``environment``: the machine as the benchmark says it.
 
-    ``elsewhere``: the models whose accuracy is of another runtime than OpenCV, and which;
+    ``elsewhere``: the files whose accuracy is of another runtime than OpenCV, and which;
     ``seeds``: the INT8 accuracies of models that were trained with further seeds, their own first.
     """
 
@@ -50,23 +50,26 @@ def read_results(evaluate: Path, quantize: Path, benchmark: Path, models: Path) 
     """``evaluate`` and ``quantize`` are folders with a JSON a network, ``models`` is the folder of
     the family's files.
 
-    Raises ``InputError`` for a file or a key that is missing.
+    Raises ``InputError`` for a file or a key that is missing, and for models that were evaluated on
+    different numbers of images.
     """
     blocks = read_metrics(benchmark, REMEDY)
     environment = value(blocks, ENVIRONMENT, where=benchmark)
+    require_keys(environment, ENVIRONMENT_KEYS, f"{benchmark}: {ENVIRONMENT}", REMEDY)
     names = [name for name in blocks if name != ENVIRONMENT and not name.endswith(INT8_SUFFIX)]
     own = [name for name in names if name not in PEERS]
     others = [name for name in names if name in PEERS]
     if not own or not others:
         raise InputError(f"{benchmark} holds no family or no peers; run {REMEDY}")
     times = {name: milliseconds(blocks, name, benchmark) for name in names}
-    int8 = {name: read_metrics(evaluate / f"{name}{INT8_SUFFIX}.json", REMEDY) for name in own}
+    files = [f"{name}{suffix}" for name in own for suffix in ("", INT8_SUFFIX)]
+    scores = {file: read_score(evaluate / f"{file}.json") for file in files}
     return Results(
-        family=by_bytes([family_row(name, evaluate, models, times[name]) for name in own]),
+        family=by_bytes([family_row(name, scores, models, times[name]) for name in own]),
         peers=by_bytes([peer_row(name, quantize, times[name]) for name in others]),
-        images=value(int8[own[0]], "images", where=evaluate / f"{own[0]}{INT8_SUFFIX}.json"),
+        images=images_of(scores, evaluate),
         elsewhere={
-            name: block["evaluated_in"] for name, block in int8.items() if "evaluated_in" in block
+            file: score["evaluated_in"] for file, score in scores.items() if "evaluated_in" in score
         },
         seeds=accuracies_by_seed(own, evaluate),
         environment=environment,
@@ -84,15 +87,31 @@ def accuracies_by_seed(names: list[str], evaluate: Path) -> dict[str, list[float
     return found
 
 
-def family_row(name: str, evaluate: Path, models: Path, times: dict[str, Any]) -> Row:
-    """``times``: the two fields of milliseconds."""
-    fp32, int8 = (evaluate / f"{each}.json" for each in (name, f"{name}{INT8_SUFFIX}"))
-    block = read_metrics(int8, REMEDY)
+def read_score(path: Path) -> dict:
+    """What the stage evaluate wrote of a file."""
+    score = read_metrics(path, REMEDY)
+    require_keys(score, ("accuracy", "images", "size_bytes"), path, REMEDY)
+    return score
+
+
+def images_of(scores: dict[str, dict], evaluate: Path) -> int:
+    counts = {file: score["images"] for file, score in scores.items()}
+    if len(set(counts.values())) > 1:
+        raise InputError(
+            f"{evaluate}: the models were evaluated on different images ({counts}); run 'dvc repro "
+            "stages/family/dvc.yaml'"
+        )
+    return next(iter(counts.values()))
+
+
+def family_row(name: str, scores: dict[str, dict], models: Path, times: dict[str, Any]) -> Row:
+    """``scores``: by file; ``times``: the two fields of milliseconds."""
+    int8 = scores[f"{name}{INT8_SUFFIX}"]
     return Row(
         name=name,
-        fp32_accuracy=value(read_metrics(fp32, REMEDY), "accuracy", where=fp32),
-        accuracy=value(block, "accuracy", where=int8),
-        size_bytes=value(block, "size_bytes", where=int8),
+        fp32_accuracy=scores[name]["accuracy"],
+        accuracy=int8["accuracy"],
+        size_bytes=int8["size_bytes"],
         **times,
         origin=str(models / f"{name}{INT8_SUFFIX}.onnx"),
     )
@@ -129,6 +148,5 @@ def by_bytes(rows: list[Row]) -> list[Row]:
 
 
 def value(block: dict, key: str, where: Path) -> Any:
-    if key not in block:
-        raise InputError(f"{where} lacks '{key}'; delete it and run {REMEDY}")
+    require_keys(block, (key,), where, REMEDY)
     return block[key]

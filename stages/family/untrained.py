@@ -2,8 +2,8 @@
 
 Reads   the training images
 Writes  a checkpoint (config, weights, provenance)
-Params  data.*, network.factory, train.seed
-Raises  InputError for wrong params, missing images, a name that is no peer's
+Params  data.*, network.factory and normalization, train.seed
+Raises  InputError for wrong params, missing images
 
 The statistics of BatchNorm are those of some training images, so that activations have the size
 that they have in a trained network, and INT8 its usual ranges.

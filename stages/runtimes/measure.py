@@ -5,8 +5,8 @@ Reads   ONNX files (--variant), and the .tflite that the pipeline made of them (
 Writes  a JSON with the machine and for each model its latency in every runtime and what was left
         out; a Markdown page of it; a sentence on the runtime to use
 Params  benchmark.* but its engines, quantize.logit_tolerance
-Raises  InputError for wrong params, more threads than cores, a missing model, and one that ONNX
-        Runtime refuses: the others are checked against it
+Raises  InputError for wrong params, more threads than cores, a missing file, a name that is given
+        twice, and a model that ONNX Runtime refuses: the others are checked against it
 
 A runtime that is not installed, refuses a model, computes it wrongly or uses more than one thread
 where one is allowed is named and not timed: see comparison/check.py. A latency is one call with
@@ -17,11 +17,12 @@ its input as its file takes it: float32 NCHW, LiteRT NHWC and, as INT8, integers
 import argparse
 from pathlib import Path
 
-from stages.common.core.cli import InputError, named_path, run
+from stages.common.core.cli import named_path, paths_by_name, run
 from stages.common.core.files import write_json, write_text
 from stages.common.core.params import load_params
-from stages.common.inference.onnx_graph import cost_of, load_model
+from stages.common.inference.onnx_graph import cost_of, is_int8, load_model
 from stages.common.inference.params import QuantizeParams
+from stages.common.inference.sessions import require_file
 from stages.common.measuring.interleaved_timing import check_machine
 from stages.common.measuring.latency_rows import Variant, describe_conditions
 from stages.common.measuring.params import BenchmarkParams
@@ -32,17 +33,17 @@ from stages.runtimes.comparison.page import markdown_page
 from stages.runtimes.comparison.timing import latencies, time_sessions
 
 
-def read_models(variants: list[tuple[str, str]], tflites: dict[str, str]) -> list[Model]:
-    """Raises ``InputError`` when a file is missing, or a .tflite is of no variant."""
+def read_models(variants: list[tuple[str, str]], tflites: list[tuple[str, str]]) -> list[Model]:
+    """Raises ``InputError`` for a missing file, a name given twice, a .tflite of no model."""
+    paths = paths_by_name("--variant", variants)
+    tflite_paths = paths_by_name("--tflite", tflites, known=paths)
+    for tflite in tflite_paths.values():
+        require_file(tflite)
     models = []
-    for name, path in variants:
+    for name, path in paths.items():
         onnx = load_model(path)
-        kinds = {node.op_type for node in onnx.graph.node}
-        is_int8 = "QuantizeLinear" in kinds
-        tflite = Path(tflites[name]) if name in tflites else None
-        models.append(Model(Variant(name, path, cost_of(onnx).macs, is_int8), tflite))
-    if unknown := set(tflites) - {name for name, _ in variants}:
-        raise InputError(f"--tflite {min(unknown)}=... has no --variant of that name")
+        variant = Variant(name, path, cost_of(onnx).macs, is_int8(onnx))
+        models.append(Model(variant, Path(tflite_paths[name]) if name in tflite_paths else None))
     return models
 
 
@@ -72,7 +73,7 @@ def main() -> None:
     load = check_machine(params.threads, "benchmark.threads")
     missing = missing_runtimes()
     names = [name for name in RUNTIMES if name not in missing]
-    models = read_models(args.variant, dict(args.tflite))
+    models = read_models(args.variant, args.tflite)
     right = [right_sessions(model, names, params.threads, int8_tolerance) for model in models]
     samples_ms, matmul_gflops = time_sessions([sessions for sessions, _ in right], params)
     environment = {

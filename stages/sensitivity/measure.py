@@ -17,7 +17,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from stages.common.core.cli import named_path, run
+from stages.common.core.cli import named_path, paths_by_name, run
 from stages.common.core.files import write_csv, write_text
 from stages.common.core.params import load_params
 from stages.common.data.dataset import DataParams, load_training_images
@@ -102,7 +102,7 @@ def main() -> None:
     calibration = calibration_of(training, params)
     found = {
         name: sensitivities(load_model(path), calibration, validation, params)
-        for name, path in args.network
+        for name, path in paths_by_name("--network", args.network).items()
     }
     rows = rows_of(found)
     write_csv(args.csv, rows, header=list(rows[0]))

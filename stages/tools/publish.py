@@ -51,8 +51,13 @@ def results(repository: Repo) -> dict[str, int]:
     """
     outs = [out for out in repository.index.outs if out.use_cache and out.can_push]
     outs = [out for out in outs if is_due(Path(out.stage.path).parent, Path(repository.root_dir))]
-    if unmade := [str(out) for out in outs if not out.hash_info]:
-        raise InputError(f"dvc.lock does not name {', '.join(unmade)}; run 'dvc repro' first")
+    if unmade := [out for out in outs if not out.hash_info]:
+        pipeline = Path(unmade[0].stage.path).relative_to(repository.root_dir)
+        names = [str(out) for out in unmade if out.stage.path == unmade[0].stage.path]
+        raise InputError(
+            f"{pipeline.with_name('dvc.lock')} does not name {', '.join(names)}; run 'dvc repro "
+            f"{pipeline}' first"
+        )
     assert not any(out.hash_info.isdir for out in outs), "a folder would need its files' MD5s"
     return {out.hash_info.value: out.meta.size for out in outs}
 

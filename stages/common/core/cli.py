@@ -3,7 +3,7 @@
 import argparse
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 INTERRUPTED = "interrupted: run the same command again to go on"
 
@@ -31,6 +31,22 @@ def named_path(text: str) -> tuple[str, str]:
     if not (name and separator and path):
         raise argparse.ArgumentTypeError(f"{text!r}; expected NAME=PATH, such as base=model.onnx")
     return name, path
+
+
+def paths_by_name(
+    option: str, pairs: list[tuple[str, str]], known: Collection[str] | None = None
+) -> dict[str, str]:
+    """What ``named_path`` made of an option that is given several times.
+
+    Raises ``InputError`` for a name that is given twice, and for one that is not among ``known``.
+    """
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{option} {name}=... is given twice; expected each name once")
+        if known is not None and name not in known:
+            raise InputError(f"{option} {name}=... is of no model; expected: {', '.join(known)}")
+    return dict(pairs)
 
 
 def first_line(error: Exception) -> str:

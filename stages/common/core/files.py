@@ -63,13 +63,16 @@ def digest(path: str | Path, algorithm: str = "md5") -> str:
 
 
 def read_metrics(path: Path, remedy: str) -> dict:
-    """Raises ``InputError`` with the remedy when the file is missing or damaged."""
+    """Raises ``InputError`` with the remedy when the file is missing, or holds no JSON object."""
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except FileNotFoundError:
         raise InputError(f"{path} is missing; run {remedy}") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no text
         raise InputError(f"{path} is no JSON ({error}); delete it and run {remedy}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object; delete it and run {remedy}")
+    return content
 
 
 def read_rows(path: Path, remedy: str) -> list[dict[str, str]]:

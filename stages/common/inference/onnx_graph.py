@@ -36,7 +36,8 @@ WEIGHTED = {
 }
 # Operators that need no second buffer: fused into the one before them, or only a view.
 FUSED = ("Clip", "Relu", "Sub")  # where nothing else reads what they overwrite
-VIEWS = ("QuantizeLinear", "DequantizeLinear", "Flatten", "Reshape", "Identity")
+QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+VIEWS = (*QUANTIZERS, "Flatten", "Reshape", "Identity")
 IN_PLACE = (*FUSED, *VIEWS)
 
 
@@ -94,6 +95,11 @@ def load_model(path: str | Path) -> ModelProto:
     if not model.graph.node:
         raise InputError(f"{path} is no ONNX model; delete it and run 'dvc repro'")
     return model
+
+
+def is_int8(model: ModelProto) -> bool:
+    """Whether it is a QDQ file, of weights alone or of activations, too."""
+    return any(node.op_type in QUANTIZERS for node in model.graph.node)
 
 
 def cost_of(model: ModelProto) -> Cost:

@@ -61,6 +61,11 @@ def blank_image(shape: tuple[int, int, int]) -> np.ndarray:
     return np.zeros((1, *shape), np.float32)
 
 
+def random_image(shape: tuple[int, int, int], seed: int) -> np.ndarray:
+    """A blob of one image of noise; latency does not depend on what it shows."""
+    return np.random.default_rng(seed).integers(256, size=(1, *shape)).astype(np.float32)
+
+
 def require_file(path: str | Path) -> None:
     if not Path(path).is_file():
         raise InputError(f"{path} is missing; run 'dvc repro' (or 'dvc pull')")

@@ -105,14 +105,15 @@ def latency_metrics(variant: Variant, rows: list[dict], matmul_gflops: float) ->
     for row in rows:
         if row["variant"] == variant.name and row["fastest"] == "true":
             values = {key: row[key] for key in row if key.startswith(("latency_ms", "ratio_to_"))}
-            gflops = 2 * variant.macs / row["latency_ms_median"] / 1e6
-            blocks[row["runtime"]] = {
-                "engine": row["engine"],
-                **values,
-                "gflops": round(gflops, 2),
-                "share_of_matmul": round(gflops / matmul_gflops, 3),
-            }
+            rates = speed(variant.macs, row["latency_ms_median"], matmul_gflops)
+            blocks[row["runtime"]] = {"engine": row["engine"], **values, **rates}
     return blocks
+
+
+def speed(macs: int, latency_ms: float, matmul_gflops: float) -> dict[str, float]:
+    """GFLOP/s, and their share of those of the float32 matrix product."""
+    gflops = 2 * macs / latency_ms / 1e6
+    return {"gflops": round(gflops, 2), "share_of_matmul": round(gflops / matmul_gflops, 3)}
 
 
 def describe_conditions(params: BenchmarkParams, load: float | None, matmul_gflops: float) -> dict:

@@ -1,5 +1,6 @@
 """The results of all variants: what each scored and costs, and its latencies."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,10 +59,13 @@ def read_results(evaluate: str | Path, benchmark: str | Path) -> tuple[list[Resu
     return results, environment
 
 
-def require_keys(block: dict, keys: tuple[str, ...], where: str | Path) -> None:
+def require_keys(
+    block: object, keys: Iterable[str], where: str | Path, remedy: str = "'dvc repro'"
+) -> None:
+    """Raise ``InputError`` for a key that a block of a metrics file lacks."""
     for key in keys:
-        if key not in block:
-            raise InputError(f"{where} lacks '{key}'; delete the file and run 'dvc repro'")
+        if not isinstance(block, dict) or key not in block:
+            raise InputError(f"{where} lacks '{key}'; delete the file and run {remedy}")
 
 
 def require_latencies(block: dict, left_out: list[str], where: str) -> None:

@@ -29,11 +29,11 @@ from stages.common.measuring.exact_tests import (
     paired_change,
     signed_rank_exact,
 )
+from stages.common.reporting.results import RUNTIMES
 
 NO_CHANGE = "no detectable change"
 COMPARED, SAME_FILE = "compared", "same file"
 ONLY_IN_BASE, ONLY_IN_HEAD = "only in base", "only in head"
-RUNTIMES = {"opencv": "OpenCV DNN", "onnxruntime": "ONNX Runtime"}
 ACCURACY_ALPHA = 1 - CONFIDENCE
 LATENCY_ALPHA = 0.01  # many latencies are compared; each may be a false alarm
 MIN_BLOCKS = 8  # 2 / 2**8 < LATENCY_ALPHA: with fewer, nothing could ever be detected

@@ -2,10 +2,10 @@
 
 from stages.common.core.accuracy import decimals_of
 from stages.common.reporting.markdown import as_table, name_and_figures
+from stages.common.reporting.results import RUNTIMES
 from stages.common.revisions.changes import (
     COMPARED,
     NO_CHANGE,
-    RUNTIMES,
     SAME_FILE,
     AccuracyChange,
     CompareRevisionsParams,

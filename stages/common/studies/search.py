@@ -114,7 +114,8 @@ def refuse_no_choice(key: str, choice: Any, where: str) -> None:
 
 
 def require_untimed_trials(search: SearchParams, params: dict) -> None:
-    """Raise ``InputError`` where pruning would predict no milliseconds, or measure them in a trial.
+    """Raise ``InputError`` where pruning would predict no milliseconds, measure them in a trial, or
+    count those of INT8 for a cost of FP32.
 
     ``params``: the whole params file, in which the space changes some values.
     """
@@ -123,8 +124,8 @@ def require_untimed_trials(search: SearchParams, params: dict) -> None:
         section, name = key.split(".")
         return search.values().get(key, [params[section][name]])
 
-    factories, targets, budgets = map(
-        values, ("network.factory", "prune.target", "prune.budget_ms")
+    factories, targets, budgets, precisions = map(
+        values, ("network.factory", "prune.target", "prune.budget_ms", "prune.precision")
     )
     is_predicted, is_chain = search.cost == LATENCY, factories == [CHAIN]
     if not is_chain and (is_predicted or "latency" in targets or max(budgets) > 0):
@@ -137,6 +138,11 @@ def require_untimed_trials(search: SearchParams, params: dict) -> None:
         raise InputError(
             f"{SECTION}.cost is {LATENCY}, but a trial may count no milliseconds; expected in "
             f"{SECTION}.space a prune.budget_ms above 0, or latency as the only prune.target"
+        )
+    if is_predicted and "int8" in precisions:
+        raise InputError(
+            f"{SECTION}.cost is {LATENCY}, which is of FP32, and prune.precision is int8; expected "
+            "fp32"
         )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from stages.common.core.cli import InputError
 from stages.common.core.files import figure, read_metrics, read_rows
+from stages.common.reporting.results import RUNTIMES
 from stages.hardware.overview.claims import ZEROS
 from stages.hardware.overview.params import HardwareParams
 from stages.hardware.overview.quantities import ASIC, CPU, FPGA, NPU, Quantity
@@ -19,7 +20,6 @@ HARDWARE = "'make hardware'"
 REPRO = "'dvc repro'"
 SWEEP = "'make study NAME=sweep'"
 DENSE = dict(ZEROS)
-RUNTIMES = {"opencv": "OpenCV DNN", "onnxruntime": "ONNX Runtime"}
 MEASURED = ("base", "pruned", "base_int8", "pruned_int8")
 ON_NPU = {"base": "base_int8", "pruned": "pruned_int8", "unstructured": "unstructured_int8"}
 

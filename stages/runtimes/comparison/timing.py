@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from stages.common.inference.sessions import Session
+from stages.common.inference.sessions import Session, random_image
 from stages.common.measuring.bootstrap import latency_summary, ratio_of_medians
 from stages.common.measuring.interleaved_timing import time_interleaved
-from stages.common.measuring.latency_rows import rounded
+from stages.common.measuring.latency_rows import rounded, speed
 from stages.common.measuring.matrix_product import matrix_product, matrix_product_gflops
 from stages.common.measuring.params import BenchmarkParams
 from stages.runtimes.comparison.catalogue import OPENCV, timed_call
@@ -37,11 +37,6 @@ def time_sessions(
     return by_model, matrix_product_gflops(float(np.median(next(columns))))
 
 
-def random_image(shape: tuple[int, int, int], seed: int) -> np.ndarray:
-    """A blob (1, 3, H, W) of one image."""
-    return np.random.default_rng(seed).integers(256, size=(1, *shape)).astype(np.float32)
-
-
 def latencies(
     samples_ms: dict[str, np.ndarray], macs: int, matmul_gflops: float, params: BenchmarkParams
 ) -> dict[str, dict]:
@@ -56,7 +51,6 @@ def latencies(
             ratio = ratio_of_medians(
                 samples, samples_ms[opencv], params.bootstrap_samples, params.seed, RATIO_KEYS[0]
             )
-        gflops = 2 * macs / summary["latency_ms_median"] / 1e6
-        rates = {"gflops": round(gflops, 2), "share_of_matmul": round(gflops / matmul_gflops, 3)}
+        rates = speed(macs, summary["latency_ms_median"], matmul_gflops)
         blocks[name] = {**rounded(summary | ratio), **rates}
     return blocks

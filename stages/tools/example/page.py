@@ -6,6 +6,7 @@ from pathlib import Path
 from stages.common.core.accuracy import decimals_of, percent_text
 from stages.common.core.cli import InputError
 from stages.common.core.files import read_metrics
+from stages.common.reporting.results import RUNTIMES
 from stages.tools.quick_run import as_minutes
 
 PLACE = re.compile(
@@ -21,7 +22,6 @@ TARGETS = {
     "flash": "predicted bytes of flash",
     "ram": "predicted bytes of RAM",
 }
-RUNTIMES = {"opencv": "OpenCV DNN", "onnxruntime": "ONNX Runtime"}
 AGAIN = "'make example' again"
 
 

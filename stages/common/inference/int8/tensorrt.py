@@ -19,10 +19,10 @@ import numpy as np
 from onnx import ModelProto, numpy_helper
 
 from stages.common.core.cli import InputError
+from stages.common.inference.onnx_graph import QUANTIZERS
 
 # Their outputs are some of their inputs: the scale is the same.
 MOVERS = ("Flatten", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
-QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 
 
 def tensorrt_options(model: ModelProto) -> dict:

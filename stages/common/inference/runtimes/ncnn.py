@@ -43,7 +43,13 @@ class NcnnSession:
             param, weights = converted(Path(path), self.shape, Path(folder))
             if self._net.load_param(str(param)) or self._net.load_model(str(weights)):
                 raise InputError(f"{path}: ncnn {ncnn.__version__} lacks an operator of this model")
-        [self._input], [self._output] = self._net.input_names(), self._net.output_names()
+        inputs, outputs = self._net.input_names(), self._net.output_names()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise InputError(
+                f"{path}: in ncnn this model has {len(inputs)} inputs and {len(outputs)} outputs; "
+                "expected one of each"
+            )
+        self._path, self._input, self._output = path, inputs[0], outputs[0]
         self.logits(blank_image(self.shape))
 
     def logits(self, blob: np.ndarray) -> np.ndarray:
@@ -55,7 +61,8 @@ class NcnnSession:
         # A copy: ncnn crashes where a first operator that works in place gets memory of others.
         extractor.input(self._input, ncnn.Mat(image[0]).clone())
         code, logits = extractor.extract(self._output)
-        assert code == 0, f"ncnn's extract returned {code}"
+        if code != 0:
+            raise InputError(f"{self._path}: ncnn {ncnn.__version__} cannot compute this model")
         return np.array(logits)[None]
 
 

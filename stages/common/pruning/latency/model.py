@@ -146,11 +146,16 @@ def load_latency_model(path: str | Path, precision: str = "fp32") -> LatencyMode
         raise InputError(f"{path} is no JSON ({error}); run 'dvc repro'") from None
     if isinstance(content, dict) and content.get("used") is False:
         raise InputError(f"{path} holds no latencies; run 'dvc repro latency_profile'")
-    model = replace(model_from(content, path), precision=precision)
+    return in_precision(model_from(content, path), precision)
+
+
+def in_precision(model: LatencyModel, precision: str) -> LatencyModel:
+    """The same device with the files of a precision; ``InputError`` where it does not run them."""
+    model = replace(model, precision=precision)
     if not model.costs:
         raise InputError(
-            f"{path}: no engine of {model.device} runs {precision} networks: set prune.precision "
-            "to fp32"
+            f"{model.path}: no engine of {model.device} runs {precision} networks: set "
+            "prune.precision to fp32"
         )
     return model
 
