@@ -1,6 +1,6 @@
 """Train the teacher, a few wider networks, and write their outputs on some augmented views.
 
-Reads   the training images (held-out validation images included; never the test images)
+Reads   the training images (validation images included; never the test images)
 Writes  the logits (views, N, classes) float16 of the training images, and what identifies the
         views (see common/training/teacher.py), the training curve as CSV (one row an epoch, means
         over the networks: epoch, loss, learning_rate, validation_accuracy in percent), a JSON of
@@ -124,7 +124,7 @@ def train_networks(
 
 
 def ensemble_accuracy(networks: list[Network], context: RunContext) -> float:
-    """Accuracy in percent of the mean outputs on the held-out images and their mirror images."""
+    """Accuracy in percent of the mean outputs on the validation images and their mirror images."""
     validation = context.validation
     pixels = torch.from_numpy(validation.pixels).to(context.device)
     batches = pixels.split(evaluation_batch(validation))

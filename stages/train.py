@@ -1,6 +1,6 @@
 """Train the base network, on the labels and on the outputs of wider networks, the teacher.
 
-Reads   the training images (held-out validation images included; never the test images), the
+Reads   the training images (validation images included; never the test images), the
         teacher's outputs on them
 Writes  a checkpoint (config, weights, provenance), the training curve as CSV (one row an epoch:
         epoch, loss, learning_rate, validation_accuracy in percent), a JSON of what was reached,

@@ -13,9 +13,7 @@ SPREAD = 0.3  # width over which an arm's dots are spread; arms are 1 apart
 @IN_HOUSE_STYLE
 def controls_chart(accuracies: dict[str, list[float]], note: str) -> Figure:
     """``accuracies`` in percent, by arm, position i of all arms being of the same seed."""
-    figure, [axes] = new_figure(
-        "Did pruning earn it? The pruned network beside its controls", note, 1
-    )
+    figure, [axes] = new_figure("Pruning beside its alternatives, at equal epochs", note, 1)
     for place, (arm, values) in enumerate(accuracies.items()):
         offsets = [SPREAD * (index / (len(values) - 1) - 0.5) for index in range(len(values))]
         axes.plot(
@@ -33,7 +31,7 @@ def controls_chart(accuracies: dict[str, list[float]], note: str) -> Figure:
         fontsize=9,
     )
     axes.set_xticks(range(len(accuracies)), list(accuracies))
-    axes.set(xlim=(-0.6, len(accuracies) - 0.2), ylabel="Accuracy on held-out images (%)")
+    axes.set(xlim=(-0.6, len(accuracies) - 0.2), ylabel="Accuracy on validation images (%)")
     axes.grid(axis="x", visible=False)
     axes.margins(y=0.12)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7))

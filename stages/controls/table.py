@@ -14,14 +14,14 @@ def sentence(metrics: dict) -> str:
     return (
         f"With {epochs} {'epoch' if epochs == 1 else 'epochs'} each, pruning {verdict} simply "
         f"training the small network{unsure}: {lead['points']:+.2f} ± {lead['std']:.2f} points on "
-        f"held-out images (mean and standard deviation of the differences of {lead['n']} seeds; "
+        f"validation images (mean and standard deviation of the differences of {lead['n']} seeds; "
         f"95 % t interval {lead['low']:+.2f} to {lead['high']:+.2f})."
     )
 
 
 def markdown(metrics: dict) -> str:
     """One row an arm, then the verdict and the conditions under which it holds."""
-    heads = ["network", "held-out accuracy", "pruned leads by [95 % interval]", "params", "MACs"]
+    heads = ["network", "validation accuracy", "pruned leads by [95 % interval]", "params", "MACs"]
     lines = [[*heads, "epochs", "peak rate", "training"], ["---", *["---:"] * 7]]
     lines += [row(name, arm, metrics) for name, arm in metrics["arms"].items()]
     return f"{as_table(lines)}\n\n{sentence(metrics)}\n\n{conditions(metrics)}\n"
@@ -52,6 +52,7 @@ def conditions(metrics: dict) -> str:
         f"Mean ± standard deviation of {pruned['n']} seeds, on one base, whose training cost "
         f"{metrics['base_training_flops'] / 1e12:,.1f} TFLOP: all but scratch inherit it. Channels "
         f"of pruned by {metrics['importance']}. TFLOP: training of one seed; zeros are multiplied "
-        f"like any weight. {metrics['validation_images']:,} held-out images (sampling error of one "
-        f"accuracy: ± {margin:.2f} points, 95 %), the same for all; the test images were not read."
+        f"like any weight. {metrics['validation_images']:,} validation images (sampling error of "
+        f"one accuracy: ± {margin:.2f} points, 95 %), the same for all; the test images were not "
+        "read."
     )

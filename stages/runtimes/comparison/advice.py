@@ -45,7 +45,10 @@ def advice_text(result: dict) -> str:
     for precision, found in advice.items():
         cells = [choice_text(found[key]) if key in found else "none" for key in ("any", "onnx")]
         lines.append([PRECISIONS[precision], *cells])
-    note = f"Measured on one machine ({machine(result['environment'])})"
+    note = (
+        f"Measured on one machine ({machine(result['environment'])}), ranked by the geometric mean "
+        "of all networks"
+    )
     if any(ratios_text(choice) for found in advice.values() for choice in found.values()):
         note += "; times as multiples of that of OpenCV's faster engine"
     return f"{as_table(lines)}\n\n{note}.\n"
