@@ -20,11 +20,11 @@ from stages.common.reporting.comparison_table import machine_note, main_table, m
 from stages.common.reporting.results import (
     COST_KEYS,
     LATENCY_KEYS,
-    RUNTIMES,
     Result,
     balanced_key,
     read_results,
 )
+from stages.common.reporting.runtimes import RUNTIMES
 from stages.common.reporting.style import save_png
 
 RATIO_DIGITS = 2  # of the summary: what a repeated run reproduces

@@ -14,9 +14,9 @@ from stages.common.core.cli import InputError
 from stages.common.core.params import read_params
 from stages.common.inference.onnx_graph import cost_of, load_model
 from stages.family import frontier, pick, untrained
-from stages.family.comparison import BYTES, TIMES, unmatched, verdict
+from stages.family.page.comparison import BYTES, TIMES, unmatched, verdict
+from stages.family.page.results import Row
 from stages.family.peers import PEERS, network
-from stages.family.results import Row
 from tests.networks import call, write_params
 from tests.pipelines import ROOT
 
@@ -331,7 +331,8 @@ def test_the_most_accurate_model_within_the_limits_is_picked(limits, name):
         ),
         (
             (100, 0.1, "opencv"),
-            "no model of at most 100 bytes takes at most 0.1 ms in OpenCV DNN; the fastest is nano",
+            "no model of at most 100 bytes takes at most 0.1 ms in OpenCV DNN; the fastest is "
+            "nano, with",
         ),
     ],
 )

@@ -406,7 +406,8 @@ def test_the_fastest_right_runtime_is_advised_with_its_ratios_to_opencv():
     )
     assert "| FP32 | OpenVINO, 0.40 to 0.52 | OpenVINO, 0.40 to 0.52 |" in text
     assert "| INT8 | LiteRT, 0.20 | ONNX Runtime, 0.30 |" in text
-    assert "(Some CPU, 1 thread), ranked by the geometric mean of all networks; times as" in text
+    assert "(Some CPU, 1 thread), ranked by the geometric mean of all networks; " in text
+    assert "; times as multiples of that of OpenCV's faster engine." in text
 
 
 def test_a_runtime_that_is_wrong_for_one_model_is_not_advised():

@@ -15,10 +15,10 @@ from stages.common.core.cli import run
 from stages.common.core.files import write_json, write_text
 from stages.common.reporting.comparison_table import machine_note
 from stages.common.reporting.style import save_png
-from stages.family.chart import frontier_chart
-from stages.family.comparison import verdict
-from stages.family.results import Results, Row, read_results
-from stages.family.table import markdown
+from stages.family.page.chart import frontier_chart
+from stages.family.page.comparison import verdict
+from stages.family.page.results import Results, Row, read_results
+from stages.family.page.table import markdown
 
 
 def content(results: Results) -> dict:

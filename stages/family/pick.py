@@ -16,8 +16,9 @@ from pathlib import Path
 from stages.common.core.cli import InputError, run
 from stages.common.core.files import read_metrics
 from stages.common.reporting.markdown import as_table, name_and_figures
-from stages.common.reporting.results import RUNTIMES, require_keys
-from stages.family.results import REMEDY
+from stages.common.reporting.results import require_keys
+from stages.common.reporting.runtimes import RUNTIMES
+from stages.family.page.results import REMEDY
 
 HEADS = ["model", "INT8 accuracy", "bytes", *(f"{title} INT8" for title in RUNTIMES.values())]
 
@@ -31,10 +32,8 @@ def pick(
     """
     fitting, which = family, "no model"
     if size_bytes is not None:
-        fitting, which = (
-            within_bytes(family, size_bytes),
-            f"no model of at most {size_bytes:,.0f} bytes",
-        )
+        fitting = within_bytes(family, size_bytes)
+        which = f"no model of at most {size_bytes:,.0f} bytes"
     if latency_ms is not None and runtime is not None:
         fitting = within_time(fitting, latency_ms, runtime, which)
     return max(fitting, key=lambda name: (fitting[name]["accuracy"], -fitting[name]["size_bytes"]))

@@ -6,7 +6,7 @@ from stages.card.pages.kinds import calibration_text, conditions_text, titles
 from stages.common.core.accuracy import decimals_of, percent_text
 from stages.common.reporting.comparison_table import machine_note
 from stages.common.reporting.markdown import as_table, name_and_figures
-from stages.common.reporting.results import RUNTIMES
+from stages.common.reporting.runtimes import RUNTIMES
 
 MOST_NAMED = 20  # classes in a sentence
 TARGETS = {"macs": "MACs", "params": "params", "latency": "milliseconds"}

@@ -8,12 +8,12 @@ from stages.common.measuring.int8_or_fp32 import recommendation
 from stages.common.reporting.markdown import as_table, name_and_figures
 from stages.common.reporting.results import (
     RATIO_KEYS,
-    RUNTIMES,
     WRONG,
     Result,
     balanced_key,
     latencies_of,
 )
+from stages.common.reporting.runtimes import RUNTIMES
 
 WRONG_CELL = "wrong here"
 

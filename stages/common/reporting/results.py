@@ -7,10 +7,10 @@ from pathlib import Path
 from stages.common.core.cli import InputError
 from stages.common.core.files import read_metrics
 from stages.common.measuring.int8_or_fp32 import RATIO_KEYS as FP32_RATIO_KEYS
+from stages.common.reporting.runtimes import RUNTIMES
 
 WRONG = "wrong_here"  # of the environment: the runtimes left out, by variant; missing where none is
 ENVIRONMENT = "environment"  # the block of the benchmark that is no variant
-RUNTIMES = {"opencv": "OpenCV DNN", "onnxruntime": "ONNX Runtime"}
 COST_KEYS = ("size_bytes", "params", "nonzero_params", "macs", "peak_activation_bytes")
 BALANCED = "balanced_accuracy"  # in the evaluation where the test classes are uneven
 EVALUATION_KEYS = ("accuracy", "class_accuracy", "images", *COST_KEYS)

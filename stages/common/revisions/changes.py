@@ -29,7 +29,7 @@ from stages.common.measuring.exact_tests import (
     paired_change,
     signed_rank_exact,
 )
-from stages.common.reporting.results import RUNTIMES
+from stages.common.reporting.runtimes import RUNTIMES
 
 NO_CHANGE = "no detectable change"
 COMPARED, SAME_FILE = "compared", "same file"

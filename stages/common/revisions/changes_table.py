@@ -2,7 +2,7 @@
 
 from stages.common.core.accuracy import decimals_of
 from stages.common.reporting.markdown import as_table, name_and_figures
-from stages.common.reporting.results import RUNTIMES
+from stages.common.reporting.runtimes import RUNTIMES
 from stages.common.revisions.changes import (
     COMPARED,
     NO_CHANGE,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stages.common.core.cli import InputError
 from stages.common.core.files import figure, read_metrics, read_rows
-from stages.common.reporting.results import RUNTIMES
+from stages.common.reporting.runtimes import RUNTIMES
 from stages.hardware.overview.claims import ZEROS
 from stages.hardware.overview.params import HardwareParams
 from stages.hardware.overview.quantities import ASIC, CPU, FPGA, NPU, Quantity

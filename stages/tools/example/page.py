@@ -6,7 +6,7 @@ from pathlib import Path
 from stages.common.core.accuracy import decimals_of, percent_text
 from stages.common.core.cli import InputError
 from stages.common.core.files import read_metrics
-from stages.common.reporting.results import RUNTIMES
+from stages.common.reporting.runtimes import RUNTIMES
 from stages.tools.quick_run import as_minutes
 
 PLACE = re.compile(

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from stages.common.reporting.results import RUNTIMES
-from stages.family.results import Row
+from stages.common.reporting.runtimes import RUNTIMES
+from stages.family.page.results import Row
 
 
 @dataclass(frozen=True)

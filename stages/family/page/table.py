@@ -4,9 +4,9 @@ import statistics
 
 from stages.common.reporting.comparison_table import machine_note
 from stages.common.reporting.markdown import as_table, name_and_figures
-from stages.common.reporting.results import RUNTIMES
-from stages.family.comparison import verdict
-from stages.family.results import Results, Row
+from stages.common.reporting.runtimes import RUNTIMES
+from stages.family.page.comparison import verdict
+from stages.family.page.results import Results, Row
 
 HEADS = [
     "network",

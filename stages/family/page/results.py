@@ -7,7 +7,8 @@ from typing import Any
 from stages.common.core.cli import InputError
 from stages.common.core.files import read_metrics
 from stages.common.measuring.int8_or_fp32 import INT8_SUFFIX
-from stages.common.reporting.results import ENVIRONMENT, ENVIRONMENT_KEYS, RUNTIMES, require_keys
+from stages.common.reporting.results import ENVIRONMENT, ENVIRONMENT_KEYS, require_keys
+from stages.common.reporting.runtimes import RUNTIMES
 from stages.family.peers import PEERS
 
 REMEDY = "'git checkout metrics/family' (or 'make family', where it never ran)"

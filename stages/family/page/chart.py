@@ -9,8 +9,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from stages.common.reporting.comparison_charts import Bubble, place_labels
 from stages.common.reporting.style import DPI, GREY, IN_HOUSE_STYLE, colour
-from stages.family.comparison import BYTES, COSTS, Cost
-from stages.family.results import Row
+from stages.family.page.comparison import BYTES, COSTS, Cost
+from stages.family.page.results import Row
 
 SIZE = (6, 11)  # inches, panels one below the other: a page shows it 420 pixels wide
 POINT = 3.5  # radius, in points
